@@ -1,0 +1,32 @@
+# make help: what each target does. The chapters are the source; all else follows from them.
+PYTHON ?= python
+
+help:        ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+export:      ## chapters → ddlm_core/*.py and tests/test_*.py
+	$(PYTHON) -m ruff format notebooks
+	$(PYTHON) tools/export.py
+
+notebooks: export  ## execute the chapters that changed and store their outputs
+	$(PYTHON) tools/notebooks.py
+
+check:       ## all that CI checks except the tests
+	$(PYTHON) tools/export.py --check
+	$(PYTHON) tools/notebooks.py --check
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+test:        ## unit tests, and every chapter from top to bottom
+	$(PYTHON) -m pytest
+
+book:        ## the rendered book, in _build/html
+	jupyter-book build . -n -W --keep-going
+
+train-pocket:  ## train the bundled model again
+	ddlm-train --config-name pocket
+
+clean:       ## remove what was built
+	rm -rf _build build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help export notebooks check test book train-pocket clean

@@ -1,0 +1,121 @@
+"""``ddlm-train``: train a model from a configuration (Hydra)."""
+
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ddlm_core.apps.errors import one_line_errors
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+HELP = """ddlm-train: train a discrete diffusion language model.
+
+  ddlm-train                                              TinyStories, from the Hugging Face Hub
+  ddlm-train --config-name pocket                         stories of our own grammar, no network
+  ddlm-train dataset_name=my.txt max_steps=2000           your own text (.txt, .jsonl, .parquet, glob)
+  ddlm-train +resume_from=checkpoints/checkpoint_latest.pth
+  ddlm-train model.n_layer=8 batch_size=32 --cfg job      show the configuration, train nothing
+
+Every key of the configuration can be overridden: key=value. The keys:
+
+$CONFIG
+"""
+
+
+def prefixed(arguments: list[str]) -> list[str]:
+    """``--config-name pocket`` means ``--config-name training/pocket``."""
+    arguments = list(arguments)
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config-name", "-cn"):
+            if equals and "/" not in value:
+                arguments[i] = f"{name}=training/{value}"
+            elif not equals and i + 1 < len(arguments) and "/" not in arguments[i + 1]:
+                arguments[i + 1] = f"training/{arguments[i + 1]}"
+    return arguments
+
+
+def train(settings: dict[str, Any]) -> None:
+    """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
+    import torch
+
+    from ddlm_core.data import POCKET, setup_dataloaders
+    from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+    from ddlm_core.training import Trainer, TrainingConfig
+
+    resume_from = settings.pop("resume_from", None)
+    try:
+        config = TrainingConfig(**settings)
+        network = DiscreteDiffusionConfig(
+            **{"block_size": config.context_length, "padded": config.dataset_name == POCKET}
+            | {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
+            | config.model
+        )
+    except TypeError as error:
+        raise ValueError(f"unknown or missing key: {error}") from None
+    torch.manual_seed(config.seed)
+    train_loader, val_loader, _, tokenizer = setup_dataloaders(
+        config.dataset_name,
+        config.train_samples,
+        config.val_samples,
+        config.context_length,
+        config.batch_size,
+        config.num_workers,
+        config.val_dataset_name,
+        config.text_column,
+        config.seed,
+    )
+    model = DiscreteDiffusionTransformer(network)
+    trainer = Trainer(model=model, train_loader=train_loader, val_loader=val_loader, config=config)
+    if resume_from is not None:
+        trainer.resume(resume_from)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{parameters:,} parameters, {trainer.total:,} steps, {len(train_loader):,} in an epoch")
+    print(f"training text: {train_loader.dataset.tokens.size:,} tokens")
+    report("before" if trainer.state.step == 0 else f"at step {trainer.state.step:,}", trainer.evaluate())
+    report("after", trainer.fit() or trainer.evaluate())
+    print(f"models: {trainer.folder / 'best_model_hf'} and {trainer.folder / 'final_model_hf'}")
+
+
+def report(when: str, bound: Any) -> None:
+    print(
+        f"{when}: {bound.bits_per_character:.3f} bits per character "
+        f"({bound.nats_per_window:.1f} nats a window)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Entry point of the command."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig, OmegaConf
+
+    from ddlm_core.training import TrainingConfig
+
+    ConfigStore.instance().store(name="every_key", node=asdict(TrainingConfig()))
+    ConfigStore.instance().store(group="hydra/help", name="ddlm", node={"template": HELP})
+
+    @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
+    def job(cfg: DictConfig) -> None:
+        with one_line_errors("ddlm-train"):
+            settings = OmegaConf.to_container(cfg, resolve=True)
+            print(OmegaConf.to_yaml(cfg, resolve=True))
+            train(settings)
+
+    # SIGTERM saves a checkpoint, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.argv[1:] = prefixed(sys.argv[1:])
+    try:
+        job()
+    except SystemExit as end:
+        raise SystemExit(2 if end.code == 1 else end.code) from None
+    except KeyboardInterrupt:
+        print("\nstopped; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

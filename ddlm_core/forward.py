@@ -1,0 +1,109 @@
+# Generated from notebooks/04_forward.py by tools/export.py: edit that, then run `make export`.
+
+"""Corrupting text."""
+
+import torch
+from torch import Tensor
+
+from ddlm_core.noise import corrupted_fraction
+
+__all__ = ["transition", "sample_prior", "perturb_batch"]
+
+
+def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
+    """Check tokens ``(B, L)``; return the noise, scalar or ``(B,)``, as a column ``(B, 1)``."""
+    if x.dim() != 2 or x.dtype != torch.int64:
+        raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
+    noise = torch.as_tensor(noise, device=x.device)
+    if not noise.is_floating_point():
+        noise = noise.to(torch.get_default_dtype())
+    if noise.dim() > 0 and noise.shape != x.shape[:1]:
+        raise ValueError(
+            f"noise must be a scalar or of shape ({len(x)},), got shape {tuple(noise.shape)}"
+        )
+    return noise.expand(len(x))[:, None]
+
+
+def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+    r"""Kernel rows of the forward process: where each token may go next.
+
+    $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$
+    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
+
+    Args:
+        x_t: tokens, int64 of shape (B, L).
+        delta_sigma: noise $\Delta \ge 0$ still to be added, a scalar or one per sample, shape (B,).
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Probabilities of shape (B, L, V), in the dtype of ``delta_sigma``; the last axis sums to 1.
+
+    Raises:
+        ValueError: if the tokens are not int64 of shape (B, L), or the noise has another shape.
+    """
+    delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
+    leak = corrupted_fraction(delta) / vocab_size
+    rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
+    stay = torch.exp(-delta).expand(*x_t.shape, 1)
+    return rows.scatter_add_(-1, x_t[:, :, None], stay)
+
+
+def sample_prior(
+    batch_size: int,
+    length: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Tokens drawn uniformly from the whole vocabulary: pure noise.
+
+    Args:
+        batch_size: number of texts $B$.
+        length: tokens in each text $L$.
+        vocab_size: number of tokens $V$.
+        generator: source of randomness; the draw happens on its device.
+        device: where the result lives; by default where the draw happened.
+
+    Returns:
+        Tokens, int64 of shape (B, L).
+    """
+    where = device if generator is None else generator.device
+    draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
+    return draw if device is None else draw.to(device)
+
+
+def perturb_batch(
+    x_0: Tensor,
+    sigma_bar: Tensor | float,
+    vocab_size: int,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Draw $x_t$ given $x_0$: each token is redrawn with probability $1 - e^{-\bar\sigma}$.
+
+    A redrawn token is uniform over all $V$ tokens, so it may come out as it was
+    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
+
+    Args:
+        x_0: clean tokens, int64 of shape (B, L); not modified.
+        sigma_bar: total noise, a scalar or one per sample, shape (B,).
+        vocab_size: number of tokens $V$.
+        mask: optional bool of shape (B, L), true where a token is kept.
+        generator: source of randomness; the draws happen on its device.
+
+    Returns:
+        Noised tokens, int64 of shape (B, L).
+
+    Raises:
+        ValueError: if a shape or dtype is not as above.
+    """
+    chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
+    where = x_0.device if generator is None else generator.device
+    u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
+    redraw = u < chance  # (B, L)
+    if mask is not None:
+        if mask.shape != x_0.shape or mask.dtype != torch.bool:
+            got = f"{mask.dtype} {tuple(mask.shape)}"
+            raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
+        redraw = redraw & ~mask
+    return torch.where(redraw, sample_prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)

@@ -1,0 +1,270 @@
+# Generated from notebooks/05_loss.py by tools/export.py: edit that, then run `make export`.
+
+"""Score entropy."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ddlm_core.forward import perturb_batch
+from ddlm_core.noise import GeometricNoise, as_float_tensor
+
+__all__ = [
+    "kappa",
+    "log_ratio",
+    "score_entropy_loss",
+    "denoiser_log_score",
+    "log_posterior",
+    "low_discrepancy_times",
+    "free_mean",
+    "compute_loss",
+    "prior_kl",
+    "reconstruction_nats",
+]
+
+
+def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
+    r"""How much more likely a token stays than turns into one given other token, minus 1.
+
+    $\kappa = V/(e^{\bar\sigma} - 1)$, so that $p(x_t \mid x_0) \propto 1 + \kappa[x_t = x_0]$.
+
+    Args:
+        sigma_bar: total noise, above 0, any shape.
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        $\kappa \ge 0$, of the shape and dtype of ``sigma_bar``.
+    """
+    return vocab_size / torch.expm1(sigma_bar)
+
+
+def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
+    r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$, for every token y.
+
+    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$
+    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy on the uniform graph).
+
+    Args:
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+        x_0: clean tokens, int64 of shape (B, L).
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Shape (B, L, V), in the dtype of ``sigma_bar``; exactly 0 at y = x_t.
+    """
+    log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
+    unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
+    return log_stay * (one_hot(x_0, vocab_size) - unmoved)
+
+
+def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+    r"""Denoising score entropy of each position, in nats per unit of total noise.
+
+    $\ell = \tfrac1V \sum_{y \ne x_t} a_y (e^{d_y} - 1 - d_y)$ with $d_y = \log s_y - \log a_y$
+    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, with the rates $1/V$ of our uniform
+    graph as weights).
+
+    Args:
+        log_score: log-scores, shape (B, L, V); the value at y = x_t is ignored.
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+        x_0: clean tokens, int64 of shape (B, L).
+
+    Returns:
+        Losses of shape (B, L), at least 0, not yet times the noise rate $\sigma(t)$.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    batch, length, vocab_size = log_score.shape
+    if not x_t.shape == x_0.shape == (batch, length) or sigma_bar.shape not in ((), (batch,)):
+        raise ValueError(
+            f"log_score {tuple(log_score.shape)}, sigma_bar {tuple(sigma_bar.shape)}, "
+            f"x_t {tuple(x_t.shape)} and x_0 {tuple(x_0.shape)} do not fit together"
+        )
+    # a_{x_0} can be 10^6, so its few terms are computed in float64 (which Apple's GPUs lack)
+    wide = torch.float32 if log_score.device.type == "mps" else torch.float64
+    stay = 1 + kappa(sigma_bar.to(wide), vocab_size)[..., None]  # (B, 1): 1 + κ
+    moved = x_t != x_0  # (B, L)
+
+    # every y but x_0 and x_t has the same ratio: 1 where the token moved, 1/(1+κ) where not
+    log_a = torch.where(moved, 0.0, -stay.log())  # (B, L)
+    dtype = torch.promote_types(log_score.dtype, torch.float32)
+    d = log_score - log_a.to(dtype)[..., None]  # (B, L, V)
+    d = d.scatter_(-1, torch.stack([x_t, x_0], dim=-1), 0.0)  # d = 0 adds nothing to the sum
+    others = log_a.exp() * (torch.expm1(d) - d).sum(-1)
+
+    # y = x_0 has the ratio 1 + κ, if the token moved (if not, x_0 is x_t and not in the sum)
+    log_s = log_score.gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    d = torch.where(moved, log_s - stay.log(), 0.0)
+    clean = stay * (torch.expm1(d) - d)
+    return ((others + clean) / vocab_size).to(dtype)
+
+
+def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+    r"""From a distribution over the clean token to log-scores.
+
+    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$, with $q$ the distribution over the clean token
+    before the evidence of $x_t$ at its own position is counted.
+    (Departure from SEDD, whose network outputs $\log s$ itself.)
+
+    Args:
+        log_q: log-probabilities, shape (B, L, V).
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+
+    Returns:
+        Log-scores of shape (B, L, V); exactly 0 at y = x_t.
+    """
+    scale = kappa(sigma_bar, log_q.shape[-1])[..., None, None]  # (B, 1, 1)
+    log_s = torch.log1p(scale * log_q.exp())
+    return log_s - log_s.gather(-1, x_t[..., None])
+
+
+def log_posterior(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+    r"""The distribution over the clean token once $x_t$ at its own position is counted.
+
+    $p(x_0 = y \mid x_t) \propto q_y\,(1 + \kappa[y = x_t])$, by Bayes' rule.
+
+    Args:
+        log_q: log-probabilities before that evidence, shape (B, L, V).
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+
+    Returns:
+        Log-probabilities of shape (B, L, V).
+    """
+    log_stay = torch.log1p(kappa(sigma_bar, log_q.shape[-1]))[..., None, None]  # (B, 1, 1)
+    evidence = log_stay.expand(*x_t.shape, 1).to(log_q.dtype)
+    return log_q.scatter_add(-1, x_t[..., None], evidence).log_softmax(-1)
+
+
+def low_discrepancy_times(
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """One time per sample, each uniform in [0, 1), together evenly spread.
+
+    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021).
+
+    Args:
+        batch_size: number of times $B$.
+        generator: source of randomness; the draw happens on its device.
+        device: where the result lives; by default where the draw happened.
+
+    Returns:
+        Times, float32 of shape (B,).
+    """
+    where = device if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, device=where)
+    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
+    return times if device is None else times.to(device)
+
+
+def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of each row over the positions that are not kept.
+
+    Args:
+        values: one number per position, shape (B, L).
+        mask: optional bool of shape (B, L), true where a token is kept.
+
+    Returns:
+        Shape (B,); 0 for a row in which everything is kept.
+    """
+    if mask is None:
+        return values.mean(-1)
+    return values.masked_fill(mask, 0.0).sum(-1) / (~mask).sum(-1).clamp(min=1)
+
+
+def compute_loss(
+    model: Callable[..., Tensor],
+    x_0: Tensor,
+    noise: GeometricNoise,
+    t: Tensor | None = None,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character.
+
+    $\sigma(t)\,\ell$ at one random time and one random corruption, averaged over the positions
+    (SEDD, Lou, Meng & Ermon 2024, sums over them). Unbiased for $\tfrac1L\int_0^1\sigma(t)\,
+    \mathbb E \sum_i \ell_i\,dt$ if ``t`` is uniform.
+
+    Args:
+        model: maps tokens (B, L) and noise (B,) to log-scores (B, L, V); called with ``mask`` as
+            a third argument if that is given.
+        x_0: clean tokens, int64 of shape (B, L).
+        noise: the schedule; ``noise(t)`` gives total noise and noise rate.
+        t: times in [0, 1], shape (B,); drawn with ``low_discrepancy_times`` if not given.
+        mask: optional bool of shape (B, L), true where a token is kept: it is not corrupted and
+            not counted.
+        generator: source of randomness for times and corruption.
+        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
+
+    Returns:
+        Losses of shape (B,).
+    """
+    if vocab_size is None:
+        vocab_size = model.config.vocab_size
+    if t is None:
+        t = low_discrepancy_times(len(x_0), generator, x_0.device)
+    sigma_bar, sigma = noise(t)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    log_score = model(x_t, sigma_bar) if mask is None else model(x_t, sigma_bar, mask)
+    return sigma * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)
+
+
+def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+    r"""What the noise at t = 1 still tells of the text, in nats per character.
+
+    $KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$: 0 for endless noise, $\log V$ for none.
+
+    Args:
+        sigma_bar_1: total noise at t = 1, at least 0, any shape.
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Nats per character, of the shape of ``sigma_bar_1``; float64 if that is a Python number.
+    """
+    kept = torch.exp(-as_float_tensor(sigma_bar_1))
+    excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
+    terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)
+    return (terms[0] + (vocab_size - 1) * terms[1]).clamp(min=0)
+
+
+def reconstruction_nats(
+    model: torch.nn.Module,
+    x_0: Tensor,
+    sigma_bar_0: Tensor | float,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the cost of undoing the last bit of noise, in nats per character.
+
+    $-\log p(x_0 \mid x_t)$ at the noise of t = 0, each position on its own.
+
+    Args:
+        model: its ``denoise`` maps tokens (B, L) and noise (B,) to log-probabilities (B, L, V);
+            called with ``mask`` as a third argument if that is given.
+        x_0: clean tokens, int64 of shape (B, L).
+        sigma_bar_0: total noise at t = 0, above 0, a scalar or one per sample, shape (B,).
+        mask: optional bool of shape (B, L), true where a token is kept and not counted.
+        generator: source of randomness for the corruption.
+        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
+
+    Returns:
+        Nats per character, shape (B,).
+    """
+    if vocab_size is None:
+        vocab_size = model.config.vocab_size
+    sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
+    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    return free_mean(-right, mask)

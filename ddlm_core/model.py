@@ -1,0 +1,312 @@
+# Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
+
+"""The denoising transformer."""
+
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from ddlm_core.loss import denoiser_log_score
+from ddlm_core.noise import GeometricNoise
+from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
+
+__all__ = [
+    "DiscreteDiffusionConfig",
+    "check_config",
+    "noise_features",
+    "NoiseEmbedding",
+    "Modulation",
+    "modulated_norm",
+    "rotary_angles",
+    "rotate",
+    "Attention",
+    "LocalMix",
+    "FeedForward",
+    "Block",
+    "DiscreteDiffusionTransformer",
+    "check_input",
+]
+
+
+@dataclass
+class DiscreteDiffusionConfig:
+    """Everything that a checkpoint needs to describe itself, as plain values.
+
+    Raises:
+        ValueError: if a value makes no sense, in one line that names it.
+    """
+
+    block_size: int = 256  # longest text, in tokens
+    n_layer: int = 6
+    n_head: int = 4
+    n_embd: int = 128
+    cond_dim: int = 64  # width of the noise-level embedding
+    dropout: float = 0.0
+    bias: bool = False  # in the linear maps of the blocks
+    kernel_size: int = 5  # characters that a block mixes before it attends; 0 for none
+    parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
+    graph: str = "uniform"
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+    vocab: tuple[str, ...] = VOCAB
+    padded: bool = False  # whether every text was filled with <PAD> up to block_size
+    step: int = 0  # training steps behind the weights
+    ema: bool = False  # whether the weights are a moving average
+
+    def __post_init__(self) -> None:
+        self.vocab = tuple(self.vocab)
+        check_config(self)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens V."""
+        return len(self.vocab)
+
+    @property
+    def noise(self) -> GeometricNoise:
+        """The noise that the weights belong to."""
+        return GeometricNoise(self.sigma_min, self.sigma_max)
+
+    @property
+    def tokenizer(self) -> CharacterLevelTokenizer:
+        """The tokenizer that the weights belong to."""
+        return CharacterLevelTokenizer(self.vocab)
+
+
+def check_config(config: "DiscreteDiffusionConfig") -> None:
+    """Raise a ``ValueError`` of one line for a network that cannot be built."""
+    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    if config.n_embd % (2 * config.n_head) or config.cond_dim % 2:
+        raise ValueError(
+            "n_embd must be a multiple of 2 n_head and cond_dim even, got "
+            f"n_embd={config.n_embd}, n_head={config.n_head}, cond_dim={config.cond_dim}"
+        )
+    if config.kernel_size != 0 and config.kernel_size % 2 != 1:
+        raise ValueError(f"kernel_size must be odd, or 0 for none, got {config.kernel_size}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {config.dropout}")
+    if config.parametrization not in ("denoiser", "score"):
+        raise ValueError(
+            f"parametrization must be denoiser or score, got {config.parametrization!r}"
+        )
+    if config.graph != "uniform":
+        raise ValueError(f"graph must be uniform, got {config.graph!r}")
+    _ = config.noise, config.tokenizer  # they check their own limits
+
+
+def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
+    r"""Sines and cosines of $\log\bar\sigma$, from slow to fast.
+
+    Args:
+        sigma_bar: total noise, shape (B,).
+        size: number of features, even.
+
+    Returns:
+        Shape (B, size), in [-1, 1].
+    """
+    speeds = torch.logspace(-1.5, 1.0, size // 2, device=sigma_bar.device)
+    phase = sigma_bar.float().clamp(min=1e-12).log()[:, None] * speeds  # (B, size / 2)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class NoiseEmbedding(nn.Module):
+    """From the noise level to the vector that steers every block, (B,) → (B, cond_dim)."""
+
+    def __init__(self, cond_dim: int) -> None:
+        super().__init__()
+        self.cond_dim = cond_dim
+        self.mlp = nn.Sequential(
+            nn.Linear(cond_dim, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim), nn.SiLU()
+        )
+
+    def forward(self, sigma_bar: Tensor) -> Tensor:
+        return self.mlp(noise_features(sigma_bar, self.cond_dim))
+
+
+class Modulation(nn.Module):
+    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales and gates from the noise level.
+
+    All of them are 0 after construction, whatever the noise.
+    """
+
+    def __init__(self, cond_dim: int, n_embd: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(cond_dim, count * n_embd)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(cond)[:, None].chunk(self.count, dim=-1)  # each (B, 1, n_embd)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of its own, then ``shift`` and ``scale``: (B, L, n_embd)."""
+    return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+def rotary_angles(length: int, head_size: int) -> Tensor:
+    """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
+    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2) / head_size)
+    return torch.outer(torch.arange(length).float(), speeds)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair of features of ``x`` (B, heads, L, head_size) by its angle (L, head_size / 2).
+
+    Of two vectors turned so, the inner product depends on how far apart they are, not on where.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Every position looks at every other, to the left and to the right: (B, L, n_embd) → same."""
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__()
+        self.heads = config.n_head
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        # normed queries and keys keep the logits in bounds at high learning rates
+        self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
+        self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, head_size)
+        q, k = rotate(self.query_norm(q), angles), rotate(self.key_norm(k), angles)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class LocalMix(nn.Module):
+    """Add to each position a weighted sum of its neighbors, each feature on its own; 0 at first.
+
+    Letters make words with their neighbors; attention need not spend heads on finding them.
+    """
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__()
+        width, kernel = config.n_embd, config.kernel_size
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps around a GELU, for each position on its own."""
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        width, bias = config.n_embd, config.bias
+        super().__init__(
+            nn.Linear(width, 4 * width, bias), nn.GELU(), nn.Linear(4 * width, width, bias)
+        )
+
+
+class Block(nn.Module):
+    """One layer: attend, then think; each step is gated by the noise level, shut at first."""
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__()
+        self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
+        self.local = LocalMix(config) if config.kernel_size else nn.Identity()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cond: Tensor, angles: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
+        seen = self.attention(self.local(modulated_norm(x, shift_a, scale_a)), angles)
+        x = x + gate_a * self.dropout(seen)
+        thought = self.feed_forward(modulated_norm(x, shift_f, scale_f))
+        return x + gate_f * self.dropout(thought)
+
+
+class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
+    """The network: noised tokens and their noise level in, log-scores out.
+
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` write and read a folder (or a Hub
+    repository) with ``config.json`` and ``model.safetensors``.
+    """
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
+        self.noise_embedding = NoiseEmbedding(config.cond_dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
+        self.head = nn.Linear(config.n_embd, config.vocab_size)
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("angles", angles, persistent=False)
+
+    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the network says, before it is read as a distribution or a score: (B, L, V)."""
+        check_input(input_ids, sigma_bar, mask, self.config)
+        x = self.embedding(input_ids)  # (B, L, n_embd)
+        if mask is not None:
+            x = x + mask[..., None] * self.given
+        cond = self.noise_embedding(sigma_bar)
+        for block in self.blocks:
+            x = block(x, cond, self.angles[: input_ids.shape[1]])
+        return self.head(modulated_norm(x, *self.modulation(cond))).float()
+
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""Log-probabilities of the clean token, before the evidence of $x_t$ at its own position.
+
+        Args:
+            x_t: noised tokens, int64 of shape (B, L).
+            sigma_bar: total noise, shape (B,).
+            mask: optional bool (B, L), true where the token is given, not noised.
+
+        Returns:
+            ``log_q``, float32 of shape (B, L, V).
+
+        Raises:
+            TypeError: for a network that outputs scores.
+        """
+        if self.config.parametrization != "denoiser":
+            raise TypeError("a network with parametrization='score' has no denoiser")
+        return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
+
+    def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-scores, float32 of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
+        if self.config.parametrization == "denoiser":
+            return denoiser_log_score(
+                self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids
+            )
+        log_score = self.logits(input_ids, sigma_bar, mask)
+        return log_score - log_score.gather(-1, input_ids[..., None])
+
+
+def check_input(
+    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
+) -> None:
+    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
+    if input_ids.ndim != 2 or input_ids.dtype != torch.int64:
+        raise ValueError(
+            f"input_ids must be int64 of shape (B, L), got {input_ids.dtype} "
+            f"of shape {tuple(input_ids.shape)}"
+        )
+    if not 1 <= input_ids.shape[1] <= config.block_size:
+        raise ValueError(
+            f"a text has 1 to {config.block_size} tokens here, got {input_ids.shape[1]}"
+        )
+    if sigma_bar.shape != input_ids.shape[:1]:
+        raise ValueError(f"sigma_bar must have shape (B,), got {tuple(sigma_bar.shape)}")
+    if mask is not None and (mask.shape != input_ids.shape or mask.dtype != torch.bool):
+        raise ValueError(f"mask must be bool of shape (B, L), got {tuple(mask.shape)}")

@@ -1,0 +1,1346 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Corrupting text
+#
+# **We have** text as tokens ([chapter 1](01_tokenizer.ipynb)) and a noise level for every time, with
+# the matrix that says where one character may go ([chapter 3](03_noise.ipynb)).
+# **We want** two functions: one that gives the odds for every character of a batch, and one that
+# rolls the dice. **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of
+# them. So a pair must cost one step, at any noise level, without walking there.
+#
+# The second half of the chapter builds the little player that shows texts changing, here and in
+# every chapter that follows.
+
+# %% [markdown]
+# ## By hand: three letters
+#
+# Take an alphabet of three letters, `a`, `b` and `c`, and a text that is only `a`. Noise comes in
+# small doses. A dose of size $d$ does one thing: with probability $d$ it wipes the letter out and
+# writes a new one, drawn uniformly from all three. The new letter may well be `a` again.
+#
+# Give $n$ doses with a total of $\bar\sigma = 0.5$. The letter is never wiped out with probability
+# $(1 - 0.5/n)^n$:
+
+# %%
+[round((1 - 0.5 / n) ** n, 4) for n in (1, 10, 1000)]
+
+# %% [markdown]
+# The limit is $e^{-0.5} = 0.6065$. And if the letter *was* wiped out, once or seven times? Then only
+# the last time counts, and what it wrote was uniform. So the odds are $0.6065$ for the old letter,
+# and the remaining $0.3935$ is shared out equally among all three, the old one included:
+
+# %%
+import math
+
+kept = math.exp(-0.5)
+{letter: round(kept * (letter == "a") + (1 - kept) / 3, 4) for letter in "abc"}
+
+# %% [markdown]
+# That is the whole forward process. Nothing else in this chapter is harder.
+#
+# ## The formula
+#
+# With $V$ tokens in place of three letters, and total noise $\bar\sigma$ in place of 0.5, the same two
+# sentences give
+#
+# $$ p(x_t = y \mid x_0) = e^{-\bar\sigma}\,[y = x_0] + \frac{1 - e^{-\bar\sigma}}{V}. $$
+#
+# | symbol | name in code | shape | meaning |
+# |---|---|---|---|
+# | $V$ | `vocab_size` | int | number of tokens |
+# | $x_0$, $x_t$ | `x_0`, `x_t` | (B, L) | clean and corrupted tokens: B texts of length L |
+# | $y$ | last axis | V | the token that we ask about |
+# | $\bar\sigma$ | `sigma_bar` | (B,) or scalar | total noise since the clean text |
+# | $\Delta$ | `delta_sigma` | (B,) or scalar | noise between two moments |
+# | $[y = x_0]$ | — | 0 or 1 | 1 if the two are the same token |
+#
+# It is one row of the matrix $e^{\bar\sigma Q}$ of [chapter 3](03_noise.ipynb), the *uniform graph* of
+# [SEDD](https://arxiv.org/abs/2310.16834), reached there from the rates and here from the dice. The paper
+# writes $Q$ without the factor $1/V$; its code has it, and so have we. One unit of noise then means one
+# expected rewrite of each character, whatever the size of the vocabulary.
+#
+# The noise may be one number for the whole batch, or one for each text. A small helper makes both
+# into a column, and refuses what is neither. A tensor of shape (L,) would otherwise broadcast along the
+# wrong axis, and nobody would notice. The helper looks at shapes and types only: looking at *values*
+# would make the processor wait for a GPU.
+
+# %% tags=["export"]
+import torch
+from torch import Tensor
+
+from ddlm_core.noise import corrupted_fraction
+
+
+def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
+    """Check tokens ``(B, L)``; return the noise, scalar or ``(B,)``, as a column ``(B, 1)``."""
+    if x.dim() != 2 or x.dtype != torch.int64:
+        raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
+    noise = torch.as_tensor(noise, device=x.device)
+    if not noise.is_floating_point():
+        noise = noise.to(torch.get_default_dtype())
+    if noise.dim() > 0 and noise.shape != x.shape[:1]:
+        raise ValueError(
+            f"noise must be a scalar or of shape ({len(x)},), got shape {tuple(noise.shape)}"
+        )
+    return noise.expand(len(x))[:, None]
+
+
+# %% [markdown]
+# ## All the odds at once
+#
+# `transition` gives the formula for every character of a batch. It fills a table with the share that
+# everybody gets, $(1 - e^{-\Delta})/V$, and adds $e^{-\Delta}$ at the token that stands there now. We write
+# $\Delta$, not $\bar\sigma$: the process has no memory, so the same odds lead from any moment to a
+# later one. [Chapter 7](07_sampler.ipynb) walks back through time with this function.
+
+
+# %% tags=["export"]
+def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+    r"""Kernel rows of the forward process: where each token may go next.
+
+    $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$
+    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
+
+    Args:
+        x_t: tokens, int64 of shape (B, L).
+        delta_sigma: noise $\Delta \ge 0$ still to be added, a scalar or one per sample, shape (B,).
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Probabilities of shape (B, L, V), in the dtype of ``delta_sigma``; the last axis sums to 1.
+
+    Raises:
+        ValueError: if the tokens are not int64 of shape (B, L), or the noise has another shape.
+    """
+    delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
+    leak = corrupted_fraction(delta) / vocab_size
+    rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
+    stay = torch.exp(-delta).expand(*x_t.shape, 1)
+    return rows.scatter_add_(-1, x_t[:, :, None], stay)
+
+
+# %% [markdown]
+# Chapter 3 has the matrix. We have its rows, so they must agree exactly, and each must sum to 1.
+
+
+# %% tags=["test"]
+import pytest
+
+from ddlm_core.noise import transition_matrix
+
+
+def test_transition_gives_the_rows_of_the_matrix():
+    x_t = torch.tensor([[0, 1, 2], [4, 4, 3]])
+    delta = torch.tensor([0.3, 5.0], dtype=torch.float64)
+    rows = transition(x_t, delta, vocab_size=5)  # (2, 3, 5)
+    assert rows.shape == (2, 3, 5) and rows.dtype == torch.float64
+    for b in range(2):
+        matrix = transition_matrix(delta[b], vocab_size=5)
+        torch.testing.assert_close(rows[b], matrix[x_t[b]], rtol=0, atol=1e-15)
+    torch.testing.assert_close(rows.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(transition(x_t, 0.3, 5)[0].double(), rows[0], rtol=0, atol=1e-7)
+
+
+def test_transition_composes():
+    x, V = torch.arange(5)[None], 5
+    first, second = torch.tensor(0.4).double(), torch.tensor(1.1).double()
+    two_steps = transition(x, first, V) @ transition(x, second, V)
+    torch.testing.assert_close(two_steps, transition(x, first + second, V), rtol=0, atol=1e-15)
+
+
+test_transition_gives_the_rows_of_the_matrix()
+test_transition_composes()
+
+# %% [markdown]
+# The second test says that noise adds up: $\Delta_1$ and then $\Delta_2$ is the same as $\Delta_1 + \Delta_2$
+# at once. The reason fits in a line. A letter that nothing wiped out came through both, with
+# probability $e^{-\Delta_1} e^{-\Delta_2} = e^{-(\Delta_1 + \Delta_2)}$; every other letter is uniform. So
+# training may jump to any noise level, and need not walk.
+#
+# ## Rolling the dice
+#
+# Follow the two sentences again. What a wiped-out character becomes is a uniform draw. A text of
+# nothing else is pure noise, the place where generation will start. So this draw has a name of its own, the
+# **prior**.
+
+
+# %% tags=["export"]
+def sample_prior(
+    batch_size: int,
+    length: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Tokens drawn uniformly from the whole vocabulary: pure noise.
+
+    Args:
+        batch_size: number of texts $B$.
+        length: tokens in each text $L$.
+        vocab_size: number of tokens $V$.
+        generator: source of randomness; the draw happens on its device.
+        device: where the result lives; by default where the draw happened.
+
+    Returns:
+        Tokens, int64 of shape (B, L).
+    """
+    where = device if generator is None else generator.device
+    draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
+    return draw if device is None else draw.to(device)
+
+
+# %% [markdown]
+# And then the function that training calls at every step: decide for each character whether it is
+# redrawn, with probability $1 - e^{-\bar\sigma}$ (`corrupted_fraction`, from chapter 3); draw a full set of
+# replacements; take one or the other. We never build the (B, L, V) table here: two random numbers a
+# character are enough.
+#
+# The `mask` marks characters that must stay, for instance the words that a user gave and the model
+# has to fill in around.
+
+
+# %% tags=["export"]
+def perturb_batch(
+    x_0: Tensor,
+    sigma_bar: Tensor | float,
+    vocab_size: int,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Draw $x_t$ given $x_0$: each token is redrawn with probability $1 - e^{-\bar\sigma}$.
+
+    A redrawn token is uniform over all $V$ tokens, so it may come out as it was
+    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
+
+    Args:
+        x_0: clean tokens, int64 of shape (B, L); not modified.
+        sigma_bar: total noise, a scalar or one per sample, shape (B,).
+        vocab_size: number of tokens $V$.
+        mask: optional bool of shape (B, L), true where a token is kept.
+        generator: source of randomness; the draws happen on its device.
+
+    Returns:
+        Noised tokens, int64 of shape (B, L).
+
+    Raises:
+        ValueError: if a shape or dtype is not as above.
+    """
+    chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
+    where = x_0.device if generator is None else generator.device
+    u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
+    redraw = u < chance  # (B, L)
+    if mask is not None:
+        if mask.shape != x_0.shape or mask.dtype != torch.bool:
+            got = f"{mask.dtype} {tuple(mask.shape)}"
+            raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
+        redraw = redraw & ~mask
+    return torch.where(redraw, sample_prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
+
+
+# %% [markdown]
+# A text at three noise levels, from the same seed:
+
+# %%
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+tokenizer = CharacterLevelTokenizer()
+text = (
+    "Mia found a tiny drum in the attic. She tapped it once. "
+    "Far away, behind the old clock, something tapped back."
+)
+x_0 = tokenizer.encode(text)[None]  # (1, L)
+for sigma_bar in (0.05, 0.5, 5.0):
+    x_t = perturb_batch(x_0, sigma_bar, len(tokenizer), generator=torch.Generator().manual_seed(1))
+    print(sigma_bar, tokenizer.decode(x_t[0]).translate({9: "⇥", 10: "↵"}), sep="\t")
+
+# %% [markdown]
+# ## Do the dice keep to the formula?
+#
+# Draw many times, count, compare. Counts never match exactly, so how far off is too far? Karl
+# Pearson's answer of 1900 still serves. For each of the $V$ outcomes take the count $O_y$ that came, the count
+# $E_y$ that the formula expects, and add up
+#
+# $$ X^2 = \sum_{y} \frac{(O_y - E_y)^2}{E_y}. $$
+#
+# If the formula is right, $X^2$ follows the chi-squared distribution with $k = V - 1$ degrees of
+# freedom. For even $k$ its tail has a closed form, so we need no table and no library:
+#
+# $$ P(X^2 > c) = e^{-c/2} \sum_{j=0}^{k/2-1} \frac{(c/2)^j}{j!}. $$
+#
+# (Where it comes from: for even $k$, $X^2/2$ has the law of the waiting time for the $k/2$-th ring of a
+# clock that rings once a unit on average. It exceeds $c/2$ exactly when fewer than $k/2$ rings came by
+# then, and the number of rings is Poisson.) With five tokens, $k = 4$. We call the dice wrong when the tail
+# is below one in a million, which for $k = 4$ means $X^2 > 33.4$.
+
+
+# %% tags=["test"]
+import math
+
+
+def chi_squared_tail(observed: Tensor, expected: Tensor) -> float:
+    """Chance of an X² at least as large if ``expected`` is right; an odd number of outcomes."""
+    half = ((observed - expected) ** 2 / expected).sum().item() / 2
+    terms = (half**j / math.factorial(j) for j in range((len(observed) - 1) // 2))
+    return math.exp(-half) * sum(terms)
+
+
+def test_tail_of_chi_squared():
+    # X² = 33.4: two outcomes are 40.9 away from 100 (2 · 40.9² / 100 = 33.4), three are exact.
+    off = 40.865633 * torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    even = torch.full((5,), 100.0, dtype=torch.float64)
+    assert chi_squared_tail(even, even) == 1
+    assert abs(chi_squared_tail(even + off, even) - 17.7 * math.exp(-16.7)) < 1e-12  # 0.99e-6
+
+
+test_tail_of_chi_squared()
+
+# %% [markdown]
+# Now the dice. Every start (so that both the one unmoved outcome and the four moved ones are counted),
+# at five noise levels that share one batch, so that each row has its own noise. Then once more
+# with a scalar, in two steps of 0.3 and 0.5 that must look like one of 0.8. And once for *pairs* of
+# neighbors, 25 outcomes: characters must be redrawn independently of each other.
+
+
+# %% tags=["test"]
+def test_frequencies_meet_the_kernel():
+    V, N, levels = 5, 20_000, torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    for start in range(V):
+        x_0 = torch.full((len(levels), N), start)
+        x_t = perturb_batch(x_0, levels, V, generator=generator)
+        for row, level in zip(x_t, levels, strict=True):
+            expected = N * transition_matrix(level, V)[start]
+            assert chi_squared_tail(row.bincount(minlength=V), expected) > 1e-6
+
+
+def test_two_perturbations_are_one():
+    V, N, generator = 5, 100_000, torch.Generator().manual_seed(5)
+    x_t = perturb_batch(torch.full((100, N // 100), 2), 0.3, V, generator=generator)
+    x_t = perturb_batch(x_t, 0.5, V, generator=generator)
+    expected = N * transition_matrix(0.8, V)[2]
+    assert chi_squared_tail(x_t.flatten().bincount(minlength=V), expected) > 1e-6
+
+
+def test_neighbors_are_independent():
+    V, N, generator = 5, 100_000, torch.Generator().manual_seed(6)
+    x_t = perturb_batch(torch.tensor([[0, 3]]).repeat(N, 1), 0.7, V, generator=generator)
+    row = transition_matrix(0.7, V)
+    pairs = (x_t[:, 0] * V + x_t[:, 1]).bincount(minlength=V * V)
+    assert chi_squared_tail(pairs, N * torch.outer(row[0], row[3]).flatten()) > 1e-6
+
+
+test_frequencies_meet_the_kernel()
+test_two_perturbations_are_one()
+test_neighbors_are_independent()
+
+# %% [markdown]
+# The rest of the contract: no noise changes nothing, a kept character is kept even at infinite noise,
+# a seed decides everything, the input is left alone, and a wrong shape gets one clear line.
+
+
+# %% tags=["test"]
+def test_perturb_batch_keeps_its_contract():
+    x_0 = sample_prior(4, 50, 7, torch.Generator().manual_seed(0))
+    before, mask = x_0.clone(), torch.arange(50).expand(4, 50) % 3 == 0
+    seeded = [
+        perturb_batch(x_0, math.inf, 7, mask, torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
+    assert torch.equal(seeded[0][mask], x_0[mask])
+    assert not torch.equal(seeded[0][~mask], x_0[~mask])
+    assert torch.equal(perturb_batch(x_0, 0.0, 7), x_0)
+    assert torch.equal(perturb_batch(x_0, torch.tensor(0), 7), x_0)
+    assert torch.equal(x_0, before)
+
+
+def test_prior_is_uniform_over_all_tokens():
+    x = sample_prior(20, 1000, 5, torch.Generator().manual_seed(3))
+    assert x.shape == (20, 1000) and x.dtype == torch.int64
+    expected = torch.full((5,), 4000.0, dtype=torch.float64)
+    assert chi_squared_tail(x.flatten().bincount(minlength=5), expected) > 1e-6
+
+
+def test_wrong_shapes_are_refused():
+    x = torch.zeros(2, 3, dtype=torch.int64)
+    wrong = [
+        (x[0], 0.5, None),  # one text, not a batch
+        (x.int(), 0.5, None),  # not int64
+        (x, torch.zeros(3), None),  # one noise a position
+        (x, torch.zeros(2, 1), None),
+        (x, 0.5, torch.ones(2, 3)),  # a mask of numbers
+        (x, 0.5, torch.ones(3, dtype=torch.bool)),
+    ]
+    for tokens, noise, mask in wrong:
+        with pytest.raises(ValueError, match="^(tokens|noise|mask) must be .* got [^\n]*$"):
+            perturb_batch(tokens, noise, 5, mask)
+        if mask is None:
+            with pytest.raises(ValueError, match="^(tokens|noise) must be"):
+                transition(tokens, noise, 5)
+
+
+test_perturb_batch_keeps_its_contract()
+test_prior_is_uniform_over_all_tokens()
+test_wrong_shapes_are_refused()
+
+# %% [markdown]
+# ## The picture: redrawn is not the same as different
+#
+# One redraw in $V$ brings the old character back. So the fraction of characters that *differ* is a
+# little smaller than the fraction redrawn: $(1 - e^{-\bar\sigma})(1 - 1/V)$. The figure shows this curve for
+# our 106 tokens, against total noise on a logarithmic axis. It is flat near zero up to a noise of 0.01,
+# climbs between 0.1 and 3, and is flat again at 0.99. The dots are measured, each on 20,000
+# characters from `perturb_batch`; they lie on the curve.
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
+dots = levels[::14]
+clean = torch.zeros(len(dots), 20_000, dtype=torch.int64)
+noisy = perturb_batch(clean, dots, 106, generator=torch.Generator().manual_seed(7))
+plt.plot(levels, corrupted_fraction(levels) * (1 - 1 / 106), label="formula")
+plt.plot(dots, (noisy != clean).double().mean(1), "o", label="measured")
+plt.xscale("log")
+plt.xlabel("total noise σ̄")
+plt.ylabel("fraction of characters that differ")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## One clock for each character
+#
+# Now to watch a text dissolve, at many noise levels in a row. Look again at the three lines that we printed
+# above: what is broken in one line is broken in the same way in the next. That is no accident. All
+# three came from the same seed, so from the same random numbers. A character is redrawn when its $u$,
+# uniform on [0, 1], is below $1 - e^{-\bar\sigma}$. That is, once $\bar\sigma$ exceeds $E = -\log(1 - u)$:
+# each character has a clock that rings once, at noise $E$, and then it shows its replacement. The clock is
+# exponential, $P(E > \bar\sigma) = e^{-\bar\sigma}$, which is just the chance to be untouched.
+
+
+# %%
+def dissolve(x_0: Tensor, sigma_bars: Tensor, vocab_size: int, seed: int) -> list[Tensor]:
+    """One text (L,) at rising noise levels, with the same clocks and replacements in all."""
+    return [
+        perturb_batch(x_0[None], level, vocab_size, generator=torch.Generator().manual_seed(seed))[
+            0
+        ]
+        for level in sigma_bars
+    ]
+
+
+# %% [markdown]
+# At any *fixed* noise each state is a plain draw of `perturb_batch`: unchanged with probability
+# $e^{-\bar\sigma}$, else uniform. The same test says so, on 20,000 characters. And once it has changed, a
+# character stays as it is, so the text dissolves and does not flicker:
+
+# %%
+levels = torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
+states = dissolve(torch.full((20_000,), 2), levels, vocab_size=5, seed=8)
+for state, level in zip(states, levels, strict=True):
+    tail = chi_squared_tail(state.bincount(minlength=5), 20_000 * transition_matrix(level, 5)[2])
+    assert tail > 1e-6
+    print(f"noise {level:5.2f}   tail {tail:.2f}")
+for earlier, later in zip(states, states[1:], strict=False):
+    assert torch.equal(earlier[earlier != 2], later[earlier != 2])
+
+# %% [markdown]
+# What the shared seed changes is only how *different* noise levels hang together. In the real process the
+# clocks keep ringing, and a dissolved text goes on boiling; here it comes to rest. For training only the law
+# at one time counts, and for the eye this is kinder.
+#
+# ## Frames
+#
+# To show a run we need the tokens at each moment, the noise, and which positions have just changed.
+# Nothing else: no tensors, no pictures. Whatever makes the states, this dissolving text or the sampler of
+# [chapter 7](07_sampler.ipynb), and whatever shows them, they meet in this small record.
+
+# %% tags=["export:animation"]
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of a text that changes.
+
+    Args:
+        tokens: the L token ids of the text.
+        sigma_bar: the total noise at this moment.
+        changed: the positions whose token differs from the frame before, ascending.
+    """
+
+    tokens: tuple[int, ...]
+    sigma_bar: float
+    changed: tuple[int, ...]
+
+
+# %% [markdown]
+# Two functions make frames. `iter_frames` works while a run is still going on: it hands out each
+# frame as soon as its state arrives. `make_frames` is for a finished run.
+
+
+# %% tags=["export:animation"]
+def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
+    """Frames of a run that is still going on: each one as soon as its state arrives.
+
+    Args:
+        states: pairs of tokens, integers of shape (L,), and total noise.
+
+    Yields:
+        One frame a state; in the first, nothing has changed.
+
+    Raises:
+        ValueError: if a state has not the shape (L,) of the first.
+    """
+    before = None
+    for state, sigma_bar in states:
+        if state.ndim != 1 or (before is not None and len(state) != len(before)):
+            raise ValueError(f"every state needs one shape (L,), got {tuple(state.shape)}")
+        tokens = tuple(state.tolist())
+        pairs = zip(before or tokens, tokens, strict=True)
+        yield Frame(tokens, float(sigma_bar), tuple(i for i, (a, b) in enumerate(pairs) if a != b))
+        before = tokens
+
+
+def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[Frame]:
+    """Frames of a finished run.
+
+    Args:
+        tokens: the states of one text in order, each of integers of shape (L,).
+        sigma_bars: the total noise of each state.
+
+    Returns:
+        One frame a state.
+
+    Raises:
+        ValueError: if there is not one noise level a state, or the states differ in shape.
+    """
+    if len(tokens) != len(sigma_bars):
+        raise ValueError(f"{len(tokens)} states need as many noise levels, got {len(sigma_bars)}")
+    return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
+
+
+# %% tags=["test:animation"]
+import pytest
+import torch
+
+
+def test_frames_know_what_changed():
+    states = [torch.tensor([5, 6, 7]), torch.tensor([5, 9, 8]), torch.tensor([5, 9, 8])]
+    frames = make_frames(states, [3.0, torch.tensor(2.0), 1.0])
+    assert [frame.changed for frame in frames] == [(), (1, 2), ()]
+    assert [frame.tokens for frame in frames] == [(5, 6, 7), (5, 9, 8), (5, 9, 8)]
+    assert [frame.sigma_bar for frame in frames] == [3.0, 2.0, 1.0]
+    assert make_frames([], []) == []
+
+
+def test_frames_arrive_one_by_one():
+    asked = []
+    states = ((asked.append(k) or torch.tensor([k]), 0.0) for k in range(3))
+    next(iter_frames(states))
+    assert asked == [0]
+
+
+def test_frames_refuse_other_shapes():
+    for states in ([torch.zeros(2, 2)], [torch.zeros(2), torch.zeros(3)]):
+        with pytest.raises(ValueError, match=r"shape \(L,\)"):
+            make_frames(states, [0.0] * len(states))
+    with pytest.raises(ValueError, match="noise levels"):
+        make_frames([torch.zeros(2)], [])
+
+
+test_frames_know_what_changed()
+test_frames_arrive_one_by_one()
+test_frames_refuse_other_shapes()
+
+# %% [markdown]
+# ## Something to look at
+#
+# A picture of a text needs one mark for each token, `<PAD>` included, or the text would shrink and
+# jump. So padding becomes a faint dot while we watch, and nothing in the text we end with. A vocabulary
+# can come from somebody else's checkpoint: control characters, which a terminal would *obey*,
+# become `�`.
+
+# %% tags=["export:animation"]
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+PAD_MARK = "·"
+_ARROWS = {ord("\n"): "↵", ord("\t"): "⇥"}
+
+
+def _characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
+    """One character a token: ``<PAD>`` becomes a dot, what a terminal would obey becomes ``�``."""
+    special = {tokenizer.unk_token_id: "�", tokenizer.pad_token_id: PAD_MARK}
+    marks = [special.get(token) or tokenizer.vocab[token] for token in tokens]
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
+
+
+def _final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
+    """The text of a frame as it is read: without ``<PAD>``."""
+    kept = (token for token in frame.tokens if token != tokenizer.pad_token_id)
+    return _characters(kept, tokenizer)
+
+
+# %% [markdown]
+# ## The player
+#
+# An animation in a stored notebook must work where there is no Python at all: in the rendered book, or
+# in a file sent to a friend. So the player is a single piece of HTML that carries its frames, its looks
+# and its script, and asks no server for anything.
+#
+# **Frames** travel as differences. Most characters stay as they are from one frame to the next, so we write only
+# the new ones, with the gaps between their positions (small numbers, few digits). 64 frames of 256
+# characters take under 10 kB. Inside a `<script>` element a text could end the element early, with `</script>`.
+# Writing every `<` as the escape `\u003c` rules that out.
+
+# %% tags=["export:animation"]
+import json
+
+
+def _encode(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
+    """Frames as JSON that is safe inside ``<script>``: the first text, then differences only.
+
+    A step is ``[noise, gaps, characters]``: the changed positions, each as its distance from the
+    one before, and what stands there now.
+    """
+    first = before = _characters(frames[0].tokens, tokenizer)
+    steps = []
+    for frame in frames:
+        text = _characters(frame.tokens, tokenizer)
+        moved = [i for i in range(len(text)) if text[i] != before[i]]
+        gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
+        steps.append([float(f"{frame.sigma_bar:.3g}"), gaps, "".join(text[i] for i in moved)])
+        before = text
+    cleanest = min(range(len(frames)), key=lambda k: frames[k].sigma_bar)
+    data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+# %% [markdown]
+# **Looks.** Cells are one character wide, so nothing shifts sideways. The color of the page itself is
+# kept and mixed into ours, so the text reads well on white and on black. What changed is orange, *and* bold, *and* underlined:
+# color is never the only sign. (The last rule is for the theme of this book, which in the dark puts a
+# bright box behind every HTML output. The player does not need one.)
+
+# %% tags=["export:animation"]
+_CSS = """
+.ddlm-player { margin: 1em 0; }
+.ddlm-player pre {
+  margin: 0; padding: 0.5em 0; border: 0; box-shadow: none; background: none; color: inherit;
+  font: 0.95em/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere;
+}
+.ddlm-player pre span { display: inline-block; vertical-align: top; }
+.ddlm-player pre span span { width: 1ch; height: 1.5em; text-align: center; white-space: pre; }
+.ddlm-player .ddlm-newline, .ddlm-player .ddlm-tab { overflow: hidden; }
+.ddlm-player .ddlm-newline::before { content: "↵"; opacity: 0.5; }
+.ddlm-player .ddlm-tab::before { content: "⇥"; opacity: 0.5; }
+.ddlm-player .ddlm-pad::before { content: "·"; opacity: 0.5; }
+.ddlm-player .ddlm-end::before { content: "·"; opacity: 0.15; }
+.ddlm-player .ddlm-changed {
+  color: #d55e00; color: color-mix(in srgb, #d55e00 75%, currentColor);
+  background: rgba(213, 94, 0, 0.15); font-weight: bold; text-decoration: underline;
+}
+.ddlm-player div { display: flex; gap: 0.8em; align-items: center; }
+.ddlm-player button { font: inherit; min-width: 5em; padding: 0.1em 0.6em; }
+.ddlm-player input { flex: 1; min-width: 0; accent-color: #0072b2; }
+.ddlm-player output, .ddlm-player figcaption { font-size: 0.9em; text-align: left; color: inherit; }
+html[data-theme="dark"] .bd-content div.cell_output .text_html:has(figure.ddlm-player) {
+  background: none; color: inherit;
+}
+"""
+
+# %% [markdown]
+# **Script.** Four short parts. The first undoes the differences:
+
+# %% tags=["export:animation"]
+_JS_DECODE = """
+const decode = ({ first, steps }) => {
+  let text = [...first];
+  return steps.map(([sigma, gaps, marks]) => {
+    const changed = new Set();
+    let position = 0;
+    text = [...text];
+    [...marks].forEach((mark, i) => {
+      position += gaps[i];
+      changed.add(position);
+      text[position] = mark;
+    });
+    return { sigma, text, changed };
+  });
+};
+"""
+
+# %% [markdown]
+# The second makes a cell for each character and fills the cells. Lines break where the *cleanest*
+# frame has its spaces, in every frame: noise full of accidental spaces and newlines cannot make lines jump. A
+# newline elsewhere shows as `↵`. Text enters through `textContent`, never as HTML, so it cannot
+# become a tag.
+
+# %% tags=["export:animation"]
+_JS_CELLS = """
+const make = (tag, parent) => parent.appendChild(document.createElement(tag));
+const layOut = (pre, marks, pad) => {
+  let word = null;
+  pre.textContent = "";
+  return marks.map((mark) => {
+    word ||= make("span", pre);
+    const cell = make("span", word);
+    if (mark === "\\n") make("br", pre);
+    if (" \\t\\n".includes(mark) || mark === pad) word = null;
+    return cell;
+  });
+};
+const draw = (cells, { text, changed }, pad) => {
+  const end = text.reduce((end, mark, i) => (mark === pad ? end : i), -1);
+  cells.forEach((cell, i) => {
+    const name = { "\\n": "newline", "\\t": "tab", [pad]: i > end ? "end" : "pad" }[text[i]];
+    cell.textContent = text[i] === pad ? "" : text[i];
+    cell.className = (name ? `ddlm-${name}` : "") + (changed.has(i) ? " ddlm-changed" : "");
+  });
+};
+"""
+
+# %% [markdown]
+# The third plays. It starts by itself once, when it first comes into view, unless the reader has
+# asked the system for less motion or has already touched a control.
+
+# %% tags=["export:animation"]
+_JS_PLAY = """
+const connect = (root, button, range, last, show) => {
+  let timer, touched = false;
+  const pause = () => {
+    timer = clearInterval(timer);
+    button.textContent = "Play";
+  };
+  const play = () => {
+    if (+range.value === last) show(0);
+    button.textContent = "Pause";
+    timer = setInterval(() => {
+      if (+range.value < last) show(+range.value + 1);
+      if (+range.value === last || !root.isConnected) pause();
+    }, 1000 / root.dataset.fps);
+  };
+  button.onclick = () => { touched = true; timer ? pause() : play(); };
+  range.oninput = () => { touched = true; pause(); show(+range.value); };
+  pause();
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen.disconnect();
+    if (!touched) play();
+  }, { threshold: 0.5 });
+  seen.observe(root);
+};
+"""
+
+# %% [markdown]
+# The last one sets up every player on the page that is not set up yet. It does not ask which element
+# it belongs to, since notebooks differ in how they insert scripts. The controls are native, so the keyboard
+# works: arrow keys scrub, the space bar presses the button, and a screen reader hears the caption as the value of the
+# slider. The script builds them, because without a script they would do nothing; the final text then
+# simply stands there.
+
+# %% tags=["export:animation"]
+_JS_START = """
+document.querySelectorAll(".ddlm-player:not([data-ready])").forEach((root) => {
+  root.dataset.ready = "yes";
+  const { id } = root;
+  for (let n = 2, other; (other = document.getElementById(root.id)) && other !== root; n++)
+    root.id = `${id}-${n}`;
+  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const frames = decode(data), last = frames.length - 1;
+  const cells = layOut(root.querySelector("pre"), frames[data.cleanest].text, data.pad);
+  const bar = make("div", root), button = make("button", bar), range = make("input", bar);
+  const caption = make("output", root);
+  button.type = "button";
+  Object.assign(range, { type: "range", min: 0, max: last });
+  range.setAttribute("aria-label", "Step");
+  caption.setAttribute("aria-live", "off");
+  const show = (k) => {
+    const { sigma, changed: { size } } = frames[k];
+    draw(cells, frames[k], data.pad);
+    caption.textContent = `step ${k} of ${last} · noise σ̄ = ${sigma} · `
+      + `${size} character${size === 1 ? "" : "s"} changed`;
+    range.value = k;
+    range.setAttribute("aria-valuetext", caption.textContent);
+  };
+  show(last);
+  connect(root, button, range, last, show);
+});
+"""
+
+# %% [markdown]
+# And a page to put the player in, for a file of its own.
+
+# %% tags=["export:animation"]
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
+body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
+</style>
+<main>
+{player}
+</main>
+</html>
+"""
+
+# %% [markdown]
+# ## The terminal
+#
+# On a terminal each frame is drawn over the one before. Rows are one cell narrower than the terminal,
+# so that it never wraps them itself.
+
+
+# %% tags=["export:animation"]
+def _rows(text: str, changed: Iterable[int], width: int) -> list[str]:
+    """Rows of ``width`` cells for a terminal; what changed is bold, underlined and magenta."""
+    on, off, marked = "\x1b[1;4;35m", "\x1b[0m", set(changed)
+    marks = text.translate(_ARROWS)
+    cells = [f"{on}{mark}{off}" if i in marked else mark for i, mark in enumerate(marks)]
+    lines = ["".join(cells[start : start + width]) for start in range(0, len(cells), width)]
+    return [line.replace(off + on, "") for line in lines]
+
+
+# %% [markdown]
+# One write a frame, so that nothing flickers. An old terminal without `σ` or curly quotes gets a
+# question mark, not a crash.
+
+# %% tags=["export:animation"]
+from typing import TextIO
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write at once, with ``?`` for what the encoding of the stream lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding))
+    stream.flush()
+
+
+# %% [markdown]
+# The cursor is hidden while we draw. Press Ctrl-C at any moment: `finally` gives it back.
+
+# %% tags=["export:animation"]
+import shutil
+import time
+
+
+def _draw(
+    frames: Iterable[Frame], tokenizer: CharacterLevelTokenizer, stream: TextIO, fps: float
+) -> Frame | None:
+    """Draw each frame over the one before, then leave the final text and give back the cursor."""
+    frame, up = None, ""
+    columns, height = shutil.get_terminal_size()
+    try:
+        _write(stream, "\x1b[?25l")
+        for step, frame in enumerate(frames):
+            due = time.monotonic() + (1 / fps if fps else 0)
+            rows = _rows(_characters(frame.tokens, tokenizer), frame.changed, max(columns - 1, 1))
+            status = f"step {step} · noise {frame.sigma_bar:.3g} · {len(frame.changed)} changed"
+            lines = [*rows[: max(height - 2, 1)], status[: columns - 1]]
+            _write(stream, up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+            up = f"\x1b[{len(lines)}A"
+            time.sleep(max(0, due - time.monotonic()))
+        if frame is not None:
+            _write(stream, f"{up}\x1b[J{_final_text(frame, tokenizer)}\n")
+        return frame
+    finally:
+        _write(stream, "\x1b[0m\x1b[?25h")
+
+
+# %% [markdown]
+# When the output goes to a file or a pipe, nothing can be drawn over. Then the final text is all that
+# is printed, with no control characters in it.
+
+# %% tags=["export:animation"]
+import os
+import sys
+from collections import deque
+
+
+def render_terminal(
+    frames: Iterable[Frame],
+    tokenizer: CharacterLevelTokenizer,
+    stream: TextIO | None = None,
+    fps: float = 12.0,
+) -> Frame | None:
+    """Show frames in place as they arrive; where that cannot be, print the final text alone.
+
+    Args:
+        frames: frames, from a list or from a sampler that is still at work.
+        tokenizer: gives the characters.
+        stream: where to write; by default the standard output.
+        fps: frames per second at most; 0 never waits.
+
+    Returns:
+        The last frame; None if there was none.
+    """
+    stream = sys.stdout if stream is None else stream
+    if stream.isatty() and os.environ.get("TERM") != "dumb":
+        return _draw(frames, tokenizer, stream, fps)
+    for frame in deque(frames, maxlen=1):
+        _write(stream, _final_text(frame, tokenizer) + "\n")
+        return frame
+    return None
+
+
+# %% tags=["test:animation"]
+import io
+import os
+import re
+from unittest import mock
+
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def story_frames() -> list[Frame]:
+    """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
+    tokenizer = CharacterLevelTokenizer()
+    end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
+    start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
+    middle = torch.where(torch.arange(40) % 2 == 0, start, end)
+    return make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
+
+
+SCREEN = {"TERM": "xterm", "COLUMNS": "21", "LINES": "24"}
+
+
+def test_terminal_draws_in_place():
+    tokenizer, stream = CharacterLevelTokenizer(), Terminal()
+    with mock.patch.dict(os.environ, SCREEN):
+        last = render_terminal(iter(story_frames()), tokenizer, stream, fps=0)
+    shown = stream.getvalue()
+    assert last == story_frames()[-1]
+    assert shown.startswith("\x1b[?25l") and shown.endswith("\x1b[?25h")
+    assert shown.count("\x1b[3A") == 4  # two rows and a status line, gone over four times
+    assert "\x1b[1;4;35m" in shown
+    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).split("\n")
+    assert max(map(len, lines[:-3])) == 20
+    assert lines[-3:-1] == ["“Hi,” said", "Mo. </script><b>&"]
+
+
+def test_terminal_marks_exactly_what_changed():
+    bold, off = "\x1b[1;4;35m", "\x1b[0m"
+    assert _rows("ab\ncde", [1, 2, 3, 5], 3) == [f"a{bold}b↵{off}", f"{bold}c{off}d{bold}e{off}"]
+
+
+def test_terminal_shows_each_frame_before_it_asks_for_the_next():
+    stream, seen = Terminal(), []
+    live = (seen.append(stream.getvalue().count("step")) or frame for frame in story_frames())
+    with mock.patch.dict(os.environ, SCREEN):
+        render_terminal(live, CharacterLevelTokenizer(), stream, fps=0)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_terminal_gives_back_the_cursor_on_interrupt():
+    def interrupted():
+        yield story_frames()[0]
+        raise KeyboardInterrupt
+
+    stream = Terminal()
+    with mock.patch.dict(os.environ, SCREEN), pytest.raises(KeyboardInterrupt):
+        render_terminal(interrupted(), CharacterLevelTokenizer(), stream, fps=0)
+    assert stream.getvalue().endswith("\x1b[?25h")
+
+
+def test_no_terminal_gets_the_final_text_alone():
+    stream, tokenizer = io.StringIO(), CharacterLevelTokenizer()
+    render_terminal(iter(story_frames()), tokenizer, stream)
+    assert stream.getvalue() == "“Hi,” said\nMo. </script><b>&\n"
+    assert render_terminal([], tokenizer, stream) is None
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    render_terminal(story_frames(), tokenizer, narrow)
+    assert narrow.buffer.getvalue() == b"?Hi,? said\nMo. </script><b>&\n"
+    dumb = Terminal()
+    with mock.patch.dict(os.environ, TERM="dumb"):
+        render_terminal(story_frames(), tokenizer, dumb)
+    assert dumb.getvalue() == stream.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
+    render_terminal(make_frames([torch.tensor([2, 3, 1, 0])], [0.0]), tokenizer, stream)
+    assert stream.getvalue() == "a��\n"
+
+
+test_terminal_draws_in_place()
+test_terminal_marks_exactly_what_changed()
+test_terminal_shows_each_frame_before_it_asks_for_the_next()
+test_terminal_gives_back_the_cursor_on_interrupt()
+test_no_terminal_gets_the_final_text_alone()
+test_control_characters_do_not_reach_the_terminal()
+
+# %% [markdown]
+# ## The GIF
+#
+# A GIF has no slider, but it moves in a README. Its lines too are broken between the words of the
+# cleanest frame.
+
+# %% tags=["export:animation"]
+import re
+
+
+def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
+    """A row and a column for each character; lines break between words where they can."""
+    cells, row, column = [], 0, 0
+    for word in re.findall(rf"[^\s{PAD_MARK}]*[\s{PAD_MARK}]|[^\s{PAD_MARK}]+", text):
+        if column and column + len(word.rstrip()) > width:
+            row, column = row + 1, 0
+        for _ in word:
+            if column == width:
+                row, column = row + 1, 0
+            cells.append((row, column))
+            column += 1
+        if word.endswith("\n"):
+            row, column = row + 1, 0
+    return cells
+
+
+# %% [markdown]
+# The font is the DejaVu Sans Mono that comes with matplotlib: the same on every machine, and it has every
+# token of our vocabulary. The font inside PIL is only the way out when matplotlib is not there: it is not monospaced.
+
+# %% tags=["export:animation"]
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def _font(size: int):
+    """DejaVu Sans Mono, as matplotlib ships it, for its typographic quotes; else PIL's own."""
+    from PIL import ImageFont
+
+    try:
+        folder = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf"
+        return ImageFont.truetype(folder / "DejaVuSansMono.ttf", size)
+    except (AttributeError, OSError):
+        return ImageFont.load_default(size)
+
+
+# %% tags=["export:animation"]
+def _pictures(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> Iterator:
+    """One PIL image a frame: a grid of characters, with what changed in red and underlined."""
+    from PIL import Image, ImageDraw
+
+    font, columns = _font(16), 64
+    cleanest = min(frames, key=lambda frame: frame.sigma_bar)
+    cells = _lay_out(_characters(cleanest.tokens, tokenizer), columns)
+    bottom = 8 + 22 * (max((row for row, _ in cells), default=0) + 1)
+    for step, frame in enumerate(frames):
+        image = Image.new("RGB", (columns * 10 + 24, bottom + 36), "white")
+        draw, changed = ImageDraw.Draw(image), set(frame.changed)
+        for i, mark in enumerate(_characters(frame.tokens, tokenizer)):
+            x, y = 12 + 10 * cells[i][1], 8 + 22 * cells[i][0]
+            ink = "#b34700" if i in changed else "#222" if mark not in f"{PAD_MARK}\n\t" else "#bbb"
+            draw.text((x, y), mark.translate(_ARROWS), ink, font)
+            if i in changed:
+                draw.line((x, y + 19, x + 9, y + 19), ink)
+        status = f"step {step} of {len(frames) - 1}   noise {frame.sigma_bar:.3g}"
+        draw.text((12, bottom + 8), status, "#666", font)
+        yield image.quantize(32)
+
+
+# %% [markdown]
+# ## One object for all of it
+#
+# `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view.
+
+# %% tags=["export:animation"]
+from html import escape
+
+
+def _player(animation: "Animation") -> str:
+    """The player: it makes no request; without scripts the final text stands there."""
+    frames, tokenizer = animation.frames, animation.tokenizer
+    title = f"<figcaption>{escape(animation.title)}</figcaption>\n" if animation.title else ""
+    return (
+        f'<figure class="ddlm-player" id="{escape(animation.player_id)}"'
+        f' data-fps="{animation.fps:g}">\n<style>{_CSS}</style>\n{title}'
+        f"<pre>{escape(_final_text(frames[-1], tokenizer))}</pre>\n"
+        f'<script type="application/json">{_encode(frames, tokenizer)}</script>\n'
+        f"<script>{{{_JS_DECODE}{_JS_CELLS}{_JS_PLAY}{_JS_START}}}</script>\n</figure>"
+    )
+
+
+def _page(animation: "Animation") -> str:
+    """A whole page that holds the player."""
+    return _PAGE.format(title=escape(animation.title or "Animation"), player=_player(animation))
+
+
+def _save_gif(animation: "Animation", path: Path) -> None:
+    """All pictures in one file; the last one stays for three seconds, then it starts again."""
+    first, *rest = _pictures(animation.frames, animation.tokenizer)
+    times = [round(1000 / animation.fps)] * len(rest) + [3000]
+    first.save(path, save_all=True, append_images=rest, duration=times, loop=0)
+
+
+# %% tags=["export:animation"]
+@dataclass(frozen=True, repr=False)
+class Animation:
+    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
+
+    Args:
+        frames: at least one frame.
+        tokenizer: gives the characters.
+        title: shown above the text.
+        player_id: the id of the HTML element; fixed, so that a stored output stays the same.
+        fps: frames per second.
+
+    Raises:
+        ValueError: if there is no frame.
+    """
+
+    frames: Sequence[Frame]
+    tokenizer: CharacterLevelTokenizer
+    title: str = ""
+    player_id: str = "ddlm-player"
+    fps: float = 12.0
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise ValueError("an animation needs at least one frame")
+
+    def __repr__(self) -> str:
+        return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
+
+    _repr_html_ = _player
+    to_html = _page
+
+    def play_in_terminal(self, stream: TextIO | None = None, fps: float | None = None) -> None:
+        """Play in place on a terminal; elsewhere print the final text."""
+        render_terminal(self.frames, self.tokenizer, stream, self.fps if fps is None else fps)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a web page or a GIF, by the ending of the name.
+
+        Args:
+            path: a name that ends in ``.html`` or ``.gif``.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: if the name ends in anything else.
+        """
+        path = Path(path)
+        if path.suffix not in (".html", ".gif"):
+            raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
+        if path.suffix == ".html":
+            path.write_text(self.to_html(), encoding="utf-8")
+        else:
+            _save_gif(self, path)
+        return path
+
+
+# %% tags=["test:animation"]
+import json
+import tempfile
+from itertools import accumulate
+from pathlib import Path
+
+
+def decode_player(html: str) -> list[str]:
+    """The frames inside a player, decoded without its script."""
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+    text, texts = list(data["first"]), []
+    for _, gaps, marks in data["steps"]:
+        for position, mark in zip(accumulate(gaps), marks, strict=True):
+            text[position] = mark
+        texts.append("".join(text))
+    return texts
+
+
+def test_player_carries_every_frame():
+    frames, tokenizer = story_frames(), CharacterLevelTokenizer()
+    for chosen in (frames, frames[::2], frames[:1]):
+        expected = [_characters(frame.tokens, tokenizer) for frame in chosen]
+        assert decode_player(Animation(chosen, tokenizer)._repr_html_()) == expected
+    assert expected[0].replace("·", "") == tokenizer.decode(frames[0].tokens)
+
+
+def test_player_is_self_contained_and_safe():
+    html = Animation(story_frames(), CharacterLevelTokenizer(), "<i>Mo</i>", 'a"b').to_html()
+    assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
+    assert html.count("</script>") == html.count("<script") == 2
+    assert "<b>" not in html and "<i>" not in html and 'id="a&quot;b"' in html
+    assert "<pre>“Hi,” said\nMo. &lt;/script&gt;&lt;b&gt;&amp;</pre>" in html  # needs no script
+
+
+def test_player_is_small():
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randint(0, 106, (256,), generator=generator)]
+    for _ in range(63):  # a sampler rewrites a character about 15 times
+        redrawn = torch.rand(256, generator=generator) < 0.25
+        fresh = torch.randint(0, 106, (256,), generator=generator)
+        states.append(torch.where(redrawn, fresh, states[-1]))
+    html = Animation(make_frames(states, [1.0] * 64), CharacterLevelTokenizer())._repr_html_()
+    assert len(html.encode()) < 25_000
+
+
+def test_saved_files():
+    from PIL import Image
+
+    animation = Animation(story_frames(), CharacterLevelTokenizer())
+    with tempfile.TemporaryDirectory() as folder:
+        page = animation.save(Path(folder) / "run.html")
+        assert page.read_text(encoding="utf-8") == animation.to_html()
+        with Image.open(animation.save(f"{folder}/run.gif")) as gif:
+            assert gif.n_frames == 4 and gif.size == (664, 88)
+            gif.seek(3)
+            assert gif.info["duration"] == 3000
+        with pytest.raises(ValueError, match=".html or .gif"):
+            animation.save(Path(folder) / "run.mp4")
+        assert len(list(Path(folder).iterdir())) == 2
+    with pytest.raises(ValueError, match="at least one frame"):
+        Animation([], CharacterLevelTokenizer())
+
+
+def test_lines_break_between_words():
+    rows = {}
+    for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
+        rows[row] = rows.get(row, "") + mark
+        assert len(rows[row]) == column + 1  # no gap, no overlap
+    assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
+
+
+test_player_carries_every_frame()
+test_player_is_self_contained_and_safe()
+test_player_is_small()
+test_saved_files()
+test_lines_break_between_words()
+
+# %% [markdown]
+# ## Watch it dissolve
+#
+# Here is Mia's story on its way from clean to pure noise, at 49 equally spaced *times* of the
+# geometric schedule. Drag the slider, or focus it and use the arrow keys. The caption counts what each
+# step changed. Without scripts you see the end: noise.
+
+# %%
+from ddlm_core.noise import GeometricNoise
+
+sigma_bars = GeometricNoise().sigma_bar(torch.linspace(0, 1, 49))
+states = dissolve(x_0[0], sigma_bars, len(tokenizer), seed=1)
+Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
+
+# %% [markdown]
+# What surprised us: for the first third of the time *nothing happens*. At $t = 1/3$ the noise is only
+# 0.006, less than one redrawn character in this text. Most of the damage is done between $t = 0.55$
+# and $t = 0.9$. Geometric noise spends a long time on almost clean text.
+# [Chapter 5](05_loss.ipynb) asks what that means for training.
+#
+# Look also at how long the text can be read. With a third of its characters redrawn you can still guess
+# most words. What you do then is what the denoiser has to learn.
+
+# %% [markdown]
+# ## Change it safely
+#
+# A tempting "improvement": a redrawn character should become a *different* one. In `perturb_batch`, replace
+# the last line by
+#
+# ```python
+#     other = (x_0 + torch.randint(1, vocab_size, x_0.shape, generator=generator)) % vocab_size
+#     return torch.where(redraw, other, x_0)
+# ```
+#
+# and run
+#
+# ```
+# make export && pytest tests/test_forward.py
+# ```
+#
+# `test_frequencies_meet_the_kernel`, `test_two_perturbations_are_one` and `test_neighbors_are_independent` fail.
+# And rightly so. At infinite noise every character would be redrawn, so each could be anything *but* what it
+# was: noise that still knows the text. Generation starts from noise that knows nothing. Undo the
+# change, export again, and all is well.
+#
+# Something harmless: change the color of changed characters in `_CSS`. No test fails; `make notebooks` then
+# redraws the player above.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** At which total noise do half of the characters *differ* from the clean text, for $V = 106$?
+# (Expected: 0.7027.)
+
+# %% tags=["solution", "hide-input"]
+half_noise = -math.log(1 - 0.5 / (1 - 1 / 106))
+assert abs(half_noise - 0.7027) < 1e-4
+round(half_noise, 4)
+
+# %% [markdown]
+# **2.** Keep every vowel and every space of Mia's story, and apply infinite noise to the rest. How many characters are
+# kept by the mask? (Expected: 51.)
+
+# %% tags=["solution", "hide-input"]
+keep = torch.tensor([[character in "aeiouAEIOU " for character in text]])
+x_t = perturb_batch(x_0, math.inf, len(tokenizer), keep, torch.Generator().manual_seed(2))
+assert torch.equal(x_t[keep], x_0[keep]) and keep.sum() == 51
+tokenizer.decode(x_t[0])
+
+# %% [markdown]
+# **3.** Repair the "improvement" of the section above without giving it up: with which probability
+# must a character move to a *different* one, so that the formula holds again? Check it with
+# `chi_squared_tail` at $\bar\sigma = 0.5$ and $V = 5$. (Expected probability: 0.3148.)
+
+# %% tags=["solution", "hide-input"]
+move = corrupted_fraction(0.5).item() * (1 - 1 / 5)
+generator = torch.Generator().manual_seed(9)
+moved = torch.rand(100_000, generator=generator) < move
+step = torch.randint(1, 5, (100_000,), generator=generator)
+counts = torch.where(moved, (2 + step) % 5, 2).bincount(minlength=5)
+assert abs(move - 0.3148) < 1e-4
+assert chi_squared_tail(counts, 100_000 * transition_matrix(0.5, 5)[2]) > 1e-6
+round(move, 4)
+
+# %% [markdown]
+# **4.** When does the *last* of 100 characters go? It is the largest of 100 exponential clocks. Between
+# one ring and the next, with $k$ clocks left, one waits $1/k$ on average. What is the mean of the
+# largest? Check it on 20,000 texts. (Expected: 5.187. So $\bar\sigma = 20$ is ample.)
+
+# %% tags=["solution", "hide-input"]
+expected = sum(1 / k for k in range(1, 101))
+clocks = torch.empty(20_000, 100).exponential_(generator=torch.Generator().manual_seed(10))
+assert abs(expected - 5.187) < 1e-3
+assert abs(clocks.amax(1).mean().item() - expected) < 4 * 1.28 / math.sqrt(20_000)
+round(expected, 3)
+
+# %% [markdown]
+# ## Summary
+#
+# A dose of noise wipes out a character and writes a uniform one. Only "ever wiped out or not" matters, so
+# any noise level is one step away: $e^{-\bar\sigma}$ to stay, the rest shared among all $V$.
+#
+# | module | name | meaning |
+# |---|---|---|
+# | `forward` | `transition` | the odds of every token after more noise, (B, L, V) |
+# | `forward` | `perturb_batch` | draws a corrupted batch, keeping what the mask keeps |
+# | `forward` | `sample_prior` | pure noise: where generation starts |
+# | `animation` | `Frame` | tokens, noise, and what has just changed |
+# | `animation` | `iter_frames`, `make_frames` | frames of a run: as it goes, or afterwards |
+# | `animation` | `render_terminal` | shows frames in a terminal, also while they are being made |
+# | `animation` | `Animation` | the player, `play_in_terminal`, `save("run.gif")`, `save("run.html")` |
+# | `animation` | `PAD_MARK` | the dot that stands for `<PAD>` |
+#
+# Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.

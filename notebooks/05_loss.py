@@ -1,0 +1,1436 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Score entropy
+#
+# **We have** a way to destroy text ([chapter 4](04_forward.ipynb)): after a total noise
+# $\bar\sigma$, each character was redrawn with probability $1-e^{-\bar\sigma}$.
+#
+# **We want** a loss whose minimum is exactly what we need to run the destruction backward, and
+# whose value means something.
+#
+# **Why**: a network only learns what its loss rewards. By the end of this chapter the area under
+# our loss curve *is* the entropy of the data. On the way, a simple check finds a slip that
+# tutorials copy from each other.
+
+# %% [markdown]
+# ## By hand: what does it take to go backward?
+#
+# Take a text of one letter, from the alphabet `a b c`. Half of all texts are `a`, three tenths are
+# `b`, the rest `c`. Add a total noise of $\bar\sigma = 1$ and look at who is left:
+
+# %%
+import math
+
+import torch
+
+from ddlm_core.noise import transition_matrix
+
+p_0 = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)  # a, b, c
+kernel = transition_matrix(1.0, 3)  # p(x_t | x_0): row x_0, column x_t
+p_t = p_0 @ kernel
+p_t
+
+# %% [markdown]
+# Now add one more drop of noise, $\Delta = 0.001$, and see a `b`. What was it before the drop?
+# Bayes' rule answers: the probability that it was $y$ and became `b`, divided by the probability
+# that it is `b`, one way or another.
+
+# %%
+drop = 0.001
+joint = p_t[:, None] * transition_matrix(drop, 3)  # before (row), after (column)
+before = joint[:, 1] / joint[:, 1].sum()  # given that it is b after
+before
+
+# %% [markdown]
+# Almost surely it was `b` before, too. The two small numbers are the chances of a jump. They shrink
+# with the drop, so divide them by $\Delta$: that is a *rate*. One more factor of $V = 3$, the
+# number of letters, and something familiar appears.
+
+# %%
+3 * before / drop, p_t / p_t[1]
+
+# %% [markdown]
+# Apart from the entry of `b` itself, the two rows agree, up to the size of the drop. In symbols,
+# with $p_t(x)$ the probability of letter $x$ at time $t$: a forward jump from $y$ to $x \ne y$ has
+# the rate $1/V$ (the entries of $Q$ in [chapter 3](03_noise.ipynb)), so
+#
+# $$ p(\text{before}=y \mid \text{after}=x)
+#    = \frac{p_t(y)\,\cdot\,\Delta\,/\,V}{p_t(x)} + O(\Delta^2)
+#    = \Delta\cdot\frac1V\cdot\frac{p_t(y)}{p_t(x)} + O(\Delta^2). $$
+#
+# **The rates backward are the rates forward times a ratio of probabilities.** Whoever knows
+#
+# $$ s(x)_y = \frac{p_t(y)}{p_t(x)} $$
+#
+# for all $y$ that are one jump from $x$ can undo the noise. This ratio is called the *score* (or
+# *concrete score*), and $1/V$ will stay with us: it is the weight of each ratio in everything
+# below.
+
+# %% [markdown]
+# ## Why ratios, and not probabilities
+#
+# A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$
+# numbers sum to 1. It can produce any positive $f(x)$ easily, but $p(x) = f(x)/\sum_z f(z)$ needs a
+# sum that nobody can compute. In a ratio it cancels: $p(y)/p(x) = f(y)/f(x)$.
+#
+# And we need few of them. Each position jumps on its own, so in a short moment at most one
+# character changes. The neighbors of a text $x_t$ are the texts that differ from it in one
+# position: $L$ positions times $V$ characters. The network answers with a table of shape $(L, V)$,
+# where entry $(i, y)$ stands for
+#
+# $$ s(x_t)^i_y = \frac{p_t(x_t \text{ with character } i \text{ replaced by } y)}{p_t(x_t)}. $$
+#
+# At $y = x_t^i$ nothing is replaced: the ratio is 1. We store logarithms (`log_score`), because the
+# ratios run from a millionth to a million, and because $e^{\dots}$ keeps them positive.
+#
+# | symbol | name in code | shape | meaning |
+# |---|---|---|---|
+# | $V$ | `vocab_size` | int | number of characters |
+# | $x_0,\ x_t$ | `x_0`, `x_t` | (B, L) | clean and noised text |
+# | $\bar\sigma$ | `sigma_bar` | (B,) | total noise so far |
+# | $\sigma$ | `sigma` | (B,) | noise per unit of time $t$ |
+# | $\log s_y$ | `log_score` | (B, L, V) | what the network says |
+# | $\log a_y$ | `log_ratio` | (B, L, V) | what it is told, given $x_0$ |
+# | $\kappa$ | `kappa` | (B,) | evidence for "it did not move" |
+
+# %% [markdown]
+# ## The ratio when we know the clean text
+#
+# In training we do know $x_0$: we made $x_t$ from it. Given $x_0$ the characters are independent,
+# and [chapter 4](04_forward.ipynb) has the probability of each:
+# $p(y \mid x_0) = e^{-\bar\sigma}[y = x_0] + (1-e^{-\bar\sigma})/V$, where $[\dots]$ is 1 if true
+# and 0 if not. Divide by $(1-e^{-\bar\sigma})/V$, the chance to land on one given *other* letter:
+#
+# $$ \frac{p(y \mid x_0)}{(1-e^{-\bar\sigma})/V} = 1 + \kappa\,[y = x_0],
+#    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
+#
+# One number, $\kappa$, holds all that the noise level does. With $V = 106$ it is about a million at
+# $\bar\sigma = 10^{-4}$ and $2\cdot10^{-7}$ at $\bar\sigma = 20$.
+
+# %% tags=["export"]
+import torch
+from torch import Tensor
+
+
+def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
+    r"""How much more likely a token stays than turns into one given other token, minus 1.
+
+    $\kappa = V/(e^{\bar\sigma} - 1)$, so that $p(x_t \mid x_0) \propto 1 + \kappa[x_t = x_0]$.
+
+    Args:
+        sigma_bar: total noise, above 0, any shape.
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        $\kappa \ge 0$, of the shape and dtype of ``sigma_bar``.
+    """
+    return vocab_size / torch.expm1(sigma_bar)
+
+
+# %% [markdown]
+# The ratio given $x_0$, position by position, is then
+#
+# $$ a_y = \frac{p(y \mid x_0)}{p(x_t \mid x_0)} = \frac{1+\kappa\,[y = x_0]}{1+\kappa\,[x_t = x_0]}. $$
+#
+# It takes only three values: $1$, $1+\kappa$ and $1/(1+\kappa)$. In logarithms that is a single
+# product, $\log a_y = \log(1+\kappa)\,\big([y = x_0] - [x_t = x_0]\big)$.
+
+# %% tags=["export"]
+from torch.nn.functional import one_hot
+
+
+def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
+    r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$, for every token y.
+
+    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$
+    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy on the uniform graph).
+
+    Args:
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+        x_0: clean tokens, int64 of shape (B, L).
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Shape (B, L, V), in the dtype of ``sigma_bar``; exactly 0 at y = x_t.
+    """
+    log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
+    unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
+    return log_stay * (one_hot(x_0, vocab_size) - unmoved)
+
+
+# %% [markdown]
+# Is it the quotient of two kernel entries? The kernel comes from chapter 3, which knows nothing of
+# $\kappa$.
+
+
+# %% tags=["test"]
+import torch
+
+from ddlm_core.noise import transition_matrix
+
+
+def test_log_ratio_is_the_quotient_of_the_kernel():
+    x_t, x_0 = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 2]])
+    for vocab_size in (3, 106):
+        for sigma_bar in (1e-4, 0.3, 5.0, 20.0):
+            kernel = transition_matrix(sigma_bar, vocab_size)
+            expected = (kernel[x_0] / kernel[x_0, x_t][..., None]).log()
+            noise = torch.tensor([sigma_bar], dtype=torch.float64)
+            log_a = log_ratio(noise, x_t, x_0, vocab_size)
+            assert torch.allclose(log_a, expected, rtol=1e-9, atol=1e-12)
+            assert (log_a.gather(-1, x_t[..., None]) == 0).all()
+
+
+test_log_ratio_is_the_quotient_of_the_kernel()
+
+# %% [markdown]
+# ## From $a$ to $s$: average over what we cannot see
+#
+# The network sees $x_t$, not $x_0$. Many clean texts could have become this $x_t$, each with its
+# own $a_y$. What is the right answer for all of them together? Their average, weighted by how
+# likely each clean text is. Write $y$ also for the whole text with the letter $y$ put in. (Then
+# $a_y$ is still the quotient: the positions that stay the same cancel.) With Bayes' rule
+# $p(x_0 \mid x_t) = p_0(x_0)\,p(x_t \mid x_0)/p_t(x_t)$:
+#
+# $$ \mathbb E\big[a_y \mid x_t\big]
+#  = \sum_{x_0} \frac{p_0(x_0)\,p(x_t \mid x_0)}{p_t(x_t)}\cdot\frac{p(y \mid x_0)}{p(x_t \mid x_0)}
+#  = \frac{\sum_{x_0} p_0(x_0)\,p(y \mid x_0)}{p_t(x_t)} = \frac{p_t(y)}{p_t(x_t)} = s_y. $$
+#
+# The factor $p(x_t \mid x_0)$ cancels, and the score remains. In our alphabet, for `b`:
+
+# %%
+posterior = p_0 * kernel[:, 1] / p_t[1]  # p(x_0 | x_t = b)
+a = kernel / kernel[:, 1:2]  # row x_0: its ratios a_y
+posterior @ a, p_t / p_t[1]
+
+# %% [markdown]
+# So we need a loss $\ell(s, a)$ whose average over noisy targets $a$ is smallest when $s$ is the
+# *mean* of $a$. The square $(s-a)^2$ is one such loss. It is not the best one, as we shall see.
+
+# %% [markdown]
+# ## Score entropy
+#
+# Fix the clean text. The very first calculation of this chapter, with $p(\cdot \mid x_0)$ in place
+# of $p_t$, says that going backward the jump to $y$ has the rate $a_y/V$. A model that does not
+# know $x_0$ says $s_y/V$. Watch one drop of noise $\Delta$. In truth the jump to $y$ has the
+# probability $\Delta a_y/V$, and no jump has the rest. How wrong is the model? The usual yardstick
+# between two distributions is $KL(P\,\|\,P') = \sum P\log (P/P')$.
+#
+# * Each jump gives $\Delta\frac{a_y}{V}\log\frac{a_y}{s_y}$.
+# * "No jump" gives $(1-\Delta A)\log\frac{1-\Delta A}{1-\Delta S} = \Delta\,(S - A) + O(\Delta^2)$,
+#   with $A = \frac1V\sum_{y\ne x_t} a_y$ and $S = \frac1V\sum_{y\ne x_t} s_y$.
+#
+# Together, per unit of noise:
+#
+# $$ \ell = \frac1V\sum_{y\ne x_t}\Big(s_y - a_y\log s_y + a_y(\log a_y - 1)\Big). $$
+#
+# This is the *score entropy* of [Lou, Meng & Ermon (2024)](https://arxiv.org/abs/2310.16834), in
+# its denoising form (the target is $a$, which we know, and not the marginal ratio, which we do
+# not). The $1/V$ is now explained: **it is the rate of each jump**. (*Departure:* the paper allows
+# any weights; public code often averages over $V-1$ terms instead. Only the rates make the loss a
+# KL divergence.)
+#
+# Its minimum is where we want it: $\partial\ell/\partial s_y = \frac1V(1 - a_y/s_y)$ is zero at
+# $s_y = a_y$ only. And if $a_y$ varies, $\mathbb E[1-a_y/s_y] = 0$ at $s_y = \mathbb E[a_y]$: the
+# mean, as required. By hand, for a `b` that was an `a`, and a network that says $s = 1$ to
+# everything:
+
+# %%
+by_hand = 0.0
+for y in (0, 2):  # every letter but x_t = b
+    a_y, s_y = (kernel[0, y] / kernel[0, 1]).item(), 1.0
+    by_hand += (s_y - a_y * math.log(s_y) + a_y * (math.log(a_y) - 1)) / 3
+by_hand
+
+# %% [markdown]
+# ### One step before coding: no cancellation
+#
+# Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ each can be a million, and
+# `float32` carries seven digits: the sum would be noise. Put $d_y = \log s_y - \log a_y$, so that
+# $s_y = a_y e^{d_y}$ and $\log s_y = \log a_y + d_y$. The logarithms of $a$ cancel on paper:
+#
+# $$ \ell = \frac1V\sum_{y\ne x_t} a_y\,\big(e^{d_y} - 1 - d_y\big). $$
+#
+# Since $e^d \ge 1 + d$, with equality at 0 only, $\ell \ge 0$ is plain to see. (*Departure:* the
+# paper's code has the three-term form.) `expm1(d)` is $e^d - 1$ without cancellation. Two remarks
+# on the code:
+#
+# * All $y$ other than $x_0$ and $x_t$ share one $a_y$, so no table of ratios is built. Setting
+#   $d = 0$ takes an entry out of the sum, because $e^0 - 1 - 0 = 0$.
+# * The one entry $y = x_0$ can have $a_y \approx 10^6$. With its $d$ rounded to `float32` we
+#   measured four times the error that the check below allows. So this entry alone, one per
+#   position, is computed in `float64`.
+#
+# We had planned a Taylor series for tiny $d$. Measuring said no: in eighty million random `float32`
+# values `expm1(d) - d` was never negative, and its error stayed below 2 % of what the check allows.
+
+
+# %% tags=["export"]
+def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+    r"""Denoising score entropy of each position, in nats per unit of total noise.
+
+    $\ell = \tfrac1V \sum_{y \ne x_t} a_y (e^{d_y} - 1 - d_y)$ with $d_y = \log s_y - \log a_y$
+    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, with the rates $1/V$ of our uniform
+    graph as weights).
+
+    Args:
+        log_score: log-scores, shape (B, L, V); the value at y = x_t is ignored.
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+        x_0: clean tokens, int64 of shape (B, L).
+
+    Returns:
+        Losses of shape (B, L), at least 0, not yet times the noise rate $\sigma(t)$.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    batch, length, vocab_size = log_score.shape
+    if not x_t.shape == x_0.shape == (batch, length) or sigma_bar.shape not in ((), (batch,)):
+        raise ValueError(
+            f"log_score {tuple(log_score.shape)}, sigma_bar {tuple(sigma_bar.shape)}, "
+            f"x_t {tuple(x_t.shape)} and x_0 {tuple(x_0.shape)} do not fit together"
+        )
+    # a_{x_0} can be 10^6, so its few terms are computed in float64 (which Apple's GPUs lack)
+    wide = torch.float32 if log_score.device.type == "mps" else torch.float64
+    stay = 1 + kappa(sigma_bar.to(wide), vocab_size)[..., None]  # (B, 1): 1 + κ
+    moved = x_t != x_0  # (B, L)
+
+    # every y but x_0 and x_t has the same ratio: 1 where the token moved, 1/(1+κ) where not
+    log_a = torch.where(moved, 0.0, -stay.log())  # (B, L)
+    dtype = torch.promote_types(log_score.dtype, torch.float32)
+    d = log_score - log_a.to(dtype)[..., None]  # (B, L, V)
+    d = d.scatter_(-1, torch.stack([x_t, x_0], dim=-1), 0.0)  # d = 0 adds nothing to the sum
+    others = log_a.exp() * (torch.expm1(d) - d).sum(-1)
+
+    # y = x_0 has the ratio 1 + κ, if the token moved (if not, x_0 is x_t and not in the sum)
+    log_s = log_score.gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    d = torch.where(moved, log_s - stay.log(), 0.0)
+    clean = stay * (torch.expm1(d) - d)
+    return ((others + clean) / vocab_size).to(dtype)
+
+
+# %% [markdown]
+# The number from above, by the function:
+
+# %%
+one = torch.ones(1, dtype=torch.float64)
+score_entropy_loss(torch.zeros(1, 1, 3).double(), one, torch.tensor([[1]]), torch.tensor([[0]]))
+
+# %% [markdown]
+# ### The check: a sum that cannot be wrong
+#
+# The oracle is the definition, term by term, with the kernel's own probabilities and forty digits
+# ([mpmath](https://mpmath.org)). It shares no formula with our code: no $\kappa$, no $d$. The
+# scores are the truth plus errors of every size, moved and unmoved characters, noise from $10^{-4}$
+# to 20.
+
+
+# %% tags=["test"]
+import mpmath
+import pytest
+
+
+def oracle(log_score: list[float], sigma_bar: float, x_t: int, x_0: int) -> float:
+    """The sum over y of one position, from the definition, with 40 digits."""
+    with mpmath.workdps(40):
+        vocab_size, decay = len(log_score), mpmath.exp(-mpmath.mpf(sigma_bar))
+        p = [(1 - decay) / vocab_size + (decay if y == x_0 else 0) for y in range(vocab_size)]
+        total = mpmath.mpf(0)
+        for y in (y for y in range(vocab_size) if y != x_t):
+            a, log_s = p[y] / p[x_t], mpmath.mpf(log_score[y])
+            total += mpmath.exp(log_s) - a * log_s + a * (mpmath.log(a) - 1)
+        return float(total / vocab_size)
+
+
+def worst_error(loss, vocab_size: int, dtype: torch.dtype) -> float:
+    """Largest error of a loss against the oracle, in units of the tolerance."""
+    g = torch.Generator().manual_seed(vocab_size)
+    relative, absolute = (1e-9, 1e-9) if dtype == torch.float64 else (1e-4, 1e-7)
+    sigma_bar = torch.tensor([1e-4, 1e-2, 0.3, 1.0, 3.0, 20.0], dtype=dtype)
+    x_0 = torch.randint(vocab_size, (6, 4), generator=g)
+    x_t = x_0.clone()
+    x_t[:, :2] = (x_0[:, :2] + torch.randint(1, vocab_size, (6, 2), generator=g)) % vocab_size
+    truth = log_ratio(sigma_bar.double(), x_t, x_0, vocab_size)
+    worst = 0.0
+    for scale in (0.0, 1e-4, 1e-2, 0.3, 6.0):
+        wrong = torch.randn(truth.shape, generator=g, dtype=torch.float64)
+        log_score = (truth + scale * wrong).to(dtype)
+        found = loss(log_score, sigma_bar, x_t, x_0)
+        for b, i in [(b, i) for b in range(6) for i in range(4)]:
+            numbers = sigma_bar[b].item(), x_t[b, i].item(), x_0[b, i].item()
+            exact = oracle(log_score[b, i].tolist(), *numbers)
+            error = abs(found[b, i].item() - exact)
+            worst = max(worst, error / (relative * exact + absolute))
+    return worst
+
+
+@pytest.mark.parametrize("vocab_size", [2, 3, 27, 106])
+def test_loss_equals_the_sum(vocab_size):
+    assert worst_error(score_entropy_loss, vocab_size, torch.float64) < 1
+    assert worst_error(score_entropy_loss, vocab_size, torch.float32) < 1
+
+
+for vocab_size in (2, 3, 27, 106):
+    test_loss_equals_the_sum(vocab_size)
+
+# %% [markdown]
+# Two more promises. The loss is never negative, whatever the network says. It is 0 with a zero
+# gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
+# infinite one, but never `nan`.
+
+
+# %% tags=["test"]
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    scores=st.lists(st.floats(-80, 80, width=32), min_size=2, max_size=6),
+    log_sigma=st.floats(-9.2, 3.0),
+    x_t=st.integers(0, 1),
+    near=st.floats(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_loss_is_never_negative(scores, log_sigma, x_t, near, dtype):
+    sigma_bar = torch.tensor([log_sigma], dtype=dtype).exp()
+    x_t, x_0 = torch.tensor([[x_t]]), torch.tensor([[0]])
+    truth = log_ratio(sigma_bar, x_t, x_0, len(scores))
+    log_score = truth + near**8 * torch.tensor([[scores]], dtype=dtype)  # often very near
+    assert score_entropy_loss(log_score, sigma_bar, x_t, x_0).item() >= 0
+
+
+def test_loss_is_zero_at_the_truth_only():
+    x_t, x_0 = torch.tensor([[0, 1]]), torch.tensor([[0, 2]])  # unmoved, moved
+    for sigma_bar in torch.tensor([[1e-4], [1.0], [20.0]], dtype=torch.float64):
+        truth = log_ratio(sigma_bar, x_t, x_0, 5).requires_grad_()
+        loss = score_entropy_loss(truth, sigma_bar, x_t, x_0)
+        (gradient,) = torch.autograd.grad(loss.sum(), truth)
+        assert loss.abs().max() < 1e-20 and gradient.abs().max() < 1e-9
+        for y in range(5):
+            off = truth.detach().clone()
+            off[..., y] += 0.1
+            at_x_t = x_t == y  # the value there is ignored
+            assert ((score_entropy_loss(off, sigma_bar, x_t, x_0) > 1e-12) == ~at_x_t).all()
+
+
+def test_loss_survives_extreme_scores():
+    x_t, x_0 = torch.tensor([[0, 1]]), torch.tensor([[0, 2]])
+    for sigma_bar in torch.tensor([[1e-4], [1.0], [20.0]]):
+        for size in (70.0, 1e4):
+            for sign in (1, -1):
+                log_score = torch.full((1, 2, 5), sign * size, requires_grad=True)
+                loss = score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+                (gradient,) = torch.autograd.grad(loss.sum(), log_score)
+                assert not loss.isnan().any() and not gradient.isnan().any()
+                if size < 80 or sign < 0:  # e^80 still fits into float32
+                    assert loss.isfinite().all() and gradient.isfinite().all()
+
+
+def test_loss_of_half_precision_scores_is_float32():
+    x_t, x_0 = torch.tensor([[0, 1]]), torch.tensor([[0, 2]])
+    log_score = torch.full((1, 2, 5), 0.5, dtype=torch.bfloat16)
+    sigma_bar = torch.ones(1)
+    loss = score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, score_entropy_loss(log_score.float(), sigma_bar, x_t, x_0))
+
+
+def test_loss_rejects_shapes_that_do_not_fit():
+    tokens, log_score = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, 5)
+    for sigma_bar in (torch.ones(3), torch.ones(2, 1)):
+        with pytest.raises(ValueError, match="fit together"):
+            score_entropy_loss(log_score, sigma_bar, tokens, tokens)
+    with pytest.raises(ValueError, match="fit together"):
+        score_entropy_loss(log_score, torch.ones(2), tokens, tokens[:, :2])
+
+
+test_loss_is_never_negative()
+test_loss_is_zero_at_the_truth_only()
+test_loss_survives_extreme_scores()
+test_loss_of_half_precision_scores_is_float32()
+test_loss_rejects_shapes_that_do_not_fit()
+
+# %% [markdown]
+# ## The landscape
+#
+# One term of the sum, $s - a\log s + a(\log a - 1)$, against $s$, for three true ratios: 0.3, 1 and
+# 5. Each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each
+# rises like $-\log s$ without end: never say "impossible" to something that happens. To the right
+# it rises like $s$: inventing a jump costs, but in proportion.
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+
+s = torch.logspace(-4, math.log10(8), 800)
+for a_y in (0.3, 1.0, 5.0):
+    (line,) = plt.plot(s, s - a_y * s.log() + a_y * (math.log(a_y) - 1), label=f"$a$ = {a_y:g}")
+    plt.plot(a_y, 0, "o", color=line.get_color())
+plt.xlabel("predicted ratio $s$")
+plt.ylabel("loss of one term (nats)")
+plt.ylim(-0.3, 6)
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## A slip that traveled
+#
+# The loss of the paper, and its authors' code, are right. But public re-implementations, tutorials
+# that people copy among them, carry the same slip of algebra. They average over $V-1$ letters
+# instead of weighting with $1/V$, which by itself only scales the loss. The slip sits in the moved
+# case, in the middle term $\sum_{y\ne x_t} a_y\log s_y$. There $a_{x_0} = 1+\kappa$, and the other
+# $V-2$ ratios are 1. The part of the others is already an average. The slip scales it by
+# $(V-2)/(V-1)$ *once more*, and does not leave out $x_0$, which has its own part already:
+
+
+# %% tags=["test"]
+def slipped_loss(log_score, sigma_bar, x_t, x_0):
+    """Score entropy as several tutorials have it: wrong where x_t differs from x_0."""
+    vocab_size = log_score.shape[-1]
+    stay = 1 + kappa(sigma_bar, vocab_size)[..., None]  # the ratio at x_0, if it moved
+    at_x_t, at_x_0 = (log_score.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
+    positive = (log_score.exp().sum(-1) - at_x_t.exp()) / (vocab_size - 1)
+    middle = (log_score.sum(-1) - at_x_t) / (vocab_size - 1)
+    middle_moved = stay * at_x_0 / (vocab_size - 1) + middle * (vocab_size - 2) / (vocab_size - 1)
+    constant = (-stay.log() - 1) / stay
+    constant_moved = (stay * (stay.log() - 1) - (vocab_size - 2)) / (vocab_size - 1)
+    unmoved = positive - middle / stay + constant
+    return torch.where(x_t == x_0, unmoved, positive - middle_moved + constant_moved)
+
+
+# %% [markdown]
+# It looks like a loss, and training with it goes down. Follow the term at $y = x_0$, times $V-1$:
+# $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its minimum is at
+# $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. That matters little while $\kappa$ is large,
+# and a lot at high noise, where a text gets its first shape. The figure shows both losses against
+# $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the truth. The exact loss touches
+# zero at the true ratio, 1.72 (dotted vertical line). The slipped one is lowest at 2.71, and
+# *negative* at the truth. So it gets clamped at 0, and then learns nothing at all near the truth. A
+# loss that needs a clamp is asking for help.
+
+# %% tags=["hide-input"]
+vocab_size, noise_level = 106, torch.tensor([5.0], dtype=torch.float64)
+x_t, x_0 = torch.tensor([[0]]), torch.tensor([[1]])
+truth = log_ratio(noise_level, x_t, x_0, vocab_size)
+s = torch.linspace(0.5, 5, 400, dtype=torch.float64)
+curve = truth.repeat(400, 1, 1)
+curve[:, 0, 1] = s.log()
+pairs = x_t.repeat(400, 1), x_0.repeat(400, 1)
+for name, loss in (("exact", score_entropy_loss), ("slipped", slipped_loss)):
+    values = loss(curve, noise_level[0], *pairs)[:, 0]
+    (line,) = plt.plot(s, values, label=name, linestyle="-" if name == "exact" else "--")
+    plt.plot(s[values.argmin()], values.min(), "o", color=line.get_color())
+plt.axvline(truth[0, 0, 1].exp(), color="0.5", linestyle=":", label="true ratio")
+plt.xlabel("predicted ratio $s_{x_0}$")
+plt.ylabel("loss (nats per unit of noise)")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# How would you have found it? Hardly by reading: each line looks reasonable. The brute-force sum
+# finds it at once. The test below feeds the slipped loss, with our weight, to the *same* check as
+# ours. Then it measures how far off the minimizer is: 2 % at $\bar\sigma = 1$, 15 % at 3, 58 % at
+# 5. Note the first line: with two letters the factor $V-2$ is 0, and nothing is wrong. Small
+# examples are good; a single small example is a trap.
+
+
+# %% tags=["test"]
+def test_the_slip_is_caught():
+    def only_the_slip(log_score, sigma_bar, x_t, x_0):  # with our weight 1/V
+        vocab_size = log_score.shape[-1]
+        return slipped_loss(log_score, sigma_bar, x_t, x_0) * (vocab_size - 1) / vocab_size
+
+    assert worst_error(only_the_slip, 2, torch.float64) < 1  # nothing to see with two letters!
+    for vocab_size in (3, 27, 106):
+        assert worst_error(only_the_slip, vocab_size, torch.float64) > 1e6
+    x_t, x_0 = torch.tensor([[0]]), torch.tensor([[1]])
+    for sigma_bar, excess in ((1.0, 0.02), (3.0, 0.15), (5.0, 0.58)):
+        noise = torch.tensor([sigma_bar], dtype=torch.float64)
+        truth = log_ratio(noise, x_t, x_0, 106)
+        assert slipped_loss(truth, noise, x_t, x_0).item() < 0
+        # the minimizer, by Newton's method in log s
+        log_score = truth.clone().requires_grad_()
+        for _ in range(50):
+            loss = slipped_loss(log_score, noise, x_t, x_0).sum()
+            (slope,) = torch.autograd.grad(loss, log_score)
+            curvature = log_score.exp() / 105
+            log_score = (log_score - slope / curvature).detach().requires_grad_()
+        found = (log_score - truth)[0, 0, 1].expm1().item()
+        assert abs(found - excess) < 0.005
+        assert abs((log_score - truth)[0, 0, 2].expm1().item() + 1 / 105) < 1e-6  # others: 1 % low
+
+
+test_the_slip_is_caught()
+
+# %% [markdown]
+# The lesson is not "be careful". It is: **keep a slow version that cannot be wrong next to the fast
+# one**, and compare them where it hurts.
+
+# %% [markdown]
+# ## A world small enough to enumerate
+#
+# For the rest of the chapter we need data whose distribution we know completely. Here are texts of
+# three letters from `a e n t`: $4^3 = 64$ texts, of which only seven, all words, ever occur.
+# `World` lists all texts, knows the exact kernel and the exact score, and can stand in for a
+# network: call it with `(x_t, sigma_bar)`, like the model of the next chapter.
+
+
+# %% tags=["test"]
+from types import SimpleNamespace
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+
+class World:
+    """All N = V^L texts with their probabilities; also a model that is never wrong."""
+
+    def __init__(self, p_0: Tensor, vocab_size: int, length: int) -> None:
+        self.p_0, self.vocab_size, self.length = p_0, vocab_size, length
+        self.config = SimpleNamespace(vocab_size=vocab_size)
+        self.place = vocab_size ** torch.arange(length - 1, -1, -1)
+        number = torch.arange(vocab_size**length)
+        self.texts = number[:, None] // self.place % vocab_size  # (N, L)
+        change = (torch.arange(vocab_size) - self.texts[..., None]) * self.place[:, None]
+        self.swapped = number[:, None, None] + change  # (N, L, V): the text with letter i := y
+
+    def letter_kernel(self, sigma_bar: Tensor) -> Tensor:
+        """p(letter i of x_t | letter i of x_0) for noise (S,): shape (S, x_0, x_t, L)."""
+        decay = torch.exp(-sigma_bar.double())[:, None, None, None]
+        same = self.texts[:, None] == self.texts
+        return decay * same + (1 - decay) / self.vocab_size
+
+    def joint(self, sigma_bar: Tensor) -> Tensor:
+        """p(x_0, x_t): shape (S, N, N)."""
+        return self.p_0[:, None] * self.letter_kernel(sigma_bar).prod(-1)
+
+    def log_score(self, sigma_bar: Tensor) -> Tensor:
+        """The true log-score of every text: shape (S, N, L, V)."""
+        log_p = self.joint(sigma_bar).sum(1).log()
+        return log_p[:, self.swapped] - log_p[:, :, None, None]
+
+    def log_q(self, sigma_bar: Tensor) -> Tensor:
+        """log p(letter i of x_0 | all other letters of x_t): shape (S, N, L, V)."""
+        others = self.joint(sigma_bar)[..., None] / self.letter_kernel(sigma_bar)
+        letters = one_hot(self.texts, self.vocab_size).double()
+        q = torch.einsum("sabi,aiy->sbiy", others, letters)
+        return (q / q.sum(-1, keepdim=True)).log()
+
+    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return self.log_score(sigma_bar)[range(len(x_t)), (x_t * self.place).sum(-1)]
+
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return self.log_q(sigma_bar)[range(len(x_t)), (x_t * self.place).sum(-1)]
+
+
+# %%
+WORDS = {"ant": 5, "ate": 4, "eat": 6, "net": 3, "tan": 1, "tea": 4, "ten": 7}
+counts = torch.zeros(64, dtype=torch.float64)
+for word, count in WORDS.items():
+    counts[sum("aent".index(c) * 4**k for k, c in enumerate(reversed(word)))] = count
+words = World(counts / counts.sum(), vocab_size=4, length=3)
+entropy = -torch.special.xlogy(words.p_0, words.p_0).sum().item()
+print(f"entropy {entropy:.4f} nats a text; all 64 texts alike: {math.log(64):.4f}")
+
+# %% [markdown]
+# ## From a denoiser to a score, in one line
+#
+# What should the network output? The paper lets it output $\log s$ itself. *Departure:* our network
+# answers an easier question, "which character stood here?", and Bayes' rule turns the answer into a
+# score. Fix a position. Let $q_y$ be the probability that the clean character there is $y$, given
+# all *other* characters of $x_t$. The noise treats each position on its own, and
+# $p(y \mid z) \propto 1+\kappa[y = z]$ from above, so
+#
+# $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\, p(y \mid z) \;\propto\; \sum_z q_z\,(1+\kappa[y = z])
+#    = 1 + \kappa q_y. $$
+#
+# The factors left out are the same for all $y$, so they cancel in the ratio:
+#
+# $$ s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
+#
+# If $q$ is certain, this is exactly $a_y$. If $q$ is uniform, it is 1 everywhere: a calm start for
+# training. No score can be negative, or larger than $1+\kappa$. (The network will see the whole
+# $x_t$, its own position included. It has to learn that $q$ does not depend on it.)
+
+
+# %% tags=["export"]
+def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+    r"""From a distribution over the clean token to log-scores.
+
+    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$, with $q$ the distribution over the clean token
+    before the evidence of $x_t$ at its own position is counted.
+    (Departure from SEDD, whose network outputs $\log s$ itself.)
+
+    Args:
+        log_q: log-probabilities, shape (B, L, V).
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+
+    Returns:
+        Log-scores of shape (B, L, V); exactly 0 at y = x_t.
+    """
+    scale = kappa(sigma_bar, log_q.shape[-1])[..., None, None]  # (B, 1, 1)
+    log_s = torch.log1p(scale * log_q.exp())
+    return log_s - log_s.gather(-1, x_t[..., None])
+
+
+# %% [markdown]
+# The same $q$ gives the distribution over the clean character *after* looking at position $i$ as
+# well. The evidence of seeing $x_t$ there is $p(x_t \mid y) \propto 1+\kappa[y = x_t]$, so
+#
+# $$ p(x_0 = y \mid x_t) \;\propto\; q_y\,(1+\kappa\,[y = x_t]). $$
+
+
+# %% tags=["export"]
+def log_posterior(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+    r"""The distribution over the clean token once $x_t$ at its own position is counted.
+
+    $p(x_0 = y \mid x_t) \propto q_y\,(1 + \kappa[y = x_t])$, by Bayes' rule.
+
+    Args:
+        log_q: log-probabilities before that evidence, shape (B, L, V).
+        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
+        x_t: noised tokens, int64 of shape (B, L).
+
+    Returns:
+        Log-probabilities of shape (B, L, V).
+    """
+    log_stay = torch.log1p(kappa(sigma_bar, log_q.shape[-1]))[..., None, None]  # (B, 1, 1)
+    evidence = log_stay.expand(*x_t.shape, 1).to(log_q.dtype)
+    return log_q.scatter_add(-1, x_t[..., None], evidence).log_softmax(-1)
+
+
+# %% [markdown]
+# On the enumerated worlds both can be compared with plain counting: the joint table of
+# $(x_0, x_t)$, summed and divided.
+
+
+# %% tags=["test"]
+def small_worlds() -> list[World]:
+    g = torch.Generator().manual_seed(0)
+    shapes = [(2, 3), (3, 2), (5, 1)]  # (V, L)
+    tables = [torch.randn(v**n, generator=g, dtype=torch.float64).softmax(0) for v, n in shapes]
+    return [World(p, v, n) for p, (v, n) in zip(tables, shapes, strict=True)]
+
+
+NOISES = torch.tensor([1e-4, 0.1, 1.0, 5.0], dtype=torch.float64)
+
+
+def test_average_ratio_is_the_marginal_ratio():
+    for world in small_worlds():
+        joint, n = world.joint(NOISES), len(world.texts)
+        x_0, x_t = world.texts.repeat_interleave(n, 0), world.texts.repeat(n, 1)
+        for p, sigma_bar, log_s in zip(joint, NOISES, world.log_score(NOISES), strict=True):
+            a = log_ratio(sigma_bar, x_t, x_0, world.vocab_size).exp()
+            mean = torch.einsum("ab,abiy->biy", p / p.sum(0), a.view(n, n, *a.shape[1:]))
+            assert torch.allclose(mean, log_s.exp(), rtol=1e-9, atol=0)
+
+
+def test_denoiser_score_is_the_true_score():
+    for world in small_worlds():
+        for sigma_bar, log_q, log_s in zip(
+            NOISES, world.log_q(NOISES), world.log_score(NOISES), strict=True
+        ):
+            found = denoiser_log_score(log_q, sigma_bar, world.texts)
+            assert torch.allclose(found, log_s, rtol=1e-9, atol=1e-9)
+            assert (found.gather(-1, world.texts[..., None]) == 0).all()
+
+
+def test_denoiser_score_of_certain_and_of_uniform_q():
+    x_t, x_0 = torch.tensor([[0, 1, 2]] * 4), torch.tensor([[0, 2, 2]] * 4)
+    certain = one_hot(x_0, 6).double().log()
+    log_a = log_ratio(NOISES, x_t, x_0, 6)
+    assert torch.allclose(denoiser_log_score(certain, NOISES, x_t), log_a, rtol=1e-12, atol=0)
+    uniform = torch.full((4, 3, 6), -math.log(6.0))
+    assert (denoiser_log_score(uniform, NOISES.float(), x_t) == 0).all()
+
+
+def test_denoiser_score_in_float32():
+    g = torch.Generator().manual_seed(0)
+    x_t = torch.randint(106, (4, 50), generator=g)
+    for scale in (0.1, 3.0, 30.0):
+        log_q = (scale * torch.randn(4, 50, 106, generator=g)).log_softmax(-1)
+        exact = denoiser_log_score(log_q.double(), NOISES.float().double(), x_t)
+        found = denoiser_log_score(log_q, NOISES.float(), x_t)
+        assert (found - exact).abs().max() < 3e-6
+
+
+def test_log_posterior_is_bayes_rule():
+    for world in small_worlds():
+        letters = one_hot(world.texts, world.vocab_size).double()
+        for p, sigma_bar, log_q in zip(
+            world.joint(NOISES), NOISES, world.log_q(NOISES), strict=True
+        ):
+            counted = torch.einsum("ab,aiy->biy", p / p.sum(0), letters)
+            found = log_posterior(log_q, sigma_bar, world.texts).exp()
+            assert torch.allclose(found, counted, rtol=1e-9, atol=1e-12)
+
+
+test_average_ratio_is_the_marginal_ratio()
+test_denoiser_score_is_the_true_score()
+test_denoiser_score_of_certain_and_of_uniform_q()
+test_denoiser_score_in_float32()
+test_log_posterior_is_bayes_rule()
+
+# %% [markdown]
+# ## Why not simply the square?
+#
+# $(s-a)^2$ is also smallest at the mean of $a$. It is the loss of [concrete score
+# matching](https://arxiv.org/abs/2211.00802) (Meng et al. 2022), the ancestor of score entropy. So
+# why not use it? Expand score entropy around the truth, with $e^d - 1 - d \approx d^2/2$ and
+# $d \approx (s-a)/a$:
+#
+# $$ s - a\log s + a(\log a - 1) \;\approx\; \frac{(s-a)^2}{2a}. $$
+#
+# Near the truth the two losses differ by **a factor $2a$**, and $a$ runs from a millionth to a
+# million. The square cares for the largest ratios only. An error of 0.1 costs the same at
+# $a = 1000$, where it is nothing, as at $a = 0.001$, where it turns a jump that should never happen
+# into one that happens all the time. (And a square has no wall at $s = 0$: without our $e^{\dots}$
+# it would even allow negative rates.)
+#
+# Let us train both on the seven words: same small network, same data, same 800 steps. A third run
+# uses score entropy with the denoiser: the network gives $q$, and the score follows. Each run has
+# the learning rate that served it best out of 0.001, 0.003, 0.01 and 0.03.
+
+
+# %%
+from ddlm_core.forward import perturb_batch
+from ddlm_core.noise import GeometricNoise
+
+
+def square_loss(log_score, sigma_bar, x_t, x_0):
+    a = log_ratio(sigma_bar, x_t, x_0, log_score.shape[-1]).exp()
+    return (log_score.exp() - a).square().sum(-1) / log_score.shape[-1]
+
+
+def train(loss, learning_rate, denoiser=False, steps=800):
+    noise, g = GeometricNoise(), torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            *(torch.nn.Linear(16, 64), torch.nn.SiLU()),
+            *(torch.nn.Linear(64, 64), torch.nn.SiLU(), torch.nn.Linear(64, 12)),
+        )
+
+    def model(x_t, sigma_bar):
+        waves = torch.cos(torch.pi * noise.time(sigma_bar)[:, None] * torch.arange(4))
+        out = net(torch.cat([one_hot(x_t, 4).flatten(1), waves], 1).float()).view(-1, 3, 4)
+        if denoiser:
+            return denoiser_log_score(out.log_softmax(-1), sigma_bar, x_t)
+        return out - out.gather(-1, x_t[..., None])  # 0 at x_t
+
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    for _ in range(steps):
+        x_0 = words.texts[torch.multinomial(words.p_0, 256, replacement=True, generator=g)]
+        sigma_bar, sigma = noise(torch.rand(256, generator=g))
+        x_t = perturb_batch(x_0, sigma_bar, 4, generator=g)
+        value = (sigma[:, None] * loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model
+
+
+learned = {
+    "square": train(square_loss, 0.01),
+    "score entropy": train(score_entropy_loss, 0.03),
+    "score entropy, denoiser": train(score_entropy_loss, 0.01, denoiser=True),
+}
+
+# %% [markdown]
+# The figure shows one ratio that the network must learn, from the word `ten` to the non-word `tet`,
+# against the noise level. The truth (gray) falls with the noise: in almost clean text, `tet` must
+# be almost impossible. The square (dashed) stays stuck near 0.1: to it, the difference between 0.1
+# and 0.0001 is next to nothing. Score entropy (solid) follows far longer. With the denoiser
+# (dash-dotted) it follows all the way, because there the fall is not learned at all: it is in
+# $\kappa$, which we know.
+
+# %% tags=["hide-input"]
+levels = torch.logspace(-4, math.log10(20), 120, dtype=torch.float64)
+ten = torch.tensor(["aent".index(c) for c in "ten"])
+with torch.no_grad():
+    x_t = ten.repeat(120, 1)
+    plt.loglog(levels, words(x_t, levels)[:, 2, 3].exp(), color="0.5", linewidth=4, label="truth")
+    for (name, model), style in zip(learned.items(), ("--", "-", "-."), strict=True):
+        plt.loglog(levels, model(x_t, levels.float())[:, 2, 3].exp(), style, label=name)
+plt.xlabel(r"total noise $\bar\sigma$")
+plt.ylabel("ratio $p_t$(tet) / $p_t$(ten)")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## What the loss means: a bound on $-\log p$
+#
+# We found $\ell$ as the error of one drop of noise. Now add up all drops. Cut the noise into small
+# steps, from $\bar\sigma_{\max}$ down to $\bar\sigma_{\min}$. The model writes a text like this:
+# draw uniform noise; walk back step by step with its own jump rates $s/V$; at the end, replace each
+# character by a draw from its posterior. The walk has a *path* of texts, and the chance
+# $p_\theta(x_0)$ to end at $x_0$ is a sum over all paths. No one can do that sum, but a bound is
+# enough.
+#
+# **Step 1.** Let $P$ be the true distribution of paths, from the data to noise. Multiply and divide
+# by it, and use that the log of a mean is at least the mean of the log (Jensen):
+#
+# $$ \begin{aligned}
+# -\log p_\theta(x_0)
+#   &= -\log \mathbb E\left[\frac{p_\theta(\text{path}, x_0)}{P(\text{path} \mid x_0)}\right] \\
+#   &\le \mathbb E\left[\log \frac{P(\text{path} \mid x_0)}{p_\theta(\text{path}, x_0)}\right],
+# \end{aligned} $$
+#
+# where $\mathbb E$ is the mean over $P(\text{path} \mid x_0)$: over all the ways to make noise from
+# this text.
+#
+# **Step 2.** Write both paths backward in time, one step after the other (the chain rule). The
+# logarithm of the product becomes a sum of three kinds of terms:
+#
+# $$ \begin{aligned}
+#  & KL\big(p(x_1 \mid x_0)\,\|\,\text{uniform}\big) && \text{prior: the first draw} \\
+#  +\; & \sum_{\text{steps}} \mathbb E\; KL\big(\text{true step}\,\|\,\text{model's step}\big)
+#    && \text{each step: } \Delta\cdot\sum_i\ell_i \\
+#  +\; & \mathbb E\big[-\log p_\theta(x_0 \mid x_{\min})\big] && \text{reconstruction: the last draw}
+# \end{aligned} $$
+#
+# The true step, *given $x_0$*, jumps at the rates $a_y/V$; the model's step jumps at the rates
+# $s_y/V$. Their KL is what we computed: $\Delta$ times the score entropy, summed over the positions
+# that can jump.
+#
+# **Step 3.** Let the steps shrink. The sum becomes an integral over the noise, or, with
+# $d\bar\sigma = \sigma(t)\,dt$, over time:
+#
+# $$ -\log p_\theta(x_0) \;\le\; \int_0^1 \sigma(t)\;\mathbb E\sum_i \ell_i\,dt
+#    \;+\; L\cdot KL\big(p(x_1 \mid x_0)\,\|\,\text{uniform}\big)
+#    \;+\; \mathbb E\Big[\sum_i -\log p(x_0^i \mid x_{\min})\Big], $$
+#
+# with the KL now that of one character. (*Departure:* the paper lets the noise start at 0. Ours
+# starts at $\bar\sigma_{\min}$, so the third term is not in the paper.)
+#
+# **When is it tight?** Average the right side of step 1 over the data. With
+# $P(\text{path} \mid x_0) = P(\text{path}, x_0)/p_0(x_0)$ it becomes
+#
+# $$ \underbrace{\mathbb E\big[-\log p_0(x_0)\big]}_{\text{entropy of the data}}
+#    \;+\; KL\big(P(\text{path}, x_0)\,\|\,p_\theta(\text{path}, x_0)\big). $$
+#
+# The second term is 0 if the model walks back as the truth does. With the true score it does,
+# except for two crumbs. It starts from exactly uniform noise, where the truth is only nearly
+# uniform after $\bar\sigma = 20$. And it draws the last characters one by one, though they may
+# depend on each other. Both crumbs vanish as the limits go to $\infty$ and to 0. Then what remains
+# is the entropy of the data, the least that any model can have. **A perfect network does not have
+# zero loss.** It does not know $x_0$, and its loss is exactly the price of not knowing.
+#
+# ### The random estimate
+#
+# The integral is an average over a uniform $t$, so we draw one $t$ and one $x_t$ for each text of a
+# batch of $B$. Independent times would be wasteful: some batches would see hardly any noise. Draw
+# *one* offset $u$ and take $t_b = (u + b/B) \bmod 1$, a comb (as in [Variational Diffusion
+# Models](https://arxiv.org/abs/2107.00630)). Each $t_b$ alone is uniform, so the mean stays right;
+# together they cover $[0, 1)$ evenly.
+
+
+# %% tags=["export"]
+def low_discrepancy_times(
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """One time per sample, each uniform in [0, 1), together evenly spread.
+
+    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021).
+
+    Args:
+        batch_size: number of times $B$.
+        generator: source of randomness; the draw happens on its device.
+        device: where the result lives; by default where the draw happened.
+
+    Returns:
+        Times, float32 of shape (B,).
+    """
+    where = device if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, device=where)
+    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
+    return times if device is None else times.to(device)
+
+
+# %% [markdown]
+# When part of a text is given (infilling), it is neither corrupted nor counted. `mask` is true at
+# such characters, and losses are averaged over the others. (*Departure:* the paper sums over
+# positions. A mean reads as nats per character, whatever the length.)
+
+
+# %% tags=["export"]
+def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of each row over the positions that are not kept.
+
+    Args:
+        values: one number per position, shape (B, L).
+        mask: optional bool of shape (B, L), true where a token is kept.
+
+    Returns:
+        Shape (B,); 0 for a row in which everything is kept.
+    """
+    if mask is None:
+        return values.mean(-1)
+    return values.masked_fill(mask, 0.0).sum(-1) / (~mask).sum(-1).clamp(min=1)
+
+
+# %% tags=["export"]
+from collections.abc import Callable
+
+from ddlm_core.forward import perturb_batch
+from ddlm_core.noise import GeometricNoise, as_float_tensor
+
+
+def compute_loss(
+    model: Callable[..., Tensor],
+    x_0: Tensor,
+    noise: GeometricNoise,
+    t: Tensor | None = None,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character.
+
+    $\sigma(t)\,\ell$ at one random time and one random corruption, averaged over the positions
+    (SEDD, Lou, Meng & Ermon 2024, sums over them). Unbiased for $\tfrac1L\int_0^1\sigma(t)\,
+    \mathbb E \sum_i \ell_i\,dt$ if ``t`` is uniform.
+
+    Args:
+        model: maps tokens (B, L) and noise (B,) to log-scores (B, L, V); called with ``mask`` as
+            a third argument if that is given.
+        x_0: clean tokens, int64 of shape (B, L).
+        noise: the schedule; ``noise(t)`` gives total noise and noise rate.
+        t: times in [0, 1], shape (B,); drawn with ``low_discrepancy_times`` if not given.
+        mask: optional bool of shape (B, L), true where a token is kept: it is not corrupted and
+            not counted.
+        generator: source of randomness for times and corruption.
+        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
+
+    Returns:
+        Losses of shape (B,).
+    """
+    if vocab_size is None:
+        vocab_size = model.config.vocab_size
+    if t is None:
+        t = low_discrepancy_times(len(x_0), generator, x_0.device)
+    sigma_bar, sigma = noise(t)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    log_score = model(x_t, sigma_bar) if mask is None else model(x_t, sigma_bar, mask)
+    return sigma * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)
+
+
+# %% [markdown]
+# Now the two small terms. For the prior, put $\alpha = e^{-\bar\sigma}$. Then $V p$ is
+# $1+(V-1)\alpha$ at $x_0$ and $1-\alpha$ at each other character, and $KL = \sum_y p_y\log(V p_y)$.
+
+
+# %% tags=["export"]
+def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+    r"""What the noise at t = 1 still tells of the text, in nats per character.
+
+    $KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$: 0 for endless noise, $\log V$ for none.
+
+    Args:
+        sigma_bar_1: total noise at t = 1, at least 0, any shape.
+        vocab_size: number of tokens $V$.
+
+    Returns:
+        Nats per character, of the shape of ``sigma_bar_1``; float64 if that is a Python number.
+    """
+    kept = torch.exp(-as_float_tensor(sigma_bar_1))
+    excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
+    terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)
+    return (terms[0] + (vocab_size - 1) * terms[1]).clamp(min=0)
+
+
+# %% [markdown]
+# The reconstruction is the posterior from above, read at the true character. (*Departure:* it needs
+# a network with `denoise`; a network that only gives scores has no distribution to read.)
+
+
+# %% tags=["export"]
+def reconstruction_nats(
+    model: torch.nn.Module,
+    x_0: Tensor,
+    sigma_bar_0: Tensor | float,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the cost of undoing the last bit of noise, in nats per character.
+
+    $-\log p(x_0 \mid x_t)$ at the noise of t = 0, each position on its own.
+
+    Args:
+        model: its ``denoise`` maps tokens (B, L) and noise (B,) to log-probabilities (B, L, V);
+            called with ``mask`` as a third argument if that is given.
+        x_0: clean tokens, int64 of shape (B, L).
+        sigma_bar_0: total noise at t = 0, above 0, a scalar or one per sample, shape (B,).
+        mask: optional bool of shape (B, L), true where a token is kept and not counted.
+        generator: source of randomness for the corruption.
+        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
+
+    Returns:
+        Nats per character, shape (B,).
+    """
+    if vocab_size is None:
+        vocab_size = model.config.vocab_size
+    sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
+    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    return free_mean(-right, mask)
+
+
+# %% [markdown]
+# Are these estimates right on average? The right averages come from an enumerated world: all pairs
+# $(x_0, x_t)$, weighted by their probabilities, and Gauss–Legendre quadrature over
+# $\log\bar\sigma$.
+
+
+# %% tags=["test"]
+import numpy as np
+
+
+def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes in log noise, and their weights for an integral over the noise."""
+    nodes, weights = map(torch.tensor, np.polynomial.legendre.leggauss(count))
+    half = math.log(sigma_max / sigma_min) / 2
+    sigma_bar = sigma_min * torch.exp(half * (1 + nodes))
+    return sigma_bar, half * weights * sigma_bar
+
+
+def expected_loss(world: World, log_score: Tensor, sigma_bar: Tensor) -> Tensor:
+    """Exact mean over x_0 and x_t of the loss, summed over positions, for noise (S,): (S,)."""
+    n = len(world.texts)
+    x_0, x_t = world.texts.repeat_interleave(n, 0), world.texts.repeat(n, 1)  # all pairs
+    losses = [
+        score_entropy_loss(scores.repeat(n, 1, 1), noise, x_t, x_0).sum(-1).view(n, n)
+        for scores, noise in zip(log_score, sigma_bar, strict=True)
+    ]
+    return (world.joint(sigma_bar) * torch.stack(losses)).sum((1, 2))
+
+
+def exact_area(world: World, sigma_min: float, sigma_max: float, count: int = 100) -> float:
+    """The integral of the expected loss of the true score over the noise, in nats a text."""
+    sigma_bar, weight = noise_nodes(sigma_min, sigma_max, count)
+    return (weight * expected_loss(world, world.log_score(sigma_bar), sigma_bar)).sum().item()
+
+
+def expected_reconstruction(world: World, sigma_bar: float) -> float:
+    """Exact mean of -log p(x_0 | x_t), each letter on its own, in nats a text."""
+    noise = torch.tensor([sigma_bar], dtype=torch.float64)
+    log_p = log_posterior(world.log_q(noise)[0], noise[0], world.texts)  # (N, L, V)
+    letters = one_hot(world.texts, world.vocab_size).bool()
+    table = torch.where(letters[:, None], log_p, 0.0).sum((2, 3))  # (x_0, x_t)
+    joint = world.joint(noise)[0]
+    return -torch.where(joint > 0, joint * table, 0.0).sum().item()
+
+
+# %% [markdown]
+# The random estimates must meet these within four standard errors, and count free characters only.
+
+
+# %% tags=["test"]
+def test_times_are_a_comb_and_each_is_uniform():
+    g = torch.Generator().manual_seed(0)
+    draws = torch.stack([low_discrepancy_times(8, g) for _ in range(2000)])  # (2000, 8)
+    assert draws.min() >= 0 and draws.max() < 1
+    gaps = draws.sort(dim=-1).values.diff(dim=-1)
+    assert torch.allclose(gaps, torch.full_like(gaps, 1 / 8), atol=1e-6)
+    for column in draws.T:  # ten bins of 200 expected: chi-squared with 9 degrees of freedom
+        bins = torch.histc(column, 10, 0, 1)
+        assert ((bins - 200) ** 2 / 200).sum() < 33.7  # probability 1e-4
+
+
+def draw_texts(world: World, count: int, generator: torch.Generator) -> Tensor:
+    return world.texts[torch.multinomial(world.p_0, count, True, generator=generator)]
+
+
+def test_estimates_are_unbiased():
+    g, noise = torch.Generator().manual_seed(0), GeometricNoise(0.02, 5.0)
+    for world in small_worlds()[:2]:
+        x_0 = draw_texts(world, 4000, g)
+        area = exact_area(world, 0.02, 5.0) / world.length
+        last = expected_reconstruction(world, 0.3) / world.length
+        for values, exact in (
+            (compute_loss(world, x_0, noise, generator=g), area),
+            (compute_loss(world, x_0, noise, torch.rand(4000, generator=g)), area),
+            (reconstruction_nats(world, x_0, 0.3, generator=g), last),
+        ):
+            assert values.shape == (4000,)
+            assert abs(values.mean() - exact) < 4 * values.std() / 4000**0.5
+
+
+class Recorder:
+    """A network that remembers what it was asked and always gives the same answer."""
+
+    config = SimpleNamespace(vocab_size=7)
+
+    def __call__(self, x_t, sigma_bar, *mask):
+        self.x_t, self.mask = x_t, mask
+        return torch.linspace(-1, 1, 7).log_softmax(-1).expand(*x_t.shape, 7)
+
+    denoise = __call__
+
+
+def test_kept_positions_are_neither_noised_nor_counted():
+    x_0 = torch.arange(40).view(4, 10) % 7
+    mask = torch.zeros(4, 10, dtype=torch.bool)
+    mask[:3, 2:6], mask[3] = True, True  # in the last text everything is kept
+    model, noise, t = Recorder(), GeometricNoise(), torch.full((4,), 0.9)
+    sigma_bar, sigma = noise(t)
+
+    def check(found, each):
+        assert model.mask == (mask,)
+        assert (model.x_t[mask] == x_0[mask]).all() and (model.x_t != x_0).any()
+        expected = [row[~keep].mean() for row, keep in zip(each[:3], mask[:3], strict=True)]
+        assert torch.allclose(found, torch.stack([*expected, torch.tensor(0.0)]))
+
+    g = torch.Generator().manual_seed(0)
+    found = compute_loss(model, x_0, noise, t, mask, g)
+    log_q, x_t = model(model.x_t, sigma_bar, mask), model.x_t
+    check(found, sigma[:, None] * score_entropy_loss(log_q, sigma_bar, x_t, x_0))
+    found = reconstruction_nats(model, x_0, sigma_bar, mask, g)
+    log_p = log_posterior(log_q, sigma_bar, model.x_t)
+    check(found, -log_p.gather(-1, x_0[..., None])[..., 0])
+    compute_loss(model, x_0, noise)
+    assert model.mask == ()  # none given, none passed on
+
+
+def test_prior_kl():
+    for vocab_size in (2, 3, 106):
+        for sigma_bar in (0.01, 1.0, 5.0, 20.0):
+            p = transition_matrix(sigma_bar, vocab_size)[0]
+            expected = (p * (p * vocab_size).log()).sum()
+            assert torch.allclose(prior_kl(sigma_bar, vocab_size), expected, rtol=1e-6, atol=1e-14)
+        assert prior_kl(0.0, vocab_size).item() == pytest.approx(math.log(vocab_size))
+        assert prior_kl(math.inf, vocab_size) == 0
+    assert prior_kl(torch.tensor([1.0, 2.0]), 3).shape == (2,)
+
+
+test_times_are_a_comb_and_each_is_uniform()
+test_estimates_are_unbiased()
+test_kept_positions_are_neither_noised_nor_counted()
+test_prior_kl()
+
+# %% [markdown]
+# ## The area under the curve is the entropy
+#
+# Now the heart of the chapter. Take the seven words, the *true* score, and all $64 \times 64$ pairs
+# $(x_0, x_t)$ at each noise level: no sampling anywhere. The figure shows the expected loss, summed
+# over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
+# $\bar\sigma$: then areas are nats. The filled area belongs to the true score. The dashed line
+# belongs to a network that knows nothing ($s = 1$). Under it lie $\log 64 = 4.16$ nats; between the
+# two lies all that there is to learn.
+
+# %% tags=["hide-input"]
+levels, weight = noise_nodes(1e-4, 20.0, 100)
+true_loss = expected_loss(words, words.log_score(levels), levels)
+blank_loss = expected_loss(words, torch.zeros(100, 64, 3, 4), levels)
+plt.fill_between(levels, levels * true_loss, alpha=0.3)
+plt.plot(levels, levels * true_loss, label="true score")
+plt.plot(levels, levels * blank_loss, "--", label="knows nothing")
+plt.xscale("log")
+plt.xlabel(r"total noise $\bar\sigma$")
+plt.ylabel("nats a text, per e-fold of noise")
+plt.legend()
+plt.show()
+
+# %%
+area = (weight * true_loss).sum().item()
+prior, last = 3 * prior_kl(20.0, 4).item(), expected_reconstruction(words, 1e-4)
+for name, value in {
+    "area under the curve": area,
+    "prior": prior,
+    "reconstruction": last,
+    "sum": area + prior + last,
+    "entropy of the data": entropy,
+}.items():
+    print(f"{name:21} {value:9.6f} nats")
+
+# %% [markdown]
+# The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. We had expected far
+# less than that, and looked for a bug. There is none: it is the second crumb. Say the last step
+# sees `tet`. Was it `ten` or `net`? Drawn together, the letters give one of the two. Drawn one by
+# one, they may give `nen`. With a smaller $\bar\sigma_{\min}$ this cost shrinks in proportion.
+#
+# There is a version without crumbs. The area between *any* two noise levels is exactly the
+# information about $x_0$ that the noise destroys between them,
+#
+# $$ \begin{aligned}
+# \int_{\bar\sigma_1}^{\bar\sigma_2} \mathbb E\sum_i\ell_i\;d\bar\sigma
+#   &= I(x_0; x_{\bar\sigma_1}) - I(x_0; x_{\bar\sigma_2}), \\
+# I(x_0; x_t) &= \mathbb E\log\frac{p(x_0, x_t)}{p_0(x_0)\,p_t(x_t)},
+# \end{aligned} $$
+#
+# where $I$ is the mutual information. The reason is the chain rule once more: for a step from $x_s$
+# to the noisier $x_t$,
+# $I(x_0; x_s) - I(x_0; x_t) = \mathbb E\,KL\big(p(x_s \mid x_t, x_0)\,\|\,p(x_s \mid x_t)\big)$,
+# and with the true score this is the KL of our loss. ([Jeon et al.
+# 2025](https://arxiv.org/abs/2510.24088) study this identity.) It surprised us how well it can be
+# checked: a hundred nodes give fifteen digits. The test asks for twelve, and for $10^{-6}$ nats in
+# the entropy.
+
+
+# %% tags=["test"]
+def information(world: World, sigma_bar: float) -> float:
+    """Mutual information between x_0 and x_t, in nats."""
+    joint = world.joint(torch.tensor([sigma_bar], dtype=torch.float64))[0]
+    apart = joint.sum(1, keepdim=True) * joint.sum(0)
+    return torch.where(joint > 0, joint * (joint / apart).log(), 0.0).sum().item()
+
+
+def test_area_is_the_information_destroyed():
+    for world in small_worlds():
+        for low, high in ((1e-4, 20.0), (0.1, 2.0)):
+            lost = information(world, low) - information(world, high)
+            assert abs(exact_area(world, low, high) - lost) < 1e-12
+
+
+def test_bound_is_the_entropy_of_the_data():
+    for world in small_worlds():
+        entropy = -(world.p_0 * world.p_0.log()).sum().item()
+        bound = exact_area(world, 1e-4, 20.0) + expected_reconstruction(world, 1e-4)
+        bound += world.length * prior_kl(20.0, world.vocab_size).item()
+        assert -1e-10 < bound - entropy < 1e-6  # from above: it is a bound
+
+
+test_area_is_the_information_destroyed()
+test_bound_is_the_entropy_of_the_data()
+
+# %% [markdown]
+# A loss with a slip fails here as well, and this check needs no second formula of the loss. And now
+# we can price the square. The area under a network's own curve, less the area under the true one,
+# is the KL divergence of its paths from the true paths: nats per text thrown away.
+
+# %%
+with torch.no_grad():
+    for name, model in learned.items():
+        scores = torch.stack([model(words.texts, noise.expand(64)).double() for noise in levels])
+        excess = (weight * (expected_loss(words, scores, levels) - true_loss)).sum().item()
+        print(f"{name:23} {excess:.3f} nats a text above the truth")
+
+# %% [markdown]
+# Same network, same data, same time. The square wastes many times as much, and the denoiser wins
+# once more.
+
+# %% [markdown]
+# ## Change it safely
+#
+# 1. In `score_entropy_loss`, weight with $1/(V-1)$: write `/ (vocab_size - 1)` in the last line.
+#    Guess which tests fail before you run them. (`test_loss_equals_the_sum`, of course, but also
+#    `test_bound_is_the_entropy_of_the_data`: the area is then 1.5 times the entropy for $V = 3$.)
+# 2. Leave $x_0$ in the sum over the others, the second half of the slip: scatter only
+#    `x_t[..., None]`. `test_loss_equals_the_sum` and `test_loss_is_zero_at_the_truth_only` fail.
+# 3. Add `-1e-3` to the loss. `test_loss_is_never_negative` fails, with the smallest example it
+#    finds.
+#
+# After each: `make export && pytest tests/test_loss.py`.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. The price of knowing nothing.** For the 106 characters of this book, what is the bound of a
+# network whose $q$ is uniform, in nats per character? Guess; then add up area, prior and
+# reconstruction. (Expected: $\log 106 = 4.6634$.)
+
+# %% tags=["solution", "hide-input"]
+levels_1, weight_1 = noise_nodes(1e-4, 20.0, 100)
+x_t, x_0 = torch.tensor([[0, 1]]), torch.tensor([[0, 0]])  # one unmoved, one moved position
+nothing = torch.zeros(100, 2, 106, dtype=torch.float64)
+pair = score_entropy_loss(nothing, levels_1, x_t.repeat(100, 1), x_0.repeat(100, 1))
+moved = -torch.expm1(-levels_1) * 105 / 106  # probability that x_t differs from x_0
+blank_area = (weight_1 * ((1 - moved) * pair[:, 0] + moved * pair[:, 1])).sum()
+
+q = torch.full((1, 2, 106), -math.log(106.0), dtype=torch.float64)
+log_p = log_posterior(q, levels_1.new_tensor(1e-4), x_t)[0, :, 0]  # at x_0 = 0
+chance = -math.expm1(-1e-4) * 105 / 106
+blank_last = -(1 - chance) * log_p[0] - chance * log_p[1]
+total = (blank_area + prior_kl(20.0, 106) + blank_last).item()
+assert abs(total - math.log(106)) < 1e-9
+total
+
+# %% [markdown]
+# **2. The slip in a smaller alphabet.** By how many percent is the slipped $s_{x_0}$ too large for
+# $V = 27$ and $\bar\sigma = 5$? (Expected: 81.3 %.)
+
+# %% tags=["solution", "hide-input"]
+true_ratio = 1 + kappa(torch.tensor(5.0, dtype=torch.float64), 27).item()
+percent = 100 * (25 / 26) / true_ratio
+assert abs(percent - 81.3) < 0.1
+percent
+
+# %% [markdown]
+# **3. Backward.** Given all scores $s_y$ of a denoiser at one position, and $\kappa$, recover $q$.
+# (Expected: with $C = (V+\kappa)/\sum_y s_y$, $q_y = (C s_y - 1)/\kappa$. Sum
+# $1+\kappa q_y = C s_y$ over $y$ to see it.)
+
+# %% tags=["solution", "hide-input"]
+level = torch.tensor([0.7], dtype=torch.float64)
+q = torch.tensor([[[0.6, 0.3, 0.1]]], dtype=torch.float64)
+s = denoiser_log_score(q.log(), level, torch.tensor([[2]])).exp()
+k = kappa(level, 3)
+recovered = ((3 + k) / s.sum(-1, keepdim=True) * s - 1) / k
+assert torch.allclose(recovered, q)
+recovered
+
+# %% [markdown]
+# **4. What the comb buys.** Take the second of `small_worlds()` with its true score, and batches of
+# 64 texts. By what factor does the standard deviation of the mean loss of a batch shrink when the
+# times are a comb? (Expected: about 1.3, as if the batch were 1.8 times as large. We had hoped for
+# more; the rest of the noise comes from *which* letters are hit.)
+
+# %% tags=["solution", "hide-input"]
+g, noise = torch.Generator().manual_seed(0), GeometricNoise()
+world = small_worlds()[1]
+means = {"comb": [], "independent": []}
+for _ in range(300):
+    x_0 = draw_texts(world, 64, g)
+    for name, t in (("comb", None), ("independent", torch.rand(64, generator=g))):
+        means[name].append(compute_loss(world, x_0, noise, t, generator=g).mean())
+spread = {name: torch.stack(values).std().item() for name, values in means.items()}
+factor = spread["independent"] / spread["comb"]
+assert 1.1 < factor < 1.6
+factor
+
+# %% [markdown]
+# ## Summary
+#
+# * Backward rates are forward rates times ratios of probabilities; the normalizer cancels.
+# * Score entropy is the KL divergence between true and modeled jumps, per unit of noise. Its $1/V$
+#   is the rate of each jump. It asks for *relative* accuracy, the square for absolute.
+# * Its integral, plus two small terms, bounds $-\log p$. With the true score it is the entropy of
+#   the data.
+# * A denoiser's $q$ becomes a score by $s_y = (1+\kappa q_y)/(1+\kappa q_{x_t})$.
+# * Keep a slow check that cannot be wrong.
+#
+# | exported | what it is |
+# |---|---|
+# | `kappa(sigma_bar, vocab_size)` | $V/(e^{\bar\sigma}-1)$: the evidence for "it did not move" |
+# | `log_ratio(sigma_bar, x_t, x_0, vocab_size)` | $\log a_y$, the target given the clean text |
+# | `score_entropy_loss(log_score, sigma_bar, x_t, x_0)` | $\ell$ per position, nats per unit of noise |
+# | `denoiser_log_score(log_q, sigma_bar, x_t)` | from a guess of the clean character to log-scores |
+# | `log_posterior(log_q, sigma_bar, x_t)` | the guess once $x_t$ at its own position is counted |
+# | `low_discrepancy_times(batch_size)` | a comb of times |
+# | `free_mean(values, mask)` | mean over the positions that are not given |
+# | `compute_loss(model, x_0, noise)` | random estimate of the area, nats per character |
+# | `prior_kl(sigma_bar_1, vocab_size)` | what is left of the text at $t = 1$ |
+# | `reconstruction_nats(model, x_0, sigma_bar_0)` | the cost of the last bit of noise |
+#
+# Next: [chapter 6](06_model.ipynb) builds the network that guesses $q$.

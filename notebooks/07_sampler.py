@@ -1,0 +1,1560 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Sampling
+#
+# **We have** a network that looks at a noisy text and says, for each position, which clean
+# character it would put there ([chapter 6](06_model.ipynb)). **We want** to start from random
+# characters and walk back to text. **Why**: this is what everything so far was for. And here the
+# method has its one real approximation: we change *all* characters at once, as if each did not know
+# what the others are about to do. This chapter measures, exactly, what that costs.
+
+# %% [markdown]
+# ## By hand
+#
+# Take a language with two letters and two words, *aa* and *bb*, each half of the time. The noise of
+# [chapter 4](04_forward.ipynb) redraws letters at random until nothing of the word is left. Now go
+# back in a single step, one letter at a time. What should the first letter be? *a* or *b*, half and
+# half: the noise tells nothing. The second? The same. Both answers are perfectly right. But drawn
+# independently they give *aa*, *ab*, *ba*, *bb*, a quarter each, and half of what we write is no
+# word.
+#
+# Two steps do better. Stop where half of the letters are redrawn: a letter then is still right with
+# probability $\tfrac12+\tfrac12\cdot\tfrac12=\tfrac34$. The first step leads from noise to this
+# level, and again there is nothing to go by: *aa*, *ab*, *ba*, *bb*, a quarter each. In the second
+# step the letters see each other. If we hold *aa*, two witnesses say that the first letter is *a*:
+# the letter itself and its neighbor, each right three times out of four. If we hold *ab*, the two
+# contradict each other, and each letter is a coin toss again.
+
+# %%
+right = 3 / 4
+a_given_aa = right**2 / (right**2 + (1 - right) ** 2)  # two witnesses for, against two that err
+no_word = 1 / 2 * 2 * a_given_aa * (1 - a_given_aa) + 1 / 2 * 1 / 2  # from aa or bb, from ab or ba
+a_given_aa, no_word
+
+# %% [markdown]
+# From 50 % down to 34 % nonsense. More steps, less nonsense: in each step the letters decide
+# independently, but in the next one they see what the others decided. The questions of this
+# chapter:
+#
+# 1. Given the network's answer, what exactly is the distribution of one letter one step back?
+# 2. How fast does the error of deciding together fall with the number of steps?
+# 3. Where along the way should the steps be?
+#
+# | symbol | name in code | meaning |
+# |---|---|---|
+# | $V$, $L$ | `vocab_size`, `length` | letters in the alphabet, letters in the text |
+# | $\bar\sigma_t$, $\bar\sigma_s$ | `sigma_bar_t`, `sigma_bar_s` | total noise before and after a step back, $\bar\sigma_s<\bar\sigma_t$ |
+# | $\Delta$ | `delta_sigma` | noise that the step removes, $\bar\sigma_t-\bar\sigma_s$ |
+# | $x_t$, $x_s$ | `x_t` | the text before and after the step |
+# | $s_y$ | `score` | $p_t(\dots y\dots)/p_t(x_t)$, the ratio of [chapter 5](05_loss.ipynb) |
+# | $q_y$ | `log_q` (its log) | what the network believes of the clean letter, *before* it looks at this position's own $x_t$ |
+
+# %% [markdown]
+# ## A world that we know exactly
+#
+# To tell the sampler's error from the network's error we need a network without error. So we take a
+# language so small that Bayes' rule can be worked out in full: three letters *a*, *b*, *c*, and
+# words of two letters. *ab* has probability 0.4, *bc* 0.3, *ca* 0.2, and the six other words share
+# the remaining 0.1. The class below works for any such small language. Its `denoise` is the ideal
+# network: for each position it goes through all words, weighs each with the chance that its *other*
+# letters turned into what we see, and adds up what it has at this position.
+#
+# `mask` marks letters that are known to be clean. It is used at the end of the chapter.
+
+# %% tags=["test"]
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ddlm_core.forward import transition
+from ddlm_core.noise import GeometricNoise, transition_matrix
+
+
+class TinyWorld:
+    """A language given by the probabilities of all its words, and its ideal denoiser."""
+
+    def __init__(self, probs: Tensor) -> None:  # (V, V, …): one axis for each letter of a word
+        self.vocab_size, self.length = probs.shape[0], probs.ndim
+        letters = torch.arange(self.vocab_size)
+        self.words = torch.cartesian_prod(*[letters] * self.length)  # (W, L), W = V**L
+        self.probs = probs.flatten()  # (W,), in the order of `words`
+
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+        seen = transition(x_t, sigma_bar.double(), self.vocab_size)  # (B, L, V): p(x_t | letter)
+        if mask is not None:
+            seen = torch.where(mask[..., None], one_hot(x_t, self.vocab_size).double(), seen)
+        q = []
+        for i in range(self.length):
+            others = [j for j in range(self.length) if j != i]
+            weight = self.probs * seen[:, others, self.words[:, others]].prod(-1)  # (B, W)
+            q.append(weight @ one_hot(self.words[:, i], self.vocab_size).double())  # (B, V)
+        q = torch.stack(q, 1)
+        return (q / q.sum(-1, keepdim=True)).log()
+
+
+def three_letter_world() -> TinyWorld:
+    probs = torch.full((3, 3), 0.1 / 6, dtype=torch.float64)
+    probs[0, 1], probs[1, 2], probs[2, 0] = 0.4, 0.3, 0.2  # ab, bc, ca
+    return TinyWorld(probs)
+
+
+def product_of_positions(world: TinyWorld, probs: Tensor) -> Tensor:
+    """(B, L, V) to (B, W): the probability of each word if its letters are drawn independently."""
+    return probs[:, range(world.length), world.words].prod(-1)
+
+
+# %% [markdown]
+# We also want the truth that each step should be compared with. Let $p_t$ be the distribution of
+# noisy words and $K$ the kernel that adds the noise $\Delta$ to a word, a product over letters.
+# Bayes' rule for whole words reads
+#
+# $$ p(x_s = w' \mid x_t = w) = \frac{p_s(w')\,K(w'\to w)}{p_t(w)}. $$
+#
+# For nine words that is a 9 × 9 table. For 106 characters and 128 positions it would have
+# $106^{128}$ rows, which is why nobody uses it.
+
+
+# %% tags=["test"]
+def word_kernel(world: TinyWorld, sigma_bar: Tensor) -> Tensor:
+    """(W, W): probabilities that one word has turned into another after a total noise."""
+    letter = transition_matrix(sigma_bar, world.vocab_size)  # (V, V)
+    return letter[world.words[:, None], world.words[None]].prod(-1)
+
+
+def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> Tensor:
+    """(W, W): p(x_s | x_t) for whole words by Bayes' rule, one row for each x_t."""
+    before = world.probs @ word_kernel(world, sigma_bar_s)  # (W,): p_s
+    joint = before[:, None] * word_kernel(world, sigma_bar_t - sigma_bar_s)
+    return (joint / joint.sum(0)).T
+
+
+# %% [markdown]
+# ## Running the noise backwards
+#
+# The noise is a *continuous-time Markov chain*: at any moment a letter may jump, and the chance
+# depends only on where it is now. While a tiny noise $\delta$ is added, a letter is redrawn with
+# probability $\delta$, so it jumps to a given other letter $y$ with probability $\delta/V$. The
+# number $1/V$ is the *rate* of that jump.
+#
+# What is the rate of the jump backwards? Use Bayes' rule above for two words that differ in one
+# letter, $x_t$ and the same text with $y$ at one position. On the way forward that letter made the
+# jump from $y$, with probability $\delta/V$. So
+#
+# $$ p(\text{jump back to } y \mid x_t) = \frac{\delta}{V}\cdot\frac{p_s(\dots y\dots)}{p_t(x_t)}
+# \;\longrightarrow\; \frac{\delta}{V}\, s_y \qquad (\delta\to 0). $$
+#
+# **The reverse rate is the forward rate times the score.** That is why chapter 5 wanted ratios:
+# they are all that the reverse chain needs. And if two words differ in two letters, both letters
+# must have jumped within the same tiny $\delta$, which has probability of order $\delta^2$. In the
+# limit letters jump one at a time, each by its own rate. So in the limit it is *exact* to treat
+# positions independently.
+#
+# The simplest sampler takes the rates at the start of the step, holds them for the whole of a noise
+# $\Delta$, and lets all positions jump. That is Euler's method; chemists, who leap over many
+# reactions at once like this, call it *τ-leaping*:
+#
+# $$ p(x_s = y \mid x_t) \approx \frac{\Delta}{V}\,s_y \quad (y\ne x_t), \qquad\text{and stay with what is left.} $$
+
+# %% tags=["export"]
+import torch
+from torch import Tensor
+
+
+def _column(noise: Tensor | float, like: Tensor) -> Tensor:
+    """Noise, a scalar or ``(B,)``, as ``(B, 1, 1)`` in the dtype and on the device of ``like``."""
+    noise = torch.as_tensor(noise, dtype=like.dtype, device=like.device)
+    return noise.expand(len(like))[:, None, None]
+
+
+def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
+    r"""Distribution of each token after one Euler step of the reverse rates ($\tau$-leaping).
+
+    A jump to $y\ne x_t$ has probability $\Delta\,s_y/V$
+    (SEDD, Lou, Meng & Ermon 2024, section 4).
+
+    Args:
+        score: ratios $p_t(\dots y\dots)/p_t(x_t)$, shape (B, L, V).
+        x_t: current tokens, int64 of shape (B, L).
+        delta_sigma: noise removed by the step, a scalar or one per sample, shape (B,).
+
+    Returns:
+        Probabilities of shape (B, L, V); the last axis sums to 1.
+    """
+    here = x_t[..., None]  # (B, L, 1)
+    # Departure from the paper's code, which takes σ(t)·Δt: ours is the noise that is really removed.
+    jump = _column(delta_sigma, score) * score / score.shape[-1]
+    jump = jump.scatter(-1, here, 0.0)
+    # Departure: a step so long that the jumps sum to more than 1 is cut to sum to 1.
+    jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)
+    stay = (1 - jump.sum(-1, keepdim=True)).clamp(min=0)
+    return jump.scatter(-1, here, stay)
+
+
+# %% [markdown]
+# Two departures from the paper, [SEDD](https://arxiv.org/abs/2310.16834), stand in the comments.
+# The first matters: with geometric noise the rate $\sigma(t)$ changes a lot within a step. We know
+# $\bar\sigma$ in closed form, so we use the true difference.
+#
+# Is it right? Against the table for whole words, the error of one step must be of order $\Delta^2$:
+# half the step, a quarter of the error.
+
+# %% tags=["test"]
+from ddlm_core.loss import denoiser_log_score
+
+
+def test_euler_jumps_at_the_reverse_rates():
+    world, now = three_letter_world(), torch.tensor(0.7, dtype=torch.float64)
+    log_q = world.denoise(world.words, now.expand(len(world.words)))
+    score = denoiser_log_score(log_q, now, world.words).exp()
+    errors = []
+    for delta in (0.02, 0.01, 0.005):
+        euler = product_of_positions(world, euler_probs(score, world.words, delta))
+        errors.append((euler - true_reverse(world, now, now - delta)).abs().max().item())
+    assert errors[0] < 1e-3
+    assert 3.8 < errors[0] / errors[1] < 4.2
+    assert 3.8 < errors[1] / errors[2] < 4.2
+
+
+def test_euler_step_is_a_distribution_however_long():
+    score = torch.tensor([[[1.0, 40.0, 3.0]], [[0.1, 1.0, 0.1]]])
+    x_t = torch.tensor([[0], [1]])
+    probs = euler_probs(score, x_t, torch.tensor([1.0, 0.5]))
+    assert torch.equal(probs[0, 0], torch.tensor([0.0, 40 / 43, 3 / 43]))  # 43/3 > 1: cut to 1
+    torch.testing.assert_close(probs[1, 0], torch.tensor([0.1 / 6, 1 - 0.1 / 3, 0.1 / 6]))
+
+
+test_euler_jumps_at_the_reverse_rates()
+test_euler_step_is_a_distribution_however_long()
+
+# %% [markdown]
+# ## Longer steps: undo the noise of one position
+#
+# Euler holds rates constant that are not constant. For a single position we can do without that.
+#
+# Look at position $i$ alone, and leave all other letters at $x_t$. List the probabilities of the
+# $V$ texts that differ there, $v_y = p_t(\dots y\dots)$. If only position $i$ had been spared the
+# last bit of noise $\Delta$, we would have some other list $u$, and the noise turns $u$ into $v$:
+# $v = e^{\Delta Q}u$. So $u = e^{-\Delta Q}v$. [Chapter 3](03_noise.ipynb) has the closed form of
+# this exponential ($I$ is the identity matrix, $J$ the matrix of ones); it holds for a negative
+# noise as well:
+#
+# $$ e^{-\Delta Q} = e^{\Delta} I + (1-e^{\Delta})\tfrac1V J . $$
+#
+# Divide both lists by $p_t(x_t)$, and $v$ becomes the score:
+#
+# $$ \hat s_y = e^{\Delta}s_y + (1-e^{\Delta})\,\bar s
+#   = s_y + (e^{\Delta}-1)(s_y-\bar s), \qquad \bar s=\tfrac1V\textstyle\sum_z s_z . $$
+#
+# This is the *staggered score*: the noise blurred the ratios, and this sharpens them, away from
+# their mean. (The sum includes $s_{x_t}=1$.) One application of Bayes' rule is left: the letter was
+# $y$ with weight $\hat s_y$, and then turned into $x_t$ with the probability that `transition`
+# gives,
+#
+# $$ p(x_s = y\mid x_t) \;=\; \hat s_y \cdot\Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}V\Big). $$
+#
+# The paper calls this the discrete Tweedie theorem, after its Gaussian relative.
+
+# %% tags=["export"]
+from ddlm_core.forward import transition
+
+
+def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
+    r"""Score with the noise of one step undone at each position: $e^{-\Delta Q}s$.
+
+    SEDD (Lou, Meng & Ermon 2024), discrete Tweedie theorem, for the uniform graph.
+
+    Args:
+        score: ratios of shape (B, L, V), with 1 at the current token.
+        delta_sigma: noise removed by the step, a scalar or one per sample, shape (B,).
+
+    Returns:
+        Ratios of shape (B, L, V); where the score is not exact, some can be negative.
+    """
+    growth = torch.expm1(_column(delta_sigma, score))  # e^Δ - 1
+    return score + growth * (score - score.mean(-1, keepdim=True))
+
+
+def score_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
+    """Distribution of each token one reverse step earlier, from ratios alone.
+
+    The step of the paper (SEDD, Lou, Meng & Ermon 2024, section 4), for a model that has no
+    ``denoise``.
+
+    Args:
+        score: ratios of shape (B, L, V), with 1 at the current token.
+        x_t: current tokens, int64 of shape (B, L).
+        delta_sigma: noise removed by the step, a scalar or one per sample, shape (B,).
+
+    Returns:
+        Probabilities of shape (B, L, V); the last axis sums to 1.
+    """
+    delta = _column(delta_sigma, score)[:, 0, 0]  # (B,)
+    weight = staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])
+    weight = weight.clamp(min=0)  # what an inexact score makes negative; the paper leaves it in
+    return weight / weight.sum(-1, keepdim=True)
+
+
+# %% tags=["test"]
+import pytest
+
+from ddlm_core.noise import rate_matrix
+
+
+@pytest.mark.parametrize("vocab_size", [2, 3, 27])
+def test_staggered_score_undoes_the_noise(vocab_size: int):
+    generator = torch.Generator().manual_seed(0)
+    score = torch.rand(2, 4, vocab_size, generator=generator, dtype=torch.float64)
+    delta = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    undo = torch.linalg.matrix_exp(-delta[:, None, None] * rate_matrix(vocab_size))  # (B, V, V)
+    torch.testing.assert_close(staggered_score(score, delta), score @ undo)
+    torch.testing.assert_close(staggered_score(score, 0.3)[0], (score @ undo)[0])
+
+
+for vocab_size in (2, 3, 27):
+    test_staggered_score_undoes_the_noise(vocab_size)
+
+# %% [markdown]
+# ### The same step from what the network believes
+#
+# The factor $e^{\Delta}-1$ should make you uneasy. Undoing noise amplifies whatever is wrong with
+# the score, and a long step has a large $\Delta$. Here is the ideal score of our world with an
+# error of one percent, and the step that it gives:
+
+# %%
+world = three_letter_world()
+x_t = world.words[:1]  # the word aa
+now, after = torch.tensor([3.0], dtype=torch.float64), torch.tensor([0.1], dtype=torch.float64)
+score = denoiser_log_score(world.denoise(x_t, now), now, x_t).exp()
+wrong = score * torch.tensor([1.00, 1.01, 0.99])
+for name, ratios in (("exact score", score), ("1 % off", wrong)):
+    step = staggered_score(ratios, now - after) * transition(x_t, now - after, 3)
+    print(f"{name:12} first letter a, b, c: {step[0, 0].numpy().round(3)}")
+
+# %% [markdown]
+# One percent of error in the ratios has become six points in the probabilities. From
+# $\bar\sigma_t=5$ the same one percent drives one of them below zero, and code that goes this way
+# needs a clamp (ours has it, in `score_probs`). That surprised us: the formula is exact, and yet
+# the longer the step the less it can be trusted with a trained network.
+#
+# The network of this book outputs $q$, and from $q$ the step can be had without undoing anything.
+# Forward, the story of one position is a chain: clean letter $x_0\to x_s\to x_t$. We know
+#
+# * what to believe of $x_s$ before looking at $x_t$ here: it is still the clean letter with
+#   probability $\alpha_s=e^{-\bar\sigma_s}$, else redrawn. So it is $y$ with probability $\alpha_s
+#   q_y+(1-\alpha_s)/V$;
+# * how well $x_t$ fits: the last bit of noise turns $y$ into $x_t$ with probability
+#   $e^{-\Delta}[y=x_t]+(1-e^{-\Delta})/V$.
+#
+# Multiply the two and normalize, which is Bayes' rule:
+#
+# $$ p(x_s=y\mid x_t)\;\propto\;\Big(\alpha_s q_y+\frac{1-\alpha_s}{V}\Big)
+#    \Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}{V}\Big). $$
+#
+# Every factor is at least 0, so this is a distribution by construction, whatever the network says.
+# It needs no clamp. If $q$ is exact, so is the step, for each position.
+
+# %% tags=["export"]
+
+
+def analytic_probs(
+    log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
+) -> Tensor:
+    r"""Distribution of each token one reverse step earlier, from the denoiser's belief.
+
+    $p(x_s=y\mid x_t)\propto\big(\alpha_s q_y+\tfrac{1-\alpha_s}{V}\big)
+    \big(e^{-\Delta}[y=x_t]+\tfrac{1-e^{-\Delta}}{V}\big)$ with $\alpha_s=e^{-\bar\sigma_s}$ and
+    $\Delta=\bar\sigma_t-\bar\sigma_s$. Exact for each position when $q$ is exact.
+    (Departure from SEDD, Lou, Meng & Ermon 2024, which computes it from the score.)
+
+    Args:
+        log_q: log-probabilities of the clean token, shape (B, L, V).
+        x_t: current tokens, int64 of shape (B, L).
+        sigma_bar_t: total noise now, a scalar or one per sample, shape (B,).
+        sigma_bar_s: total noise after the step, less than ``sigma_bar_t``, of either shape.
+
+    Returns:
+        Probabilities of shape (B, L, V); the last axis sums to 1.
+    """
+    vocab_size = log_q.shape[-1]
+    after = _column(sigma_bar_s, log_q)
+    delta = _column(sigma_bar_t, log_q) - after
+    belief = torch.exp(-after) * log_q.exp() - torch.expm1(-after) / vocab_size  # p(x_s = y)
+    weight = belief * transition(x_t, delta[:, 0, 0], vocab_size)  # times p(x_t | x_s = y)
+    return weight / weight.sum(-1, keepdim=True)
+
+
+# %% [markdown]
+# Three checks. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the
+# kernels of chapter 3. For any $q$, it must equal the paper's form on the score that chapter 5
+# makes of this $q$. And on our world, it must give the marginals of the true table for whole words,
+# exactly.
+
+# %% tags=["test"]
+
+
+@pytest.mark.parametrize("vocab_size", [2, 3, 27])
+def test_analytic_step_is_bayes_rule(vocab_size: int):
+    later = torch.tensor(1.3, dtype=torch.float64)
+    for earlier in (0.0, 1e-4, 0.4, 1.2):
+        first = transition_matrix(torch.tensor(earlier, dtype=torch.float64), vocab_size)
+        second = transition_matrix(later - earlier, vocab_size)
+        for x_0, x_t in ((0, 0), (1, 0), (1, 1)):
+            joint = first[x_0] * second[:, x_t]  # over x_s
+            log_q = one_hot(torch.tensor([[x_0]]), vocab_size).double().log()
+            step = analytic_probs(log_q, torch.tensor([[x_t]]), later, earlier)
+            torch.testing.assert_close(step[0, 0], joint / joint.sum())
+
+
+@pytest.mark.parametrize("vocab_size", [2, 3, 106])
+def test_both_forms_of_the_step_agree(vocab_size: int):
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(3, 5, vocab_size, generator=generator, dtype=torch.float64)
+    log_q = logits.log_softmax(-1)
+    x_t = torch.randint(vocab_size, (3, 5), generator=generator)
+    now = torch.tensor([0.01, 0.8, 5.0], dtype=torch.float64)
+    after = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    score = denoiser_log_score(log_q, now, x_t).exp()
+    analytic = analytic_probs(log_q, x_t, now, after)
+    torch.testing.assert_close(
+        score_probs(score, x_t, now - after), analytic, rtol=1e-9, atol=1e-12
+    )
+    raw = staggered_score(score, now - after) * transition(x_t, now - after, vocab_size)
+    torch.testing.assert_close(raw, analytic, rtol=1e-9, atol=1e-12)  # sums to 1 all by itself
+
+
+def test_analytic_step_is_exact_for_each_position():
+    world = three_letter_world()
+    now, after = torch.tensor([2.0, 0.6], dtype=torch.float64)
+    log_q = world.denoise(world.words, now.expand(len(world.words)))
+    step = analytic_probs(log_q, world.words, now, after)
+    true = true_reverse(world, now, after)  # (W, W)
+    for i in range(world.length):
+        marginal = true @ one_hot(world.words[:, i], world.vocab_size).double()
+        torch.testing.assert_close(step[:, i], marginal)
+    assert (product_of_positions(world, step) - true).abs().max() > 0.05  # but not for the word
+
+
+def test_step_is_a_distribution_at_the_extremes():
+    log_q = torch.tensor([[[0.0, -torch.inf, -torch.inf], [-60.0, -50.0, 0.0]]])  # float32
+    x_t = torch.tensor([[1, 1]])
+    for now, after in ((20.0, 16.5), (20.0, 0.0), (1.2e-4, 1e-4), (1e-4, 0.0), (torch.inf, 3.0)):
+        step = analytic_probs(log_q, x_t, now, after)
+        assert (step >= 0).all()
+        torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
+    score = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]])  # no such score exists
+    assert (staggered_score(score, 2.0) < 0).any()
+    step = score_probs(score, x_t, 2.0)
+    assert (step >= 0).all()
+    torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
+
+
+for vocab_size in (2, 3, 27):
+    test_analytic_step_is_bayes_rule(vocab_size)
+for vocab_size in (2, 3, 106):
+    test_both_forms_of_the_step_agree(vocab_size)
+test_analytic_step_is_exact_for_each_position()
+test_step_is_a_distribution_at_the_extremes()
+
+# %% [markdown]
+# The last line of the third test is the whole trouble in one assertion. Each letter is exact, the
+# word is not: it is a product of marginals where the truth has dependent letters. Nothing that the
+# network could learn mends this, for it is asked one question per position. What mends it is a
+# smaller step.
+#
+# ## The order of the error
+#
+# How small? In a step that removes the noise $\Delta$, a position changes with a probability of
+# order $\Delta$. The true joint and the product of marginals agree on every single position; they
+# can only differ where two positions change *together*, and that is of order $\Delta^2$. Make the
+# steps $N$ times as many and the chance of a change in each is $N$ times smaller: the errors add up
+# to $N\cdot O(1/N^2)=O(1/N)$. Euler's method commits a second error of order $\Delta^2$ per step,
+# the frozen rates. So both must converge like $1/N$, with different constants. We will see.
+
+# %% [markdown]
+# ## Where to stop on the way
+#
+# A run starts at $t=1$ and visits $N$ earlier times, the last one $t=0$. The obvious choice is
+# equal steps of $t$. But geometric noise gives equal time to each *factor* of noise. From
+# $\bar\sigma=10^{-4}$ to $0.01$ no more than one letter in a hundred is redrawn, and that is $\log
+# 100/\log(2\cdot10^5)=38\,\%$ of the way. So besides `"linear"` there are two schedules that look
+# at the fraction of redrawn letters, $f=1-e^{-\bar\sigma}$. `"fraction"` takes equal steps of $f$.
+# `"cosine"` takes long steps while almost all is noise, and short ones near the clean text:
+# $f=1-\sin\tfrac{\pi u}2$ for a share $u$ of the steps.
+
+# %% tags=["export"]
+import math
+
+from ddlm_core.noise import GeometricNoise
+
+SCHEDULES = ("linear", "cosine", "fraction")
+
+
+def times_at(progress: Tensor, noise: GeometricNoise) -> Tensor:
+    """The times at which a share of the way is done, measured in letters that are kept.
+
+    Args:
+        progress: rising from 0 (all noise) to 1 (text), float64, shape (num_steps + 1,).
+        noise: the forward noise.
+
+    Returns:
+        Times falling from exactly 1 to exactly 0, of the shape of ``progress``.
+    """
+    first, last = torch.exp(-noise.sigma_bar(torch.tensor([1.0, 0.0], dtype=torch.float64)))
+    times = noise.time(-torch.log(torch.lerp(first, last, progress)))
+    times[0], times[-1] = 1.0, 0.0
+    return times
+
+
+def create_timestep_schedule(
+    num_steps: int, schedule: str = "linear", noise: GeometricNoise | None = None
+) -> Tensor:
+    r"""Times at which the sampler stops, from 1 (noise) down to 0 (text).
+
+    Args:
+        num_steps: number of steps, at least 1.
+        schedule: ``"linear"``: equal steps of $t$; ``"fraction"``: equal steps of the fraction
+            of redrawn tokens $f = 1-e^{-\bar\sigma}$; ``"cosine"``: $f = 1 - \sin(\pi u/2)$ after
+            a share $u$ of the steps, so that steps are short near the clean text.
+        noise: the forward noise, which turns fractions into times; by default
+            ``GeometricNoise()``.
+
+    Returns:
+        Times, float64 of shape (num_steps + 1,), falling from 1 to 0.
+
+    Raises:
+        ValueError: if ``num_steps`` is less than 1 or there is no such schedule.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    share = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    if schedule == "linear":
+        return 1 - share
+    progress = torch.sin(share * math.pi / 2) if schedule == "cosine" else share
+    return times_at(progress, noise or GeometricNoise())
+
+
+# %% [markdown]
+# One detail is left: $t=0$ is not quite clean text. A noise of $\bar\sigma(0)=10^{-4}$ remains, one
+# letter in ten thousand. The paper ends with an extra denoising step for it. We let the last step
+# go all the way to $\bar\sigma=0$ instead, so that $N$ steps are $N$ evaluations of the network (a
+# departure; `denoise_last=False` stops at $\bar\sigma(0)$). The last step still *draws* its
+# letters, as every step does. Taking the most probable letter looks tempting, but it would no
+# longer be a sample of what the model believes: a name that is *Tim* with 60 % would always become
+# *Tim*.
+
+
+# %% tags=["export"]
+def noise_levels(
+    noise: GeometricNoise, num_steps: int, schedule: str = "linear", denoise_last: bool = True
+) -> Tensor:
+    r"""Total noise before the first step and after each step.
+
+    Args:
+        noise: the forward noise.
+        num_steps: number of steps, at least 1.
+        schedule: a name that :func:`create_timestep_schedule` knows.
+        denoise_last: end at $\bar\sigma = 0$ and not at the small $\bar\sigma(0)$.
+
+    Returns:
+        Total noise, float64 of shape (num_steps + 1,), falling.
+    """
+    levels = noise.sigma_bar(create_timestep_schedule(num_steps, schedule, noise))
+    if denoise_last:
+        levels[-1] = 0.0
+    return levels
+
+
+# %% tags=["test"]
+from ddlm_core.noise import corrupted_fraction
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "fraction"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 64, 1000])
+def test_schedule_falls_from_one_to_zero(schedule: str, num_steps: int):
+    times = create_timestep_schedule(num_steps, schedule)
+    assert times.shape == (num_steps + 1,) and times.dtype == torch.float64
+    assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+    steep = GeometricNoise(1e-6, 60.0)  # 1 - exp(-60) is 1 in float64
+    assert (create_timestep_schedule(num_steps, schedule, steep).diff() < 0).all()
+    levels = noise_levels(steep, num_steps, schedule)
+    assert levels[-1] == 0 and (levels.diff() < 0).all()
+    assert noise_levels(steep, num_steps, schedule, denoise_last=False)[-1] > 9e-7
+
+
+def test_schedules_are_what_they_say():
+    noise = GeometricNoise(1e-9, 30.0)  # so that the ends do not blur the comparison
+    share = torch.linspace(0, 1, 9, dtype=torch.float64)
+    for schedule, expected in (
+        ("fraction", 1 - share),
+        ("cosine", 1 - (share * torch.pi / 2).sin()),
+    ):
+        times = create_timestep_schedule(8, schedule, noise)
+        fraction = corrupted_fraction(noise.sigma_bar(times))
+        torch.testing.assert_close(fraction, expected, rtol=0, atol=1e-8)
+    assert torch.equal(create_timestep_schedule(8, "linear", noise), 1 - share)
+
+
+def test_schedule_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="linear, cosine, fraction"):
+        create_timestep_schedule(8, "quadratic")
+    with pytest.raises(ValueError, match="at least 1"):
+        create_timestep_schedule(0)
+
+
+for schedule in ("linear", "cosine", "fraction"):
+    for num_steps in (1, 2, 3, 64, 1000):
+        test_schedule_falls_from_one_to_zero(schedule, num_steps)
+test_schedules_are_what_they_say()
+test_schedule_refuses_what_it_does_not_know()
+
+# %% [markdown]
+# ## Temperature
+#
+# A language model with temperature $T$ draws from $q^{1/T}$, normalized: below 1 the probable gets
+# more probable. Where to apply it in a diffusion model? To **what the model believes**, that is to
+# $q$, and not to the probabilities of the step. Those also contain the noise, which is no opinion:
+# of a letter that the step must keep noisy, all others *have* to be equally likely. Sharpen them
+# and the text arrives at a noise level that the network does not expect.
+
+
+# %% tags=["export"]
+def apply_temperature(log_q: Tensor, temperature: float) -> Tensor:
+    r"""Sharpen (below 1) or flatten (above 1) a distribution: $q^{1/T}$, normalized.
+
+    Args:
+        log_q: log-probabilities, any shape; the last axis is normalized.
+        temperature: $T$, above 0; with 1, ``log_q`` itself is returned.
+
+    Returns:
+        Log-probabilities of the same shape.
+    """
+    if temperature == 1:
+        return log_q
+    below_best = log_q - log_q.amax(-1, keepdim=True)  # so that the best stays 0 for T → 0
+    return torch.log_softmax(below_best / temperature, dim=-1)
+
+
+# %% tags=["test"]
+def test_temperature_sharpens_what_the_model_believes():
+    log_q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64).log()
+    assert apply_temperature(log_q, 1.0) is log_q
+    expected = torch.tensor([[0.25, 0.09, 0.04, 0.0]], dtype=torch.float64) / 0.38
+    torch.testing.assert_close(apply_temperature(log_q, 0.5).exp(), expected)
+    greedy = apply_temperature(log_q.float(), 1e-40).exp()
+    assert torch.equal(greedy, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    flat = apply_temperature(log_q, 1e6).exp()[0, :3]
+    torch.testing.assert_close(
+        flat, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0
+    )
+
+
+test_temperature_sharpens_what_the_model_believes()
+
+# %% [markdown]
+# ## Drawing
+#
+# To draw from $V$ probabilities, lay them end to end on a ruler from 0 to 1 and throw a dart. The
+# letter that it hits is the sample. That takes one random number for each position and a cumulative
+# sum. (Many implementations use Gumbel noise instead, $V$ random numbers a position. In float32
+# that noise has a largest value, which quietly lowers the temperature: [Zheng et al.
+# 2024](https://arxiv.org/abs/2409.02908). The dart does not have this problem.)
+
+
+# %% tags=["export"]
+def sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one index from each row of probabilities, given one uniform number for each.
+
+    The first index whose cumulative probability exceeds the number, so never one of probability 0.
+
+    Args:
+        probs: at least 0, shape (…, V); rows need not be normalized.
+        uniform: numbers in [0, 1), shape (…).
+
+    Returns:
+        Indices, int64 of shape (…).
+    """
+    ruler = probs.cumsum(-1)  # (…, V)
+    end = ruler[..., -1]
+    dart = uniform.to(probs.dtype).to(probs.device) * end
+    below_end = torch.nextafter(end, torch.zeros_like(end))
+    dart = torch.minimum(dart, below_end)  # rounding can put the dart on the end of the ruler
+    return (ruler <= dart[..., None]).sum(-1)
+
+
+# %% [markdown]
+# Where do the random numbers come from? If one generator served the whole batch, sample 3 would
+# depend on how many samples are drawn with it, and splitting a large batch to save memory would
+# change every text. So **each sample gets its own generator**, from the seed and the sample's
+# number alone. It is drawn from on the CPU: that costs next to nothing (one number per position)
+# and gives the same numbers on every device.
+#
+# The seed goes through a hash first. Otherwise the second sample of seed 7 would be the first
+# sample of seed 8. After the hash we simply count up, because PyTorch's CPU generator looks at 32
+# bits of its seed only: hashing every sample by itself would now and then give two samples of a
+# large batch the same generator, and so the same text.
+
+# %% tags=["export"]
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
+    """One generator for each sample, so that a sample does not depend on its batch.
+
+    Args:
+        seed: at least 0.
+        batch_size: number of samples.
+        first: number of the first sample, for a batch that continues another one.
+
+    Returns:
+        CPU generators; the one of sample i depends on ``seed`` and ``first + i`` alone.
+    """
+    base = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    numbers = range(base + first, base + first + batch_size)
+    return [torch.Generator().manual_seed(number % 2**32) for number in numbers]
+
+
+def draw_uniforms(generators: Sequence[torch.Generator | None], length: int) -> Tensor:
+    """Uniform numbers in [0, 1), float64 on the CPU, shape (B, length): one row per generator."""
+    rows = [
+        torch.rand(length, generator=g, dtype=torch.float64, device=g.device if g else "cpu").cpu()
+        for g in generators
+    ]
+    return torch.stack(rows)
+
+
+# %% tags=["test"]
+def test_dart_hits_letters_as_often_as_their_probabilities():
+    probs = torch.tensor([0.5, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
+    darts = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 1e-12], dtype=torch.float64)
+    expected = torch.tensor([0, 0, 2, 2, 3, 3])
+    assert torch.equal(sample_categorical(probs.expand(6, 5), darts), expected)
+    assert torch.equal(sample_categorical(7 * probs.float().expand(6, 5), darts), expected)
+    evenly = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = sample_categorical(probs.expand(1000, 5), evenly).bincount(minlength=5)
+    assert counts.tolist() == [500, 0, 250, 250, 0]
+
+
+def test_generators_depend_on_seed_and_number_alone():
+    whole = draw_uniforms(sample_generators(7, 5), 3)
+    parts = [
+        draw_uniforms(sample_generators(7, 2), 3),
+        draw_uniforms(sample_generators(7, 3, 2), 3),
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+    many = draw_uniforms(sample_generators(7, 300) + sample_generators(8, 300), 1)
+    assert len(many.unique()) == 600
+    shared = torch.Generator().manual_seed(0)
+    assert len(draw_uniforms([shared] * 50, 1).unique()) == 50
+
+
+test_dart_hits_letters_as_often_as_their_probabilities()
+test_generators_depend_on_seed_and_number_alone()
+
+# %% [markdown]
+# ## One step
+#
+# Now put the pieces together. A model is anything that has `denoise`, which gives $\log q$. A model
+# of the paper's kind (`parametrization="score"` in chapter 6) gives log-scores when called, and
+# then the step goes through `score_probs`. The model is told about given letters (`mask`) only if
+# there are any.
+#
+# `inference_mode` is on for this function alone. It must not be wrapped around the loop below: a
+# generator that stops at a `yield` inside such a block would leave it switched on in the code of
+# whoever reads the steps.
+
+# %% tags=["export"]
+from typing import Any
+
+from ddlm_core.loss import denoiser_log_score
+
+
+def has_denoiser(model: Any) -> bool:
+    """True if a model can say what it believes, false if it only has scores."""
+    kind = getattr(getattr(model, "config", None), "parametrization", "denoiser")
+    return hasattr(model, "denoise") and kind == "denoiser"
+
+
+# %% tags=["export"]
+@torch.inference_mode()
+def reverse_probs(
+    model: Any,
+    x_t: Tensor,
+    sigma_bar_t: Tensor,
+    sigma_bar_s: Tensor,
+    method: str = "analytic",
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Ask the model once; turn its answer into the distributions of one reverse step.
+
+    Args:
+        model: has ``denoise(x_t, sigma_bar)``, log-probabilities (B, L, V) of the clean token; or
+            is called as ``model(x_t, sigma_bar)`` and gives log-scores (B, L, V).
+        x_t: current tokens, int64 of shape (B, L).
+        sigma_bar_t: total noise now, shape (B,).
+        sigma_bar_s: total noise after the step, shape (B,).
+        method: ``"analytic"`` or ``"euler"``.
+        temperature: 1 samples what the model believes, less makes it surer of itself.
+        mask: true where a token is given, shape (B, L); the model gets it as third argument.
+
+    Returns:
+        Probabilities of shape (B, L, V), to be drawn independently for each position.
+    """
+    given = () if mask is None else (mask,)
+    delta_sigma = sigma_bar_t - sigma_bar_s
+    if has_denoiser(model):
+        log_q = apply_temperature(model.denoise(x_t, sigma_bar_t, *given), temperature)
+        if method == "analytic":
+            return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s)
+        score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
+    else:
+        score = model(x_t, sigma_bar_t, *given).exp()
+    step = euler_probs if method == "euler" else score_probs
+    return step(score, x_t, delta_sigma)
+
+
+# %% tags=["test"]
+from types import SimpleNamespace
+
+
+def test_one_step_is_the_step_of_its_method():
+    world, x_t = three_letter_world(), three_letter_world().words
+    now, after = torch.full((9,), 2.0).double(), torch.full((9,), 0.5).double()
+    log_q = world.denoise(x_t, now)
+    score = denoiser_log_score(log_q, now, x_t).exp()
+
+    class ScoreModel:
+        config = SimpleNamespace(parametrization="score")
+        denoise = None  # must not be asked
+
+        def __call__(self, x_t, sigma_bar):
+            return score.log()
+
+    for model, method, expected in (
+        (world, "analytic", analytic_probs(log_q, x_t, now, after)),
+        (world, "euler", euler_probs(score, x_t, 1.5)),
+        (ScoreModel(), "analytic", score_probs(score, x_t, 1.5)),
+        (lambda x_t, sigma_bar: score.log(), "analytic", score_probs(score, x_t, 1.5)),
+        (ScoreModel(), "euler", euler_probs(score, x_t, 1.5)),
+    ):
+        torch.testing.assert_close(reverse_probs(model, x_t, now, after, method), expected)
+    cooler = analytic_probs(apply_temperature(log_q, 0.5), x_t, now, after)
+    torch.testing.assert_close(reverse_probs(world, x_t, now, after, temperature=0.5), cooler)
+
+
+test_one_step_is_the_step_of_its_method()
+
+# %% [markdown]
+# ## The one loop
+#
+# There is one loop in the whole project. It is a Python generator: it hands out each step as it is
+# made. Whoever wants an animation, a progress bar or a stop button reads the steps; whoever wants
+# the text reads the last one.
+
+# %% tags=["export"]
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    r"""What the sampler holds after one step.
+
+    Args:
+        index: 0 for the random start, ``num_steps`` for the finished text.
+        num_steps: number of steps of the run, each with one evaluation of the network.
+        sigma_bar: total noise after this step.
+        tokens: tokens after this step, int64 of shape (B, L).
+        changed: true where this step changed a token, bool of shape (B, L).
+    """
+
+    index: int
+    num_steps: int
+    sigma_bar: float
+    tokens: Tensor
+    changed: Tensor
+
+
+def run_reverse(
+    probs_of_step: Callable[[Tensor, Tensor, Tensor], Tensor],
+    tokens: Tensor,
+    levels: Tensor,
+    generators: Sequence[torch.Generator | None],
+    keep: Callable[[Tensor], Tensor],
+) -> Iterator[DenoisingStep]:
+    """Go from each noise level to the next, drawing all positions of a step at once.
+
+    Args:
+        probs_of_step: maps tokens (B, L), the noise (B,) now and the noise (B,) after the step to
+            probabilities (B, L, V).
+        tokens: the start, int64 of shape (B, L).
+        levels: total noise before the first step and after each, shape (num_steps + 1,).
+        generators: one for each sample.
+        keep: maps drawn tokens (B, L) to tokens in which the given ones are put back.
+
+    Yields:
+        The start, then what each step leaves.
+    """
+    batch_size, length = tokens.shape
+    rows = levels.float().to(tokens.device)[:, None].expand(-1, batch_size)  # (num_steps + 1, B)
+    previous = tokens
+    for index, level in enumerate(levels.tolist()):
+        if index > 0:
+            probs = probs_of_step(previous, rows[index - 1], rows[index])
+            tokens = keep(sample_categorical(probs, draw_uniforms(generators, length)))
+        yield DenoisingStep(index, len(levels) - 1, level, tokens, tokens != previous)
+        previous = tokens
+
+
+# %% [markdown]
+# Around it stands the function with the arguments that a user sees. It does little more than to
+# check them. It is *not* a generator itself, so a wrong argument is reported when you call it, not
+# when you read the first step.
+#
+# Its helpers come first. One puts given letters back after every step, exactly.
+
+
+# %% tags=["export"]
+def template_keeper(
+    template: Tensor | None,
+    mask: Tensor | None,
+    shape: tuple[int, int],
+    vocab_size: int,
+    device: torch.device | str,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """A function that puts the given tokens back, and the mask (B, L) of where they are.
+
+    Raises:
+        ValueError: if template and mask do not fit each other, the shape or the vocabulary.
+    """
+    if template is None and mask is None:
+        return lambda tokens: tokens, None
+    if template is None or mask is None:
+        raise ValueError("template and mask go together: give both or neither")
+    for name, given in (("template", template), ("mask", mask)):
+        if tuple(given.shape) not in (shape, shape[1:]):
+            got = tuple(given.shape)
+            raise ValueError(f"{name} must be of shape {shape[1:]} or {shape}, got {got}")
+    if template.is_floating_point() or mask.dtype != torch.bool:
+        raise ValueError(f"need int64 and bool, got {template.dtype} and {mask.dtype}")
+    template, mask = template.long().expand(shape).to(device), mask.expand(shape).to(device)
+    if ((template < 0) | (template >= vocab_size))[mask].any():
+        raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
+    return lambda tokens: torch.where(mask, template, tokens), mask
+
+
+# %% [markdown]
+# One says in a line what is wrong with the other arguments.
+
+# %% tags=["export"]
+SAMPLING_METHODS = ("analytic", "euler")
+
+
+def check_sampling(model: Any, method: str, temperature: float, shape: tuple[int, int]) -> None:
+    """Raise a ``ValueError`` of one line if there can be no run with these arguments."""
+    if min(shape) < 1:
+        raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
+    if method not in SAMPLING_METHODS:
+        raise ValueError(f"method must be one of {', '.join(SAMPLING_METHODS)}, got {method!r}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+    if temperature != 1 and not has_denoiser(model):
+        raise ValueError("a temperature other than 1 needs a model that has a denoiser")
+
+
+# %% [markdown]
+# And three fill in what was left out: the generators, the random start, and what the model says of
+# itself.
+
+# %% tags=["export"]
+from functools import partial
+
+from ddlm_core.forward import sample_prior
+
+
+def one_generator_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator | None]:
+    """The generators of all samples: as given, or the one given for each of them in turn."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * batch_size
+    if len(generator) != batch_size:
+        raise ValueError(f"got {len(generator)} generators for a batch of {batch_size}")
+    return list(generator)
+
+
+def random_start(
+    generators: Sequence[torch.Generator | None], length: int, vocab_size: int
+) -> Tensor:
+    """Pure noise, int64 of shape (B, length): one row from each generator."""
+    return torch.cat([sample_prior(1, length, vocab_size, g, "cpu") for g in generators])
+
+
+def defaults_of(
+    model: Any, vocab_size: int | None, device: torch.device | str | None
+) -> tuple[int, torch.device | str]:
+    """Vocabulary size and device as given, else as the model's config and parameters say."""
+    if device is None:
+        parameters = model.parameters() if hasattr(model, "parameters") else ()
+        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    return model.config.vocab_size if vocab_size is None else vocab_size, device
+
+
+# %% tags=["export"]
+def denoising_steps(
+    model: Any,
+    noise: GeometricNoise,
+    batch_size: int,
+    seq_len: int,
+    vocab_size: int | None = None,
+    num_steps: int = 64,
+    schedule: str = "linear",
+    method: str = "analytic",
+    temperature: float = 1.0,
+    template: Tensor | None = None,
+    mask: Tensor | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    device: torch.device | str | None = None,
+    denoise_last: bool = True,
+) -> Iterator[DenoisingStep]:
+    r"""Write text out of noise and hand out every step of it.
+
+    Args:
+        model: a denoiser or a score, see :func:`reverse_probs`; put it in ``eval()`` mode.
+        noise: the noise that the model was trained with.
+        batch_size: number of texts B.
+        seq_len: tokens in each text L.
+        vocab_size: number of tokens V; by default ``model.config.vocab_size``.
+        num_steps: number of steps, each with one evaluation of the network.
+        schedule: a name that :func:`create_timestep_schedule` knows.
+        method: ``"analytic"`` or ``"euler"``.
+        temperature: 1 samples what the model believes, less makes it surer of itself.
+        template: given tokens, int64 of shape (L,) or (B, L).
+        mask: true where the template is kept, bool of shape (L,) or (B, L).
+        generator: one for all samples in turn, or one for each (:func:`sample_generators`).
+        device: where to work; by default where the model's parameters live.
+        denoise_last: the last step ends at $\bar\sigma=0$ and not at $\bar\sigma(0)$.
+
+    Returns:
+        An iterator over num_steps + 1 steps; the first is the random start.
+
+    Raises:
+        ValueError: for arguments that cannot work, at the call.
+    """
+    shape = (batch_size, seq_len)
+    check_sampling(model, method, temperature, shape)
+    vocab_size, device = defaults_of(model, vocab_size, device)
+    levels = noise_levels(noise, num_steps, schedule, denoise_last)
+    generators = one_generator_each(generator, batch_size)
+    keep, mask = template_keeper(template, mask, shape, vocab_size, device)
+    ask = partial(reverse_probs, model, method=method, temperature=temperature, mask=mask)
+    start = random_start(generators, seq_len, vocab_size).to(device)
+    return run_reverse(ask, keep(start), levels, generators, keep)
+
+
+# %% tags=["export"]
+def sample_diffusion(
+    model: Any, noise: GeometricNoise, batch_size: int, seq_len: int, **options: Any
+) -> Tensor:
+    """Write text out of noise.
+
+    Args:
+        model: a denoiser or a score, see :func:`reverse_probs`; put it in ``eval()`` mode.
+        noise: the noise that the model was trained with.
+        batch_size: number of texts B.
+        seq_len: tokens in each text L.
+        options: the further arguments of :func:`denoising_steps`.
+
+    Returns:
+        Tokens, int64 of shape (B, L).
+    """
+    for step in denoising_steps(model, noise, batch_size, seq_len, **options):
+        pass
+    return step.tokens
+
+
+# %% [markdown]
+# Here is the loop at work on the tiny world: four words in eight steps. An upper-case letter was
+# changed by the step. Early steps change a lot and mean little, late ones tidy up.
+
+# %%
+noise, world = GeometricNoise(), three_letter_world()
+generators = sample_generators(2, 4)
+run = denoising_steps(
+    world, noise, 4, 2, vocab_size=3, num_steps=8, schedule="cosine", generator=generators
+)
+for step in run:
+    words = [
+        "".join("abcABC"[letter + 3 * new] for letter, new in zip(*row, strict=True))
+        for row in zip(step.tokens.tolist(), step.changed.tolist(), strict=True)
+    ]
+    print(f"step {step.index}   noise {step.sigma_bar:7.4f}   {'   '.join(words)}")
+
+
+# %% [markdown]
+# Checks of the loop: it tells the truth about its steps, it leaves nothing switched on behind
+# itself, the same seed gives the same text however the batch is split, and a cold sampler writes no
+# rare words.
+
+
+# %% tags=["test"]
+def run_world(batch_size: int, first: int = 0, world: TinyWorld | None = None, **options):
+    options = {"num_steps": 6, "generator": sample_generators(3, batch_size, first), **options}
+    world = world or three_letter_world()
+    return denoising_steps(world, GeometricNoise(), batch_size, 2, vocab_size=3, **options)
+
+
+def test_steps_say_what_happened():
+    steps = list(run_world(50))
+    assert [step.index for step in steps] == [0, 1, 2, 3, 4, 5, 6]
+    assert {step.num_steps for step in steps} == {6}
+    assert [step.sigma_bar for step in steps] == noise_levels(GeometricNoise(), 6).tolist()
+    assert not steps[0].changed.any()
+    for before, after in zip(steps[:-1], steps[1:], strict=True):
+        assert torch.equal(after.changed, before.tokens != after.tokens)
+    assert sum(step.changed.sum() for step in steps) > 50
+    options = {"num_steps": 6, "vocab_size": 3, "generator": sample_generators(3, 50)}
+    last = sample_diffusion(three_letter_world(), GeometricNoise(), 50, 2, **options)
+    assert last.dtype == torch.int64 and torch.equal(last, steps[-1].tokens)
+
+
+def test_sampling_leaves_nothing_switched_on():
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(vocab_size=3)
+
+        def __init__(self):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.zeros(3))
+
+        def denoise(self, x_t, sigma_bar):
+            assert torch.is_inference_mode_enabled()
+            return self.logits.log_softmax(-1).expand(*x_t.shape, 3)
+
+    for step in denoising_steps(Network(), GeometricNoise(), 2, 4, num_steps=3):
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+        assert not step.tokens.is_inference()  # so the samples can be trained on
+
+
+def test_samples_do_not_depend_on_the_batch_split():
+    (*_, whole), (*_, first), (*_, rest) = run_world(20), run_world(7), run_world(13, first=7)
+    assert torch.equal(whole.tokens, torch.cat([first.tokens, rest.tokens]))
+    (*_, other) = run_world(20, generator=sample_generators(4, 20))
+    assert not torch.equal(whole.tokens, other.tokens)
+    one = [list(run_world(20, generator=torch.Generator().manual_seed(0)))[-1] for _ in range(2)]
+    assert torch.equal(one[0].tokens, one[1].tokens)
+
+
+def test_cold_samples_are_what_the_model_believes_most():
+    (*_, last) = run_world(300, temperature=0.05, num_steps=20)
+    common = (last.tokens[:, 1] - last.tokens[:, 0]) % 3 == 1  # ab, bc, ca
+    assert common.all()
+    (*_, last) = run_world(300, num_steps=20)
+    assert not ((last.tokens[:, 1] - last.tokens[:, 0]) % 3 == 1).all()
+
+
+test_steps_say_what_happened()
+test_sampling_leaves_nothing_switched_on()
+test_samples_do_not_depend_on_the_batch_split()
+test_cold_samples_are_what_the_model_believes_most()
+
+# %% [markdown]
+# ## Does it converge?
+#
+# On the tiny world we need not sample to know what the sampler writes. Keep the probabilities of
+# all nine words as a vector, start with 1/9 each, and multiply by the 9 × 9 table of each step.
+# `reverse_probs`, the very function in the loop, gives the rows. Then compare the end with the true
+# language by the *total variation distance*, half the sum of the absolute differences. It is the
+# smallest share of the texts that one would have to rewrite to make the two languages agree.
+
+
+# %% tags=["test"]
+def written(
+    world: TinyWorld,
+    levels: Tensor,
+    method: str = "analytic",
+    template: Tensor | None = None,
+    mask: Tensor | None = None,
+    told: bool = True,
+) -> Tensor:
+    """(W,): exact probabilities of the words that a run through the noise levels writes."""
+    words, vocab_size = world.words, world.vocab_size
+    free = torch.zeros(words.shape, dtype=torch.bool)
+    given = free if mask is None else mask.expand_as(words)  # (W, L)
+    fits = (free if template is None else (words != template) & given).any(-1).logical_not()
+    probs = fits / fits.sum().double()
+    for now, after in zip(levels[:-1], levels[1:], strict=True):
+        now, after = now.expand(len(words)), after.expand(len(words))
+        step = reverse_probs(world, words, now, after, method, mask=given if told else None)
+        if template is not None:
+            step = torch.where(given[..., None], one_hot(template, vocab_size).double(), step)
+        probs = probs @ product_of_positions(world, step)
+    return probs
+
+
+def total_variation(p: Tensor, q: Tensor) -> float:
+    return (p - q).abs().sum().item() / 2
+
+
+# %% [markdown]
+# The figure shows the nine words: what the language has, and what one, four and sixteen equal steps
+# of $t$ write. One step gives the products of the letter frequencies: *aa*, *bb* and *cc*, which
+# are hardly ever said, come out far too often, and *ab* far too rarely. With sixteen steps the bars
+# are close to the truth.
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+names = ["".join("abc"[letter] for letter in word) for word in world.words]
+runs = {f"{n} steps": written(world, noise_levels(noise, n)) for n in (16, 4)}
+runs = {"truth": world.probs, **runs, "1 step": written(world, noise_levels(noise, 1))}
+figure, axes = plt.subplots(figsize=(7, 3))
+for k, (label, probs) in enumerate(runs.items()):
+    axes.bar(torch.arange(9) + 0.2 * (k - 1.5), probs, width=0.2, label=label)
+axes.set_xticks(range(9), names)
+axes.set_xlabel("word")
+axes.set_ylabel("probability")
+axes.legend()
+# %% [markdown]
+# Now the distance against the number of steps, for both methods on two schedules. Both axes are
+# logarithmic, so that an error of $1/N$ is a straight line that falls one decade in one decade; the
+# dotted line has this slope. All four curves follow it from about eight steps on. Euler lies above
+# the analytic step, and `cosine` well below `linear`.
+
+# %% tags=["hide-input"]
+counts = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+distance = {}
+for schedule in ("linear", "cosine"):
+    for method in SAMPLING_METHODS:
+        runs = [written(world, noise_levels(noise, n, schedule), method) for n in counts]
+        distance[method, schedule] = [total_variation(run, world.probs) for run in runs]
+figure, axes = plt.subplots(figsize=(7, 4))
+for (method, schedule), marker in zip(distance, "os^v", strict=True):
+    axes.loglog(counts, distance[method, schedule], marker=marker, label=f"{method}, {schedule}")
+axes.loglog(counts, [0.5 / n for n in counts], ":", color="gray", label="slope of 1/N")
+axes.set_xlabel("number of steps N")
+axes.set_ylabel("total variation distance to the language")
+axes.legend()
+# %%
+print("steps                " + "".join(f"{n:>8}" for n in counts[2:9]))
+for (method, schedule), values in distance.items():
+    print(f"{method:9} {schedule:10} " + "".join(f"{value:8.4f}" for value in values[2:9]))
+
+
+# %% tags=["test"]
+def two_letter_world() -> TinyWorld:
+    probs = torch.tensor([0.30, 0.05, 0.10, 0.05, 0.05, 0.15, 0.05, 0.25], dtype=torch.float64)
+    return TinyWorld(probs.reshape(2, 2, 2))
+
+
+@pytest.mark.parametrize("method", ["analytic", "euler"])
+@pytest.mark.parametrize("make_world", [three_letter_world, two_letter_world])
+def test_total_variation_falls_like_one_over_the_steps(method: str, make_world):
+    world, distances = make_world(), []
+    for num_steps in (4, 8, 16, 32, 64, 128, 256):
+        levels = noise_levels(GeometricNoise(), num_steps)
+        distances.append(total_variation(written(world, levels, method), world.probs))
+    assert sorted(distances, reverse=True) == distances
+    assert distances[-1] < 0.006
+    assert 1.9 < distances[-2] / distances[-1] < 2.1
+
+
+def test_short_steps_near_the_text_pay():
+    world, noise = three_letter_world(), GeometricNoise()
+    linear = total_variation(written(world, noise_levels(noise, 32)), world.probs)
+    cosine = total_variation(written(world, noise_levels(noise, 24, "cosine")), world.probs)
+    assert cosine < 0.75 * linear
+
+
+for method in ("analytic", "euler"):
+    for make_world in (three_letter_world, two_letter_world):
+        test_total_variation_falls_like_one_over_the_steps(method, make_world)
+test_short_steps_near_the_text_pay()
+
+# %% [markdown]
+# Read the last line of the table against the first: sixteen steps of `cosine` do what thirty-two of
+# `linear` do. We did not expect this direction. Work on masked models usually begins with short
+# steps and ends with long ones; here it is the other way round.
+#
+# The next figure shows why. It gives the price of one step: the total variation between the true
+# table and the product, averaged over where a run may be, for a step that lowers the fraction $f$
+# of redrawn letters by a little $\delta f$, divided by $(\delta f)^2$. If the price were the same
+# everywhere, equal steps of $f$ would be best, because a sum of squares with a given total is least
+# when all are equal. It is not: at the clean end it is three times that in the middle, for there
+# the letters have become sure of each other, and those that still change must change together. (And
+# an early mistake can be mended by later steps, a late one not.) The ticks below show where the
+# three schedules stop in a run of twelve steps.
+
+
+# %% tags=["hide-input"]
+def price(fraction: Tensor, part: float = 0.02) -> float:
+    now, after = -torch.log1p(-fraction), -torch.log1p(-fraction * (1 - part))
+    log_q = world.denoise(world.words, now.expand(9))
+    product = product_of_positions(world, analytic_probs(log_q, world.words, now, after))
+    miss = (product - true_reverse(world, now, after)).abs().sum(-1) / 2  # (W,)
+    return float(world.probs @ word_kernel(world, now) @ miss / (part * fraction) ** 2)
+
+
+fractions = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+figure, (top, bottom) = plt.subplots(
+    2, sharex=True, figsize=(7, 4), gridspec_kw={"height_ratios": [3, 1]}
+)
+top.plot(fractions, [price(fraction) for fraction in fractions])
+top.set_ylabel("price of a step / (δf)²")
+top.set_ylim(0)
+for row, schedule in enumerate(SCHEDULES):
+    stops = corrupted_fraction(noise_levels(noise, 12, schedule))
+    bottom.plot(stops, torch.full_like(stops, row), "|", markersize=12, color=f"C{row}")
+bottom.set_yticks(range(3), SCHEDULES)
+bottom.set_ylim(2.6, -0.6)
+bottom.set_xlabel("fraction f of redrawn letters (a run goes from right to left)")
+
+# %% [markdown]
+# `linear` spends its twelve steps on two crowds at the ends and crosses the middle in three leaps.
+# Still, do not take this for the last word. Here the network is perfect. A trained one makes
+# mistakes, and the many steps of `linear` at almost no noise are second looks at a finished text,
+# which have a value of their own. [Chapter 9](09_evaluation.ipynb) measures both on a real model.
+#
+# Finally: does the loop, with its darts, really write what this exact computation says? Four steps
+# of `fraction`, four thousand words, and a chi-squared test. So that the test proves its power, the
+# same counts must be impossible for the true language.
+
+
+# %% tags=["test"]
+@pytest.mark.parametrize("method", ["analytic", "euler"])
+def test_loop_writes_what_the_exact_computation_says(method: str):
+    world, number = three_letter_world(), 4000
+    levels = noise_levels(GeometricNoise(), 4, "fraction")
+    (*_, last) = run_world(number, num_steps=4, schedule="fraction", method=method)
+    counts = (last.tokens @ torch.tensor([3, 1])).bincount(minlength=9)
+
+    def chi_squared(probs: Tensor) -> float:
+        return ((counts - number * probs) ** 2 / (number * probs)).sum().item()
+
+    assert chi_squared(written(world, levels, method)) < 31.8  # 8 degrees of freedom: p = 1e-4
+    assert chi_squared(world.probs) > 500
+
+
+for method in ("analytic", "euler"):
+    test_loop_writes_what_the_exact_computation_says(method)
+
+# %% [markdown]
+# ## Infilling
+#
+# A left-to-right model can continue a text. This one can fill holes anywhere: write down the given
+# characters, start the rest as noise, and put the given ones back after each step. Is that enough?
+# It depends on whether **the model knows which characters are given**.
+#
+# Suppose the first letter is *b*. In our language *bc* follows with probability 0.9. A model that
+# is told "this letter is clean" believes exactly that, at every noise level. A model that is not
+# told reads the *b* as it would read any letter at this noise level: probably random. So it begins
+# to write an independent second letter, and learns too late that the *b* was serious.
+
+# %%
+template, mask = torch.tensor([1, 0]), torch.tensor([True, False])  # b_
+fits = world.words[:, 0] == 1
+truth = world.probs * fits / (world.probs * fits).sum()
+print("truth                  ", truth[fits].numpy().round(3), "for ba, bb, bc")
+for told in (True, False):
+    for num_steps in (1, 16, 1024):
+        levels = noise_levels(noise, num_steps)
+        probs = written(world, levels, template=template, mask=mask, told=told)
+        text = f"{'told' if told else 'not told'}, {num_steps} steps"
+        print(f"{text:22} ", probs[fits].numpy().round(3))
+
+# %% [markdown]
+# Told, even a single step is exact, since there is only one letter to write. Not told, the
+# distribution stays wrong by 13 % however many steps we take. The reason: putting the *b* back
+# makes the model answer for $p_t$ given a *noisy* letter that happens to be *b*. What we want is
+# $p_t$ given that the *clean* letter is *b*. The two agree only at the very end. So, other than the
+# paper's sampler, which puts the given tokens back and no more, ours passes the mask on, and
+# [chapter 8](08_training.ipynb) trains the network with spans that it knows are given.
+
+
+# %% tags=["test"]
+def test_given_letters_condition_the_rest():
+    world = three_letter_world()
+    template, mask = torch.tensor([1, 0]), torch.tensor([True, False])
+    true = world.probs * (world.words[:, 0] == 1)
+    true = true / true.sum()
+    for num_steps in (1, 7):
+        told = written(world, noise_levels(GeometricNoise(), num_steps), "analytic", template, mask)
+        torch.testing.assert_close(told, true)
+    levels = noise_levels(GeometricNoise(), 256)
+    assert total_variation(written(world, levels, "analytic", template, mask, False), true) > 0.1
+
+
+def test_two_open_letters_converge_to_the_conditional():
+    world, template = two_letter_world(), torch.tensor([0, 1, 0])
+    mask, distances = template.bool(), []
+    true = world.probs * (world.words[:, 1] == 1)
+    for num_steps in (16, 32, 64, 128):
+        levels = noise_levels(GeometricNoise(), num_steps)
+        run = written(world, levels, "analytic", template, mask)
+        distances.append(total_variation(run, true / true.sum()))
+    assert sorted(distances, reverse=True) == distances and distances[-1] < 0.006
+
+
+def test_given_letters_are_kept_in_every_step():
+    template = torch.tensor([[1, 0]] * 4 + [[0, 2]] * 4)
+    mask = torch.tensor([[True, False]] * 4 + [[False, True]] * 4)
+    for step in run_world(8, template=template, mask=mask):
+        assert torch.equal(step.tokens[mask], template[mask])
+    (*_, last) = run_world(4000, template=template[0], mask=mask[0])
+    shares = last.tokens[:, 1].bincount(minlength=3) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0.05, 0.05, 0.9]), rtol=0, atol=0.015)
+    everything = torch.ones(2, dtype=torch.bool)
+    (*_, last) = run_world(3, template=torch.tensor([2, 2]), mask=everything)
+    assert (last.tokens == 2).all()
+
+
+def test_bad_arguments_are_refused_at_the_call():
+    keep, word = torch.tensor([True, False]), torch.tensor([1, 0])
+    for message, options in {
+        "num_steps must be": {"num_steps": 0},
+        "schedule must be one of": {"schedule": "square"},
+        "method must be one of": {"method": "magic"},
+        "temperature must be": {"temperature": 0.0},
+        "temperature must be above": {"temperature": float("nan")},
+        "go together": {"template": word},
+        "template must be of shape": {"template": torch.tensor([1, 0, 0]), "mask": keep},
+        "mask must be of shape": {"template": word, "mask": torch.ones(2, 2).bool()},
+        "got torch.int64 and torch.int64": {"template": word, "mask": word},
+        "tokens outside 0 to 2": {"template": word + 2, "mask": keep},
+        "2 generators for a batch of 5": {"generator": sample_generators(0, 2)},
+        "needs a model that has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            run_world(5, **options)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="at least 1"):
+        run_world(0)
+
+
+test_given_letters_condition_the_rest()
+test_two_open_letters_converge_to_the_conditional()
+test_given_letters_are_kept_in_every_step()
+test_bad_arguments_are_refused_at_the_call()
+
+# %% [markdown]
+# ## Change it safely
+#
+# Many samplers take the most probable letter in the last step. Try it: in `run_reverse`, replace
+# the line that draws by
+#
+# ```python
+# last = index == len(levels) - 1
+# drawn = probs.argmax(-1) if last else sample_categorical(probs, draw_uniforms(generators, length))
+# tokens = keep(drawn)
+# ```
+#
+# and run `make export && pytest tests/test_sampler.py`.
+# `test_loop_writes_what_the_exact_computation_says` fails: after four steps too many words are
+# *ab*, too few are rare ones. The other tests pass, so this one is what stands between you and a
+# sampler that is quietly too sure of itself.
+#
+# ## Exercises
+#
+# **1.** How many steps does `linear` need to bring the total variation down to 0.01? How many does
+# `cosine` need? (Expected: 93 and 45.)
+
+# %% tags=["solution", "hide-input"]
+needed = {}
+for schedule in ("linear", "cosine"):
+    num_steps = 32
+    while (
+        total_variation(written(world, noise_levels(noise, num_steps, schedule)), world.probs)
+        > 0.01
+    ):
+        num_steps += 1
+    needed[schedule] = num_steps
+assert needed == {"linear": 93, "cosine": 45}, needed
+needed
+
+# %% [markdown]
+# **2.** Is the analytic step always better than Euler? Make a world of three words only, *ab* 0.5,
+# *bc* 0.3, *ca* 0.2, and compare the two at 32 steps of `linear`. (Expected: analytic 0.0229, Euler
+# 0.0147. Both make an error of order $1/N$, and nothing forbids Euler's two errors to point in
+# opposite directions. In this world they do.)
+
+# %% tags=["solution", "hide-input"]
+strict_probs = torch.zeros(3, 3, dtype=torch.float64)
+strict_probs[0, 1], strict_probs[1, 2], strict_probs[2, 0] = 0.5, 0.3, 0.2
+strict_world = TinyWorld(strict_probs)
+levels = noise_levels(noise, 32)
+found = [
+    round(total_variation(written(strict_world, levels, method), strict_world.probs), 4)
+    for method in SAMPLING_METHODS
+]
+assert found == [0.0229, 0.0147], found
+found
+
+# %% [markdown]
+# **3.** Make your own schedule: let the fraction of redrawn letters fall as $f=(1-u)^2$. Use
+# `times_at` and compare with `cosine` at 24 steps. (Expected: 0.0185 against 0.0193, a little
+# better still.)
+
+# %% tags=["solution", "hide-input"]
+share = torch.linspace(0, 1, 25, dtype=torch.float64)
+levels = noise.sigma_bar(times_at(1 - (1 - share) ** 2, noise))
+levels[-1] = 0.0
+square = total_variation(written(world, levels), world.probs)
+cosine = total_variation(written(world, noise_levels(noise, 24, "cosine")), world.probs)
+assert [round(square, 4), round(cosine, 4)] == [0.0185, 0.0193], (square, cosine)
+square, cosine
+
+# %% [markdown]
+# **4.** Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$,
+# *bc* $0.09$, *ca* $0.04$, divided by their sum (with the rare words) $0.2917$. But it is applied
+# per position. What does the sampler write with 256 steps of `cosine`? Call `reverse_probs`
+# yourself with `temperature=0.5`. (Expected: *ab* 0.452 and not 0.549. The rare words are all but
+# gone, yet *ab*, *bc* and *ca* stand almost as 4 : 3 : 2, as before. Temperature removes what fits
+# badly; it hardly touches the choice between things that fit.)
+
+# %% tags=["solution", "hide-input"]
+probs, levels = torch.full((9,), 1 / 9, dtype=torch.float64), noise_levels(noise, 256, "cosine")
+for now, after in zip(levels[:-1], levels[1:], strict=True):
+    step = reverse_probs(world, world.words, now.expand(9), after.expand(9), temperature=0.5)
+    probs = probs @ product_of_positions(world, step)
+ideal = world.probs**2 / (world.probs**2).sum()
+assert round(probs[1].item(), 3) == 0.452 and round(ideal[1].item(), 3) == 0.549
+print(f"sampler: ab {probs[1]:.3f}, bc {probs[5]:.3f}, ca {probs[6]:.3f}")
+print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
+
+# %% [markdown]
+# ## Summary
+#
+# The reverse rate is the forward rate times the score. For one position the reverse step can be had
+# exactly, from the score by undoing noise, or, better, from what the denoiser believes. For all
+# positions at once it is a product where the truth is not, and that costs an error of order $1/N$
+# in $N$ steps. Shorter steps near the clean text halve it.
+#
+# | exported name | meaning |
+# |---|---|
+# | `create_timestep_schedule`, `SCHEDULES`, `times_at` | times from 1 to 0: `linear`, `cosine`, `fraction`, or your own |
+# | `noise_levels` | the total noise at these times, the last one 0 |
+# | `euler_probs` | jumps at the reverse rates, held constant during the step |
+# | `staggered_score`, `score_probs` | the exact step of one position from ratios: the form of the paper |
+# | `analytic_probs` | the same from the denoiser's belief: always a distribution |
+# | `apply_temperature` | $q^{1/T}$ on what the model believes |
+# | `sample_categorical`, `draw_uniforms` | the dart on the ruler, and the darts |
+# | `sample_generators`, `one_generator_each` | one source of randomness for each sample |
+# | `reverse_probs` | one evaluation of the model, turned into one step |
+# | `DenoisingStep`, `run_reverse` | what a step leaves, and the one loop |
+# | `denoising_steps`, `sample_diffusion` | all steps, or only the text |
+# | `template_keeper`, `check_sampling`, `SAMPLING_METHODS`, `random_start`, `defaults_of` | helpers: given letters, bad arguments, the start, what the model says of itself |
+#
+# Next: [chapter 8](08_training.ipynb) trains the network that all of this has been waiting for.

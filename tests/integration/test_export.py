@@ -1,0 +1,311 @@
+"""The exporter and the pair check, on a made-up book of two chapters."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+import export as exporter
+import notebooks
+
+ROOT = Path(__file__).parents[2]
+RAIN = '''\
+# %% [markdown]
+# # Rain
+
+# %% tags=["export"]
+import math
+from math import exp
+
+
+def survival(hours: float) -> float:
+    """Probability that a letter is still readable."""
+    return exp(-hours)
+
+
+# %% tags=["export:weather"]
+DRY = 0.0
+
+# %% tags=["test"]
+def test_survival_falls():
+    assert survival(DRY) == 1.0 > survival(1.0) == math.exp(-1)
+
+
+test_survival_falls()
+for check in (test_survival_falls,):
+    check()
+'''
+WALL = """\
+# %% [markdown]
+# # Is the wall dry?
+
+# %% tags=["export"]
+from ddlm_core.rain import survival
+
+
+def readable(letters: int, hours: float) -> float:
+    return letters * survival(hours)
+
+
+# %% tags=["solution", "hide-input"]
+readable(3, 0.0)
+"""
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/01_rain.py").write_text(RAIN)
+    (tmp_path / "notebooks/02_wall.py").write_text(WALL)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def export(book: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs the exporter on the book; returns what it complains about."""
+
+    def run(*arguments: str) -> str:
+        code = exporter.main([f"--root={book}", *arguments])
+        complaints = capsys.readouterr().err
+        assert code == (1 if complaints else 0)
+        return complaints
+
+    return run
+
+
+def edit(book: Path, chapter: str, old: str, new: str) -> None:
+    path = book / "notebooks" / chapter
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def snapshot(book: Path) -> dict[str, tuple[str, int]]:
+    files = [*book.glob("ddlm_core/*.py"), *book.glob("tests/*.py")]
+    return {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_generated_files(book, export):
+    assert export() == ""
+    rain = (book / "ddlm_core/rain.py").read_text()
+    assert rain.startswith("# Generated from notebooks/01_rain.py by tools/export.py: edit that, ")
+    assert '"""Rain."""' in rain
+    assert '__all__ = ["survival"]' in rain
+    assert "import math\n" not in rain  # the module does not use it; the test does
+    tests = (book / "tests/test_rain.py").read_text()
+    assert "import math\n" in tests
+    assert "from ddlm_core.rain import survival\n" in tests
+    assert "from ddlm_core.weather import DRY\n" in tests
+    assert tests.rstrip().endswith("== math.exp(-1)")  # the calls of the tests are gone
+    assert '"""Is the wall dry?"""' in (book / "ddlm_core/wall.py").read_text()
+    passed = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "tests"],
+        cwd=book,
+        env={"PYTHONPATH": str(book), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "1 passed" in passed.stdout, passed.stdout + passed.stderr
+
+
+def test_exporting_twice_changes_nothing(book, export):
+    export()
+    first = snapshot(book)
+    assert export() == export("--check") == ""
+    assert snapshot(book) == first
+    assert set(first) == {"__init__.py", "rain.py", "weather.py", "wall.py", "test_rain.py"}
+
+
+def test_names_resolve_lazily(book, export):
+    export()
+    code = (
+        "import sys, ddlm_core; assert 'ddlm_core.rain' not in sys.modules;"
+        "assert ddlm_core.readable(2, ddlm_core.DRY) == 2.0 and ddlm_core.rain.survival(0) == 1.0;"
+        "assert {'survival', 'rain', '__version__'} <= set(dir(ddlm_core));"
+        "ddlm_core.snow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=book, capture_output=True, text=True)
+    assert done.stderr.endswith("AttributeError: module 'ddlm_core' has no attribute 'snow'\n")
+
+
+def test_check_names_file_and_command(book, export):
+    export()
+    before = snapshot(book)
+    edit(book, "01_rain.py", "exp(-hours)", "exp(-2 * hours)")
+    complaint = export("--check")
+    assert complaint == (
+        "ddlm_core/rain.py: out of step with notebooks/01_rain.py: run `make export`\n"
+    )
+    assert snapshot(book) == before
+
+
+def test_a_chapter_that_is_gone(book, export):
+    export()
+    (book / "notebooks/02_wall.py").unlink()
+    assert "ddlm_core/wall.py: no chapter exports it any more" in export("--check")
+    export()
+    assert not (book / "ddlm_core/wall.py").exists()
+    assert export("--check") == ""
+
+
+LONG = "def long():\n" + "".join(f"    x{i} = {i}\n" for i in range(25)) + "    return x0\n"
+CLASS = "class Long:\n" + "".join(f"    x{i} = {i}\n" for i in range(50))
+FAULTS = {
+    "undefined name": ("letters * survival", "letters * snow", "wall.py uses snow"),
+    "name of a demo cell": ('["export"]', "[]", "wall.py uses readable"),
+    "defined in two chapters": ("def readable", "def survival", "02_wall.py:8: defines survival"),
+    "defined twice": (
+        '# %% tags=["solution", "hide-input"]',
+        '# %% tags=["export"]\nreadable = 1\n\n# %%',
+        "02_wall.py:13: defines readable again: exported at notebooks/02_wall.py:8",
+    ),
+    "misspelt tag": ('"solution"', '"solutoin"', "02_wall.py:13: unknown tag 'solutoin'"),
+    "misspelt module tag": ('"solution"', '"exports:x"', "unknown tag 'exports:x'"),
+    "too long": (
+        "def readable",
+        LONG + "def readable",
+        "02_wall.py:5: exports a cell of 30 lines; at most 25",
+    ),
+    "class too long": ("def readable", CLASS + "def readable", "at most 50"),
+    "star import": ("import survival", "import *", "02_wall.py:5: star import"),
+    "syntax error": ("return letters", "return return", "02_wall.py:9: syntax error"),
+    "no title": ("# # Is", "# Is", "02_wall.py: no title"),
+    "name of a module": ("def readable", "def rain", "exports rain, also the name of a module"),
+    "module of another": ('["export"]', '["export:rain"]', "a module of notebooks/01_rain.py"),
+    "does not import": (
+        "def readable",
+        "ZERO = 1 // 0\n\n\ndef readable",
+        "ddlm_core.wall: does not import alone: ZeroDivisionError",
+    ),
+    "heavy import": (
+        "def readable",
+        "import matplotlib\n\nmatplotlib.rc\n\n\ndef readable",
+        "ddlm_core.wall: imports matplotlib when it is imported",
+    ),
+    "display in a test": ('"solution", "hide-input"', '"test"', "a test cell holds imports,"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_caught(book, export, fault):
+    old, new, complaint = FAULTS[fault]
+    if fault == "name of a demo cell":  # wall.py still needs what is no longer exported
+        edit(book, "02_wall.py", '"solution"', '"export"')
+    edit(book, "02_wall.py", old, new)
+    slow = complaint.startswith("ddlm_core")  # --check alone tries the imports
+    assert complaint in export(*["--check"] * slow)
+
+
+@pytest.mark.parametrize("line", ["from ddlm_core.wall import readable", "import ddlm_core.wall"])
+def test_a_chapter_imports_from_earlier_ones_only(book, export, line):
+    edit(book, "01_rain.py", "    return exp", f"    {line}\n\n    return exp")
+    complaint = "notebooks/01_rain.py:11: imports ddlm_core.wall of the later notebooks/02_wall.py"
+    assert complaint in export()
+
+
+def test_docstrings_comments_and_texts_do_not_count_as_code(book, export):
+    padding = '    """One.\n' + "\n    More.\n" * 20 + '    """\n' + "    # why\n\n" * 20
+    edit(book, "02_wall.py", "    return letters", padding + "    return letters")
+    edit(book, "02_wall.py", "def readable", 'PAGE = """' + "text\n" * 30 + '"""\n\n\ndef readable')
+    assert export() == ""
+
+
+def test_a_syntax_error_leaves_the_other_chapters_working(book, export):
+    edit(book, "01_rain.py", "exp(-hours)", "exp(-hours")
+    assert "01_rain.py:11: syntax error" in export()
+    assert (book / "ddlm_core/wall.py").exists()
+    assert not (book / "ddlm_core/rain.py").exists()
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One chapter and its executed notebook."""
+    book = tmp_path_factory.mktemp("book")
+    (book / "notebooks").mkdir()
+    source = '# %% [markdown]\n# # Sum\n\n# %% tags=["hide-input"]\n1 + 1\n\n# %%\nprint("a")\n'
+    (book / "notebooks/01_sum.py").write_text(source)
+    assert notebooks.main([f"--root={book}"]) == 0
+    return book
+
+
+@pytest.fixture
+def pair(executed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(executed, tmp_path / "book")
+
+
+@pytest.fixture
+def pairs(pair: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs the pair tool; returns all that it says."""
+
+    def run(*arguments: str) -> str:
+        code = notebooks.main([f"--root={pair}", *arguments])
+        said = capsys.readouterr()
+        assert code == (1 if said.err else 0)
+        return said.out + said.err
+
+    return run
+
+
+def test_executing_again_changes_nothing(pair, pairs):
+    path = pair / "notebooks/01_sum.ipynb"
+    first = path.read_text()
+    assert pairs() == pairs("--check") == ""  # it is in step
+    assert pairs("--force", "01_sum").startswith("executed notebooks/01_sum.py")
+    assert path.read_text() == first
+    notebook = jupytext.read(path)
+    assert notebook.cells[1].outputs[0].data["text/plain"] == "2"
+    assert notebook.cells[1].metadata["jupyter"] == {"source_hidden": True}
+
+
+def test_stale_output_is_caught_and_mended(pair, pairs):
+    edit(pair, "01_sum.py", "1 + 1", "1 + 2")
+    complaint = pairs("--check")
+    assert "notebooks/01_sum.ipynb is out of step with notebooks/01_sum.py" in complaint
+    assert "run `make notebooks`" in complaint
+    assert pairs().startswith("executed")
+    notebook = jupytext.read(pair / "notebooks/01_sum.ipynb")
+    assert notebook.cells[1].outputs[0].data["text/plain"] == "3"
+
+
+def test_a_missing_half_is_caught(pair, pairs):
+    (pair / "notebooks/01_sum.py").rename(pair / "notebooks/02_sum.py")
+    complaint = pairs("--check")
+    assert "notebooks/01_sum.ipynb has no .py half" in complaint
+    assert "notebooks/02_sum.ipynb is missing: run `make notebooks`" in complaint
+
+
+def output(kind: str, text: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("stream", name=kind, text=text)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda cell: cell.outputs.append(output("stderr", "careful")), "is on stderr"),
+        (lambda cell: cell.outputs.append(output("stdout", "/home/me/x")), "path of one machine"),
+        (lambda cell: cell.outputs.append(output("stdout", " 40%|####  |")), "unfinished progress"),
+        (lambda cell: cell.update(execution_count=7), "not executed from top to bottom"),
+        (lambda cell: cell.metadata.update(tags=["solution"]), "out of step"),
+        (lambda cell: cell.update(source="1 + 3"), "out of step"),
+        (
+            lambda cell: cell.outputs.append(nbformat.v4.new_output("error", ename="E", evalue="")),
+            "is an error",
+        ),
+    ],
+)
+def test_unfit_notebook_is_caught(pair, pairs, change, complaint):
+    path = pair / "notebooks/01_sum.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook.cells[1])
+    nbformat.write(notebook, path)
+    assert complaint in pairs("--check")
+
+
+def test_a_failing_cell_is_reported_and_not_stored(pair, pairs):
+    edit(pair, "01_sum.py", "1 + 1", "1 / 0")
+    assert "ZeroDivisionError" in pairs()
+    assert "1 + 1" in (pair / "notebooks/01_sum.ipynb").read_text()

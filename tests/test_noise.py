@@ -1,0 +1,121 @@
+# Generated from notebooks/03_noise.py by tools/export.py: edit that, then run `make export`.
+
+import math
+
+import pytest
+import torch
+
+from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, transition_matrix
+
+
+def test_rate_matrix_is_what_short_steps_leave():
+    for vocab_size in (1, 2, 3, 106):
+        Q = rate_matrix(vocab_size)
+        assert Q.dtype == torch.float64 and torch.equal(Q, Q.T)
+        assert Q.sum(1).abs().max() < 1e-14
+        stay = torch.eye(vocab_size, dtype=torch.float64)
+        assert torch.allclose(Q[stay == 0], torch.tensor(1 / vocab_size).double())
+    assert rate_matrix(2, torch.float32).dtype == torch.float32
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        rate_matrix(0)
+
+
+def test_many_short_steps_tend_to_the_exponential():
+    Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
+    errors = []
+    for steps in (10, 100, 1000):
+        chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
+        errors.append((chopped - torch.linalg.matrix_exp(2.5 * Q)).abs().max().item())
+    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
+
+
+def test_closed_form_equals_matrix_exp():
+    for vocab_size in (1, 2, 3, 27, 106):
+        for sigma_bar in (0.0, 1e-4, 1e-2, 0.5, 1.0, 3.0, 10.0, 20.0):
+            kernel = transition_matrix(sigma_bar, vocab_size)
+            limit = torch.linalg.matrix_exp(sigma_bar * rate_matrix(vocab_size))
+            assert (kernel - limit).abs().max() < 1e-12
+            assert (kernel >= 0).all() and (kernel.sum(1) - 1).abs().max() < 1e-14
+
+
+def test_small_noise_keeps_its_digits():
+    for sigma_bar in (1e-4, 1e-6):
+        exact = torch.expm1(torch.tensor(-sigma_bar, dtype=torch.float64)).neg()
+        single = corrupted_fraction(torch.tensor(sigma_bar))
+        assert single.dtype == torch.float32
+        assert abs(single.double() / exact - 1) < 1e-6
+        kernel = transition_matrix(torch.tensor(sigma_bar), 106)
+        assert kernel.dtype == torch.float32
+        assert abs(kernel[0, 1].double() * 106 / exact - 1) < 1e-6
+
+
+def test_transition_matrix_refuses_what_is_no_noise():
+    for sigma_bar in (-0.1, float("nan"), torch.tensor([1.0])):
+        with pytest.raises(ValueError, match="one number, at least 0"):
+            transition_matrix(sigma_bar, 3)
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got -2"):
+        transition_matrix(1.0, -2)
+    forever = transition_matrix(float("inf"), 4)
+    assert torch.equal(forever, torch.full((4, 4), 0.25, dtype=torch.float64))
+    assert corrupted_fraction(torch.tensor([0, 1])).dtype == torch.float64
+
+
+def test_noise_adds_up():
+    for vocab_size in (2, 3, 106):
+        for a, b in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
+            both = transition_matrix(a, vocab_size) @ transition_matrix(b, vocab_size)
+            assert (both - transition_matrix(a + b, vocab_size)).abs().max() < 1e-13
+
+
+def test_rate_is_the_derivative_of_the_total():
+    for noise in (GeometricNoise(), GeometricNoise(0.01, 3.0), GeometricNoise(2, 5)):
+        t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
+        sigma_bar, sigma = noise(t)
+        (slope,) = torch.autograd.grad(sigma_bar.sum(), t)
+        assert torch.allclose(sigma, slope, rtol=1e-12, atol=0)
+
+
+def test_kernel_solves_the_equation_of_the_process():
+    noise = GeometricNoise()
+    clean = torch.tensor([0.7, 0.3, 0.0], dtype=torch.float64)
+
+    def p(t):
+        return transition_matrix(noise.sigma_bar(t), 3) @ clean
+
+    for t in torch.tensor([0.0, 0.3, 0.7, 0.8, 1.0], dtype=torch.float64):
+        slope = torch.autograd.functional.jacobian(p, t)
+        flow = noise.sigma(t) * rate_matrix(3) @ p(t)
+        assert torch.allclose(slope, flow, rtol=1e-10, atol=1e-12)
+
+
+def test_time_is_the_inverse_and_the_ends_are_met():
+    for dtype, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
+        noise = GeometricNoise()
+        t = torch.linspace(0, 1, 1001, dtype=dtype)
+        assert (noise.time(noise.sigma_bar(t)) - t).abs().max() < digits
+        line = (1 - t.double()) * math.log(1e-4) + t.double() * math.log(20)
+        assert torch.allclose(noise.sigma_bar(t).double(), line.exp(), rtol=digits, atol=0)
+        ends = torch.tensor([1e-4, 20], dtype=dtype)
+        assert torch.allclose(
+            noise.sigma_bar(t)[[0, -1]], ends, rtol=torch.finfo(dtype).eps, atol=0
+        )
+
+
+def test_any_shape_and_dtype():
+    noise = GeometricNoise()
+    for dtype in (torch.float32, torch.float64):
+        for shape in ((), (5,), (2, 3), (4, 1, 2), (0,)):
+            t = torch.full(shape, 0.25, dtype=dtype)
+            for value in (*noise(t), noise.time(t), corrupted_fraction(t)):
+                assert value.shape == shape and value.dtype == dtype
+    for number in (1, 1.0, torch.tensor(1)):
+        assert noise.sigma_bar(number).item() == pytest.approx(20, rel=1e-14)
+        assert noise.sigma_bar(number).dtype == torch.float64
+
+
+def test_limits_that_make_no_schedule_are_refused():
+    nan, inf = float("nan"), float("inf")
+    for limits in ((0, 1), (-1, 1), (1, 1), (2, 1), (nan, 1), (0.1, nan), (0.1, inf), (inf, inf)):
+        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max < inf, got sigma_min="):
+            GeometricNoise(*limits)
+    assert GeometricNoise(0.1, 5) == GeometricNoise(sigma_min=0.1, sigma_max=5)

@@ -1,0 +1,285 @@
+"""Turn the tagged cells of the chapters into the package `ddlm_core` and its unit tests.
+
+`python tools/export.py` writes the files that changed; with `--check` it writes nothing, and fails
+if a file is out of step with its chapter or a rule below is broken.
+"""
+
+import argparse
+import ast
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, problems, read_chapter
+
+MODULE_ONLY = {"stories"}  # sample(), entropy()… mean something only as stories.sample()
+MAX_LINES, MAX_CLASS_LINES = 25, 50  # of an exported cell; a class cannot be split over cells
+# `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
+METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
+PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]
+HEADER = "# Generated from {} by tools/export.py: edit that, then run `make export`."
+INIT = '''
+"""A character-level discrete diffusion language model, exported from the chapters of the book.
+
+Every name below resolves on first use, so that `import ddlm_core` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    {imports}
+
+__version__ = {version!r}
+__all__ = {names!r}
+
+_MODULES = {modules!r}
+_HOME = {home!r}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(f"ddlm_core.{{_HOME[name]}}"), name)
+        return value
+    if name in _MODULES:
+        return import_module(f"ddlm_core.{{name}}")
+    raise AttributeError(f"module 'ddlm_core' has no attribute {{name!r}}")
+
+
+def __dir__() -> list[str]:
+    return sorted({{*globals(), *_HOME, *_MODULES}})
+'''
+
+
+@dataclass
+class Output:
+    """A file to generate."""
+
+    chapter: Chapter
+    head: list[str]
+    imports: list[str]
+    body: list[str]
+
+    def text(self) -> str:
+        return "\n\n".join(
+            [HEADER.format(self.chapter.path), *self.head, *self.imports, *self.body]
+        )
+
+
+def modules_of(node: ast.Import | ast.ImportFrom, home: dict[str, str]) -> set[str]:
+    """The modules of ddlm_core that an import statement asks for; `home`: name → module."""
+    names = [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        package = node.module == "ddlm_core"  # from ddlm_core import noise, GeometricNoise
+        names = [f"ddlm_core.{home.get(n, n)}" for n in names] if package else [node.module or ""]
+    return {name.split(".")[1] for name in names if name.startswith("ddlm_core.")}
+
+
+def check_imports(chapters: list[Chapter], owner: dict[str, int]) -> None:
+    """A chapter imports by name, and only from chapters before it."""
+    home = {name: m for chapter in chapters for name, m in chapter.exports().items()}
+    for order, chapter in enumerate(chapters):
+        for cell in chapter.cells:
+            for node in filter(is_import, ast.walk(cell.tree)):
+                line = cell.line + node.lineno - 1
+                if any(alias.name == "*" for alias in node.names):
+                    problem(chapter.path, "star import: name what you import", line)
+                for module in sorted(modules_of(node, home)):
+                    if owner.get(module, -1) > order:
+                        later = f"ddlm_core.{module} of the later {chapters[owner[module]].path}"
+                        problem(chapter.path, f"imports {later}", line)
+
+
+def check_definitions(chapters: list[Chapter], owner: dict[str, int]) -> None:
+    """Exported cells are short, and a name is defined once."""
+    seen: dict[str, str] = {}
+    for chapter in chapters:
+        for module, cells in chapter.tagged("export").items():
+            if (first := chapters[owner[module]]) is not chapter:
+                problem(chapter.path, f"exports to {module}, a module of {first.path}")
+            for cell in cells:
+                has_class = any(isinstance(node, ast.ClassDef) for node in cell.tree.body)
+                most = MAX_CLASS_LINES if has_class else MAX_LINES
+                if (lines := cell.code_lines()) > most:
+                    problem(
+                        chapter.path, f"exports a cell of {lines} lines; at most {most}", cell.line
+                    )
+        for kind in ("export", "test"):
+            for module, cells in chapter.tagged(kind).items():
+                for name, line in (pair for cell in cells for pair in cell.definitions()):
+                    public = kind == "export" and not name.startswith("_")
+                    key = name if public else f"{kind}:{module}.{name}"
+                    where = seen.setdefault(key, f"{chapter.path}:{line}")
+                    if where != f"{chapter.path}:{line}":
+                        problem(chapter.path, f"defines {name} again: {kind}ed at {where}", line)
+                    if public and name in owner:
+                        problem(chapter.path, f"exports {name}, also the name of a module", line)
+
+
+def module_output(chapter: Chapter, module: str, cells: list[Cell]) -> Output:
+    """Docstring, imports, `__all__`, then the definitions in the order of the chapter."""
+    title = chapter.title if module == chapter.name else f"{chapter.title}: {module}"
+    docstring = f'"""{title}{"" if title.endswith(("?", "!")) else "."}"""'
+    output = Output(chapter, [docstring], [], [])
+    for cell in cells:
+        imports = list(filter(is_import, cell.tree.body))
+        output.imports += cell.text(imports)
+        output.body.append(cell.without(imports))
+    names = [n for n, m in chapter.exports().items() if m == module and not n.startswith("_")]
+    output.body.insert(0, f"__all__ = {names!r}")
+    return output
+
+
+def calls_tests(node: ast.stmt, names: tuple[str, ...] = ()) -> bool:
+    """True for `test_x(…)`, and for a loop that does nothing but call tests."""
+    if isinstance(node, ast.For):
+        names += tuple(n.id for n in ast.walk(node.target) if isinstance(n, ast.Name))
+        return all(calls_tests(inner, names) for inner in node.body)
+    called = node.value.func if isinstance(getattr(node, "value", None), ast.Call) else None
+    return isinstance(called, ast.Name) and (called.id.startswith("test_") or called.id in names)
+
+
+def test_output(chapter: Chapter, cells: list[Cell]) -> Output:
+    """Imports and definitions, without the calls that show a reader that the tests pass."""
+    output = Output(chapter, [], [], [])
+    for cell in cells:
+        imports = list(filter(is_import, cell.tree.body))
+        calls = list(filter(calls_tests, cell.tree.body))
+        for node in cell.tree.body:
+            if isinstance(node, ast.Expr | ast.For | ast.While) and node not in calls:
+                message = "a test cell holds imports, definitions and calls of its tests only"
+                problem(chapter.path, message, cell.line + node.lineno - 1)
+        output.imports += cell.text(imports)
+        output.body.append(cell.without(imports + calls))
+    return output
+
+
+def init_text(chapters: list[Chapter], root: Path) -> str:
+    """`ddlm_core/__init__.py`: a table of names, resolved lazily (PEP 562)."""
+    modules = [m for chapter in chapters for m in chapter.tagged("export")]
+    exports = [pair for chapter in chapters for pair in chapter.exports().items()]
+    home = {n: m for n, m in exports if n[0] != "_" and m not in MODULE_ONLY}
+    whole = [m for m in modules if m in MODULE_ONLY]
+    imports = [f"from ddlm_core.{m} import {n}" for n, m in home.items()]
+    imports += [f"from ddlm_core import {m}" for m in whole]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return HEADER.format("notebooks/") + INIT.format(
+        imports="\n    ".join(imports or ["pass"]),
+        version=project["version"],
+        names=[*home, *whole],
+        modules=modules,
+        home=home,
+    )
+
+
+def ruff(root: Path, stage: Path, *arguments: str) -> str:
+    config = [f"--config={root / 'pyproject.toml'}", "--no-cache", "--quiet", str(stage)]
+    command = [sys.executable, "-m", "ruff", *arguments, *config]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=stage)
+    if done.stderr:
+        sys.exit(f"tools/export.py: ruff: {done.stderr.strip()}")
+    return done.stdout
+
+
+def undefined_names(root: Path, stage: Path) -> list[tuple[str, str]]:
+    """(file, name) for each name that a file uses but does not define (F821)."""
+    found = json.loads(ruff(root, stage, "check", "--select=F821", "--output-format=json"))
+    pairs = {(Path(f["filename"]).resolve(), f["message"].split("`")[1]) for f in found}
+    return sorted((path.relative_to(stage).as_posix(), name) for path, name in pairs)
+
+
+def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output | None]:
+    """Write every generated file below `stage`; returns path → output (None: `__init__`)."""
+    outputs: dict[str, Output] = {}
+    for chapter in chapters:
+        for module, cells in chapter.tagged("export").items():
+            outputs[f"ddlm_core/{module}.py"] = module_output(chapter, module, cells)
+        for module, cells in chapter.tagged("test").items():
+            outputs[f"tests/test_{module}.py"] = test_output(chapter, cells)
+    for folder in ("ddlm_core", "tests"):
+        (stage / folder).mkdir()
+    (stage / "ddlm_core/__init__.py").write_text(init_text(chapters, root), encoding="utf-8")
+    for path, output in outputs.items():
+        (stage / path).write_text(output.text(), encoding="utf-8")
+    # What a file uses and does not define, it imports the way the chapter has it.
+    for path, name in undefined_names(root, stage):
+        if name in (known := outputs[path].chapter.bindings()):
+            outputs[path].imports.append(known[name])
+            (stage / path).write_text(outputs[path].text(), encoding="utf-8")
+    for path, name in undefined_names(root, stage):
+        if not (chapter := outputs[path].chapter).broken:
+            problem(chapter.path, f"{path} uses {name}, which no cell exports or imports (F821)")
+    ruff(root, stage, "check", "--select=I,F401", "--fix-only")
+    ruff(root, stage, "format")
+    return {"ddlm_core/__init__.py": None, **outputs}
+
+
+def check_import(stage: Path, module: str) -> None:
+    """Import one module in a clean process: it must work, and bring in nothing heavy."""
+    banned = PACKAGE_BANS if module == "ddlm_core" else METHOD_BANS
+    code = f"import sys, {module}; print(*[m for m in {banned} if m in sys.modules])"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=stage)
+    if done.returncode:
+        problem(module, f"does not import alone: {done.stderr.strip().splitlines()[-1]}")
+    elif heavy := done.stdout.strip():
+        problem(module, f"imports {heavy} when it is imported: import it where it is used")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    problems.clear()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare only; also try the imports")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the project")
+    options = parser.parse_args(arguments)
+    root = options.root.resolve()
+    chapters = []
+    for path in sorted((root / "notebooks").glob("*.py")):
+        if CHAPTER_FILE.fullmatch(path.name):
+            chapters.append(read_chapter(path))
+        else:
+            problem(f"notebooks/{path.name}", "a chapter is named NN_name.py")
+    owner: dict[str, int] = {}  # module → index of its chapter
+    for order, chapter in enumerate(chapters):
+        for module in chapter.tagged("export"):
+            owner.setdefault(module, order)
+    check_imports(chapters, owner)
+    check_definitions(chapters, owner)
+
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder).resolve()
+        files = build(root, chapters, stage)
+        if options.check:
+            with ThreadPoolExecutor() as pool:
+                modules = ["ddlm_core", *(f"ddlm_core.{m}" for m in owner)]
+                list(pool.map(lambda m: check_import(stage, m), modules))
+        for name, output in files.items():
+            path, new = root / name, (stage / name).read_text(encoding="utf-8")
+            if path.exists() and path.read_text(encoding="utf-8") == new:
+                continue
+            source = output.chapter.path if output else "notebooks/"
+            if options.check:
+                problem(name, f"out of step with {source}: run `make export`")
+            elif not (output and output.chapter.broken):
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(new, encoding="utf-8")
+                print(f"wrote {name}")
+    for path in sorted([*root.glob("ddlm_core/*.py"), *root.glob("tests/test_*.py")]):
+        name, ours = path.relative_to(root).as_posix(), HEADER.split("{}")[0]
+        if name not in files and path.read_text(encoding="utf-8").startswith(ours):
+            if options.check:
+                problem(name, "no chapter exports it any more: run `make export`")
+            elif not any(chapter.broken for chapter in chapters):
+                path.unlink()
+                print(f"removed {name}")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
