@@ -29,6 +29,7 @@ __all__ = [
     "sample_categorical",
     "sample_generators",
     "draw_uniforms",
+    "has_denoiser",
     "reverse_probs",
     "DenoisingStep",
     "run_reverse",
@@ -236,9 +237,8 @@ def sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
     ruler = probs.cumsum(-1)  # (…, V)
     end = ruler[..., -1]
     dart = uniform.to(probs.dtype).to(probs.device) * end
-    dart = torch.minimum(
-        dart, torch.nextafter(end, torch.zeros_like(end))
-    )  # rounding may hit the end
+    below_end = torch.nextafter(end, torch.zeros_like(end))
+    dart = torch.minimum(dart, below_end)  # rounding can put the dart on the end of the ruler
     return (ruler <= dart[..., None]).sum(-1)
 
 
@@ -265,6 +265,12 @@ def draw_uniforms(generators: Sequence[torch.Generator | None], length: int) -> 
         for g in generators
     ]
     return torch.stack(rows)
+
+
+def has_denoiser(model: Any) -> bool:
+    """True if a model can say what it believes, false if it only has scores."""
+    kind = getattr(getattr(model, "config", None), "parametrization", "denoiser")
+    return hasattr(model, "denoise") and kind == "denoiser"
 
 
 @torch.inference_mode()
@@ -294,7 +300,7 @@ def reverse_probs(
     """
     given = () if mask is None else (mask,)
     delta_sigma = sigma_bar_t - sigma_bar_s
-    if hasattr(model, "denoise"):
+    if has_denoiser(model):
         log_q = apply_temperature(model.denoise(x_t, sigma_bar_t, *given), temperature)
         if method == "analytic":
             return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s)
@@ -394,8 +400,8 @@ def check_sampling(model: Any, method: str, temperature: float, shape: tuple[int
         raise ValueError(f"method must be one of {', '.join(SAMPLING_METHODS)}, got {method!r}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    if temperature != 1 and not hasattr(model, "denoise"):
-        raise ValueError("a temperature other than 1 needs a model that has denoise()")
+    if temperature != 1 and not has_denoiser(model):
+        raise ValueError("a temperature other than 1 needs a model that has a denoiser")
 
 
 def one_generator_each(

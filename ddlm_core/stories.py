@@ -16,6 +16,7 @@ __all__ = [
     "Word",
     "words",
     "Grammar",
+    "PEOPLE",
     "VARIABLES",
     "ENDING",
     "PLOTS",
@@ -57,60 +58,64 @@ class Grammar:
 _SHE = {"he": "she", "He": "She", "his": "her"}
 _HE = {"he": "he", "He": "He", "his": "his"}
 
-VARIABLES: dict[str, tuple[Word, ...]] = {
-    "hero": words("Lily Mia Anna Sue Rose Zoe Ella Kim Ivy Nora Lucy Fern", **_SHE)
-    + words("Tom Ben Max Sam Jack Leo Finn Otto Hugo Paul Dave Rick", **_HE),
-    "pal": words("Amy Bob Dan Eve Gus Ned Pip Vera"),
-    "animal": words("dog cat fox bear frog duck mouse pony goat bunny owl pig"),
-    "coat": words("little kind brown gray funny shy fat wise"),
-    "look": words("red blue green big tiny shiny pink soft", a="a") + words("old orange", a="an"),
-    "thing": words(
-        "ball kite hat drum boat book bell doll cup key "
-        "spoon shell lamp flute sock wagon top ring fan coin"
-    ),
-    "place": words(
-        "in_the_park by_the_lake at_the_farm under_a_tree in_the_garden on_the_hill "
-        "near_the_barn at_the_beach behind_the_house in_the_woods by_the_road at_the_zoo"
-    ),
-    "skill": words("swim sing dance jump draw whistle skate climb"),
-    "need": words("sad", gift="a big hug")
-    + words("cold", gift="a warm coat")
-    + words("hungry", gift="some soup")
-    + words("tired", gift="a soft bed")
-    + words("thirsty", gift="some milk")
-    + words("bored", gift="a new game"),
-    "weather": words("raining", felt="wet", noun="rain")
-    + words("snowing", felt="cold", noun="snow")
-    + words("windy", felt="dusty", noun="wind")
-    + words("foggy", felt="lost", noun="fog"),
+PEOPLE: dict[str, tuple[Word, ...]] = {
+    "hero": words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **_SHE)
+    + words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE),
+    "pal": words("Amy Bob Dan Eve Gus Ned Pip Tim"),
+    "animal": words("bear frog duck goat pony lamb deer crow mole toad swan hare"),
+    "coat": words("kind gray wise tiny calm cute tall glad"),
+    "need": words("tired", gift="a soft bed")
+    + words("upset", gift="a long hug")
+    + words("dirty", gift="a hot bath")
+    + words("bored", gift="a new game")
+    + words("itchy", gift="a big comb")
+    + words("dizzy", gift="a long nap"),
 }
 
-ENDING = "[They are friends now.|What a good day!|{hero} smiled all day.|{hero.He} was so happy.]"
+VARIABLES: dict[str, tuple[Word, ...]] = PEOPLE | {
+    "look": words("blue pink gold soft neat tiny dark pale fine wide"),
+    "thing": words(
+        "ball kite drum boat book bell doll lamp ring coin "
+        "sock shoe rope vase harp flag horn mask sled fork"
+    ),
+    "place": words(
+        "in_the_park by_the_lake on_the_hill at_the_farm in_the_barn by_the_pond "
+        "at_the_fair in_the_cave by_the_gate in_the_yard on_the_road at_the_dock"
+    ),
+    "skill": words("swim sing jump draw read skip dive bake"),
+    "weather": words("rainy", felt="damp", noun="rain")
+    + words("windy", felt="worn", noun="wind")
+    + words("snowy", felt="cold", noun="snow")
+    + words("misty", felt="lost", noun="mist"),
+}
+
+ENDING = (
+    "[They are friends now.|So it was a good day.|{hero} was happy again.|{hero} sang a new song.]"
+)
 
 PLOTS = (
-    "[One day|Last week|Once], {hero} lost {hero.his} {look} {thing} {place}. "
-    "{hero.He} [looked and looked|cried a little|asked for help]. "
-    "A {coat} {animal} [found it|had it|sat on it]! "
-    '["Thank you!" said {hero}.|{hero} hugged the {animal}.|They both laughed.] ' + ENDING,
-    "{hero} met a {coat} {animal} {place}. It was {need}, "
-    "so {hero.he} gave it {need.gift}. [Soon|Then] the {animal} was not {need} [any more|at all]. "
-    + ENDING,
-    '{hero} [wanted to|could not] {skill}. "I can [help|show you]," said a {coat} {animal}. '
-    "They tried {place} [all day|for a week]. [At last|In the end], {hero} could {skill}! "
-    "{hero.He} was so [proud|happy].",
-    "{hero} and {pal} [both wanted|found] {look.a} {look} {thing}. "
-    '"[It is mine|Give it to me]!" said {pal}. "We can [share|take turns]," said {hero}. '
-    "[So they did|And they played] {place}. " + ENDING,
-    "[At night|In the dark], {hero} heard a [sound|noise] {place}. "
-    "[{hero.He} was afraid.|{hero.He} hid.|Was it a monster?] But it was a {coat} {animal} "
-    'with {look.a} {look} {thing}. "[A gift|This is] for you," said the {animal}.',
-    "It was {weather}. {hero} [sat|was] inside with {hero.his} {look} {thing}. "
-    "[Knock, knock!|Tap, tap!] A {weather.felt} {animal} stood outside. "
-    '"Come in," said {hero}. They [drank tea|sang songs|told jokes] '
+    "[One day|At noon|At dawn], {hero} lost {hero.his} {look} {thing} {place}. "
+    "{hero.He} [ran and ran|cried a bit|felt so sad]. "
+    "A {coat} {animal} [found it|saved it|spied it]! "
+    '"[Thank you|Well done|I love it]!" said {hero}. ' + ENDING,
+    "{hero} met a {coat} {animal} {place}. It was {need}, so {hero.he} gave it {need.gift}. "
+    "[Soon|Then] the {animal} was not {need} any more. " + ENDING,
+    '{hero} [wanted to|longed to|could not] {skill}. "[Let me help|I can teach] you," said a '
+    "{coat} {animal}. They tried {place} [all day|at dawn|at dusk]. [At last|In time], {hero} "
+    "could {skill}! {hero.He} was so [proud|happy].",
+    "{hero} and {pal} [both wanted|both needed|fought over] a {look} {thing}. "
+    '"[It is mine|Give it up|I found it]!" said {pal}. "[Let us share|Let us trade]," said {hero}. '
+    "So they did, {place}. " + ENDING,
+    "[In the dark|One evening], {hero} heard a [sound|noise] {place}. "
+    "[Was it a big wolf|Who could that be]? But it was a {coat} {animal} with a {look} {thing}. "
+    '"[It is a gift|This is just] for you," said the {animal}.',
+    "It was {weather}. {hero} [sat|hid|was] inside with {hero.his} {look} {thing}. "
+    "[Knock, knock|Thump, thump]! A {weather.felt} {animal} stood outside. "
+    '"Come in," said {hero}. They [sang songs|told jokes|drew boats] '
     "until the {weather.noun} was over.",
-    "{hero} planted a [seed|bean] {place}. [Every day|Each morning], {hero.he} "
-    "[sang to it|gave it water]. It grew {look.a} {look} {thing}! "
-    '"[How funny|What luck]!" said {pal}. {hero} gave {pal} the {thing}.',
+    "{hero} planted a [seed|bean] {place}. [Each dawn|Every day], {hero.he} "
+    "[sang to it|read to it]. It grew a {look} {thing}! "
+    '"[How funny|What luck|How silly]!" said {pal}. {hero} gave {pal} the {thing}.',
 )
 
 STORIES = Grammar(PLOTS, VARIABLES)

@@ -351,13 +351,13 @@ test_neighbors_are_independent()
 def test_perturb_batch_keeps_its_contract():
     x_0 = sample_prior(4, 50, 7, torch.Generator().manual_seed(0))
     before, mask = x_0.clone(), torch.arange(50).expand(4, 50) % 3 == 0
-    seeded = [
-        perturb_batch(x_0, math.inf, 7, mask, torch.Generator().manual_seed(seed))
+    first, again, other = (
+        perturb_batch(x_0, 1.0, 7, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
-    ]
-    assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
-    assert torch.equal(seeded[0][mask], x_0[mask])
-    assert not torch.equal(seeded[0][~mask], x_0[~mask])
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    masked = perturb_batch(x_0, math.inf, 7, mask, torch.Generator().manual_seed(1))
+    assert torch.equal(masked[mask], x_0[mask]) and not torch.equal(masked[~mask], x_0[~mask])
     assert torch.equal(perturb_batch(x_0, 0.0, 7), x_0)
     assert torch.equal(perturb_batch(x_0, torch.tensor(0), 7), x_0)
     assert torch.equal(x_0, before)
@@ -941,6 +941,15 @@ def test_terminal_draws_in_place():
     assert lines[-3:-1] == ["“Hi,” said", "Mo. </script><b>&"]
 
 
+def test_a_text_taller_than_the_terminal_does_not_scroll_it():
+    stream = Terminal()
+    with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
+        render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
+    assert (
+        "\x1b[4A" in stream.getvalue()
+    )  # 3 of 8 rows and the status: one line less than the screen
+
+
 def test_terminal_marks_exactly_what_changed():
     bold, off = "\x1b[1;4;35m", "\x1b[0m"
     assert _rows("ab\ncde", [1, 2, 3, 5], 3) == [f"a{bold}b↵{off}", f"{bold}c{off}d{bold}e{off}"]
@@ -986,6 +995,7 @@ def test_control_characters_do_not_reach_the_terminal():
 
 
 test_terminal_draws_in_place()
+test_a_text_taller_than_the_terminal_does_not_scroll_it()
 test_terminal_marks_exactly_what_changed()
 test_terminal_shows_each_frame_before_it_asks_for_the_next()
 test_terminal_gives_back_the_cursor_on_interrupt()
@@ -1180,7 +1190,9 @@ def test_player_carries_every_frame():
 
 
 def test_player_is_self_contained_and_safe():
-    html = Animation(story_frames(), CharacterLevelTokenizer(), "<i>Mo</i>", 'a"b').to_html()
+    frames, tokenizer = story_frames(), CharacterLevelTokenizer()
+    assert "<" not in _encode(frames[::-1], tokenizer)  # the first text holds "</script>"
+    html = Animation(frames, tokenizer, "<i>Mo</i>", 'a"b').to_html()
     assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
     assert html.count("</script>") == html.count("<script") == 2
     assert "<b>" not in html and "<i>" not in html and 'id="a&quot;b"' in html
@@ -1216,6 +1228,13 @@ def test_saved_files():
         Animation([], CharacterLevelTokenizer())
 
 
+def test_the_font_has_every_token():
+    font, vocab = _font(16), CharacterLevelTokenizer().vocab
+    assert font.getname()[0] == "DejaVu Sans Mono"
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(mark)) != missing for mark in (*vocab[2:], *"�·↵⇥"))
+
+
 def test_lines_break_between_words():
     rows = {}
     for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
@@ -1228,6 +1247,7 @@ test_player_carries_every_frame()
 test_player_is_self_contained_and_safe()
 test_player_is_small()
 test_saved_files()
+test_the_font_has_every_token()
 test_lines_break_between_words()
 
 # %% [markdown]

@@ -33,7 +33,6 @@ class DiscreteDiffusionConfig:
     cond_dim: int = 64  # width of the noise-level embedding
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
-    kernel_size: int = 5  # characters that a block mixes before it attends; 0 for none
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
     graph: str = "uniform"
     sigma_min: float = 1e-4
@@ -75,8 +74,6 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
             "n_embd must be a multiple of 2 n_head and cond_dim even, got "
             f"n_embd={config.n_embd}, n_head={config.n_head}, cond_dim={config.cond_dim}"
         )
-    if config.kernel_size != 0 and config.kernel_size % 2 != 1:
-        raise ValueError(f"kernel_size must be odd, or 0 for none, got {config.kernel_size}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {config.dropout}")
     if config.parametrization not in ("denoiser", "score"):
@@ -180,30 +177,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        qkv = self.qkv(x).to(self.query_norm.weight.dtype)  # norms and angles in full precision
+        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, head_size)
         q, k = rotate(self.query_norm(q), angles), rotate(self.key_norm(k), angles)
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        # in bfloat16 the CPU kernel's backward pass is three times slower than in float32
+        with torch.autocast("cpu", enabled=False):
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
 # %% tags=["export"]
-class LocalMix(nn.Module):
-    """Add to each position a weighted sum of its neighbors, each feature on its own; 0 at first.
-
-    Letters make words with their neighbors; attention need not spend heads on finding them.
-    """
-
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        super().__init__()
-        width, kernel = config.n_embd, config.kernel_size
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        nn.init.zeros_(self.conv.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x.transpose(1, 2)).transpose(1, 2)
-
-
 class FeedForward(nn.Sequential):
     """Two linear maps around a GELU, for each position on its own."""
 
@@ -221,14 +205,13 @@ class Block(nn.Module):
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
         self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
-        self.local = LocalMix(config) if config.kernel_size else nn.Identity()
         self.attention = Attention(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cond: Tensor, angles: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        seen = self.attention(self.local(modulated_norm(x, shift_a, scale_a)), angles)
+        seen = self.attention(modulated_norm(x, shift_a, scale_a), angles)
         x = x + gate_a * self.dropout(seen)
         thought = self.feed_forward(modulated_norm(x, shift_f, scale_f))
         return x + gate_f * self.dropout(thought)
@@ -251,6 +234,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -265,7 +249,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config)
-        x = self.embedding(input_ids)  # (B, L, n_embd)
+        x = self.embedding(input_ids) + self.places[: input_ids.shape[1]]  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)

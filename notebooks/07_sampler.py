@@ -145,6 +145,12 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 # probability $\delta$, so it jumps to a given other letter $y$ with probability $\delta/V$. The
 # number $1/V$ is the *rate* of that jump.
 #
+# Film the chain and play the film backwards. You see a chain again: letters jump at random, only
+# now the noise turns into words. It is a Markov chain too, for if the past tells nothing about the
+# future once you know the present, then neither does the future tell anything about the past. So
+# there must be *reverse rates*, and whoever knows them can run the film from its last frame, which
+# is pure noise.
+#
 # What is the rate of the jump backwards? Use Bayes' rule above for two words that differ in one
 # letter, $x_t$ and the same text with $y$ at one position. On the way forward that letter made the
 # jump from $y$, with probability $\delta/V$. So
@@ -158,9 +164,24 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 # limit letters jump one at a time, each by its own rate. So in the limit it is *exact* to treat
 # positions independently.
 #
-# The simplest sampler takes the rates at the start of the step, holds them for the whole of a noise
-# $\Delta$, and lets all positions jump. That is Euler's method; chemists, who leap over many
-# reactions at once like this, call it *τ-leaping*:
+# An example, at a noise of 0.3, where three letters in four are untouched. The scores below are
+# those of the second letter. If we hold *ac*, which is rare, the common word *ab* is one jump away,
+# and that jump has a high rate. If we hold *ab*, all rates are low. So rates tell *where to* jump
+# and also *whether*: a letter in a word that fits stays.
+
+# %%
+from ddlm_core.loss import denoiser_log_score
+
+world, now = three_letter_world(), torch.full((2,), 0.3, dtype=torch.float64)
+x_t = torch.tensor([[0, 2], [0, 1]])  # ac, ab
+score = denoiser_log_score(world.denoise(x_t, now), now, x_t).exp()  # (B, L, V)
+for word, ratios in zip(("ac", "ab"), score[:, 1].numpy().round(2), strict=True):
+    print(f"{word}: second letter to a, b, c: {ratios}")
+
+# %% [markdown]
+# A computer takes finite steps. The simplest sampler takes the rates at the start of the step,
+# holds them for the whole of a noise $\Delta$, and lets all positions jump. That is Euler's method;
+# chemists, who leap over many reactions at once like this, call it *τ-leaping*:
 #
 # $$ p(x_s = y \mid x_t) \approx \frac{\Delta}{V}\,s_y \quad (y\ne x_t), \qquad\text{and stay with what is left.} $$
 
@@ -205,7 +226,9 @@ def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
 # $\bar\sigma$ in closed form, so we use the true difference.
 #
 # Is it right? Against the table for whole words, the error of one step must be of order $\Delta^2$:
-# half the step, a quarter of the error.
+# half the step, a quarter of the error. A wrong rate, say $1/(V-1)$ for $1/V$, would leave an error
+# of order $\Delta$, and half the step would give half of it. The second check is for steps that are
+# far too long.
 
 # %% tags=["test"]
 from ddlm_core.loss import denoiser_log_score
@@ -261,7 +284,9 @@ test_euler_step_is_a_distribution_however_long()
 #
 # $$ p(x_s = y\mid x_t) \;=\; \hat s_y \cdot\Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}V\Big). $$
 #
-# The paper calls this the discrete Tweedie theorem, after its Gaussian relative.
+# The paper calls this the discrete Tweedie theorem, after its Gaussian relative. The right side
+# sums to 1 over $y$ by itself, for the sum is $p_t(x_t)/p_t(x_t)$. With a network's score it nearly
+# does, and we normalize.
 
 # %% tags=["export"]
 from ddlm_core.forward import transition
@@ -302,6 +327,10 @@ def score_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
     weight = weight.clamp(min=0)  # what an inexact score makes negative; the paper leaves it in
     return weight / weight.sum(-1, keepdim=True)
 
+
+# %% [markdown]
+# The check does not trust the closed form. It takes the rate matrix of chapter 3 and lets PyTorch
+# compute the matrix exponential.
 
 # %% tags=["test"]
 import pytest
@@ -393,10 +422,11 @@ def analytic_probs(
 
 
 # %% [markdown]
-# Three checks. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the
-# kernels of chapter 3. For any $q$, it must equal the paper's form on the score that chapter 5
-# makes of this $q$. And on our world, it must give the marginals of the true table for whole words,
-# exactly.
+# The two forms ask the network for different things and must agree on the answer. Three checks of
+# that. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the kernels
+# of chapter 3: a few numbers multiplied, no diffusion in sight. For any $q$, it must equal the
+# paper's form on the score that chapter 5 makes of this $q$. And on our world, it must give the
+# marginals of the true table for whole words, exactly.
 
 # %% tags=["test"]
 
@@ -465,19 +495,27 @@ test_analytic_step_is_exact_for_each_position()
 test_step_is_a_distribution_at_the_extremes()
 
 # %% [markdown]
+# A fourth check goes to the extremes in float32: certain beliefs, endless noise, no noise left, and
+# a score that no distribution has.
+#
+# ## Why the step factorizes, and what that costs
+#
 # The last line of the third test is the whole trouble in one assertion. Each letter is exact, the
 # word is not: it is a product of marginals where the truth has dependent letters. Nothing that the
-# network could learn mends this, for it is asked one question per position. What mends it is a
-# smaller step.
-#
-# ## The order of the error
+# network could learn mends this. It is asked one question per position, and a table of joint
+# answers for $L$ positions would have $V^L$ entries. A left-to-right model avoids the problem by
+# asking $L$ questions one after the other, each with all earlier answers in view. We ask for all
+# $L$ letters at once, $N$ times, and $N$ is ours to choose: fewer questions than letters, if we
+# like, at the price of some words in which two letters did not hear of each other in time. What
+# mends that is a smaller step.
 #
 # How small? In a step that removes the noise $\Delta$, a position changes with a probability of
 # order $\Delta$. The true joint and the product of marginals agree on every single position; they
 # can only differ where two positions change *together*, and that is of order $\Delta^2$. Make the
 # steps $N$ times as many and the chance of a change in each is $N$ times smaller: the errors add up
 # to $N\cdot O(1/N^2)=O(1/N)$. Euler's method commits a second error of order $\Delta^2$ per step,
-# the frozen rates. So both must converge like $1/N$, with different constants. We will see.
+# the rates that it freezes. So both must converge like $1/N$, with different constants. We will
+# see.
 
 # %% [markdown]
 # ## Where to stop on the way
@@ -574,6 +612,12 @@ def noise_levels(
         levels[-1] = 0.0
     return levels
 
+
+# %% [markdown]
+# The checks: times fall strictly from 1 to 0 for any number of steps, also with a noise so strong
+# that $1-e^{-\bar\sigma}$ rounds to 1 (this is why `times_at` works with the share that is *kept*);
+# the fractions are the promised ones; and a name that we do not know gets an answer that lists
+# those we do.
 
 # %% tags=["test"]
 from ddlm_core.noise import corrupted_fraction
@@ -735,6 +779,13 @@ def draw_uniforms(generators: Sequence[torch.Generator | None], length: int) -> 
     return torch.stack(rows)
 
 
+# %% [markdown]
+# For the dart we need no luck in testing: darts thrown at even distances must hit each letter in
+# exact proportion, and a letter of probability 0 never, not even with the largest number below 1.
+# For the generators: the same numbers for a batch in one piece and in two, and no two samples
+# alike.
+
+
 # %% tags=["test"]
 def test_dart_hits_letters_as_often_as_their_probabilities():
     probs = torch.tensor([0.5, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
@@ -863,6 +914,11 @@ test_one_step_is_the_step_of_its_method()
 # There is one loop in the whole project. It is a Python generator: it hands out each step as it is
 # made. Whoever wants an animation, a progress bar or a stop button reads the steps; whoever wants
 # the text reads the last one.
+#
+# The loop is six lines. Ask the model what each clean letter might be, given all letters as they
+# are now. Turn that into distributions one step back. Throw a dart for each position. That is all,
+# and nothing is decided for good: a letter that was set early can be changed in any later step, if
+# its neighbors come to disagree with it.
 
 # %% tags=["export"]
 from collections.abc import Callable, Iterator
@@ -1228,6 +1284,7 @@ axes.set_xticks(range(9), names)
 axes.set_xlabel("word")
 axes.set_ylabel("probability")
 axes.legend()
+plt.show()
 # %% [markdown]
 # Now the distance against the number of steps, for both methods on two schedules. Both axes are
 # logarithmic, so that an error of $1/N$ is a straight line that falls one decade in one decade; the
@@ -1248,6 +1305,7 @@ axes.loglog(counts, [0.5 / n for n in counts], ":", color="gray", label="slope o
 axes.set_xlabel("number of steps N")
 axes.set_ylabel("total variation distance to the language")
 axes.legend()
+plt.show()
 # %%
 print("steps                " + "".join(f"{n:>8}" for n in counts[2:9]))
 for (method, schedule), values in distance.items():
@@ -1321,6 +1379,7 @@ for row, schedule in enumerate(SCHEDULES):
 bottom.set_yticks(range(3), SCHEDULES)
 bottom.set_ylim(2.6, -0.6)
 bottom.set_xlabel("fraction f of redrawn letters (a run goes from right to left)")
+plt.show()
 
 # %% [markdown]
 # `linear` spends its twelve steps on two crowds at the ends and crosses the middle in three leaps.
@@ -1328,9 +1387,12 @@ bottom.set_xlabel("fraction f of redrawn letters (a run goes from right to left)
 # mistakes, and the many steps of `linear` at almost no noise are second looks at a finished text,
 # which have a value of their own. [Chapter 9](09_evaluation.ipynb) measures both on a real model.
 #
-# Finally: does the loop, with its darts, really write what this exact computation says? Four steps
-# of `fraction`, four thousand words, and a chi-squared test. So that the test proves its power, the
-# same counts must be impossible for the true language.
+# Finally: does the loop, with its darts, really write what this exact computation says? We let it
+# write four thousand words in four steps of `fraction` and count them. The chi-squared statistic
+# adds up the squared differences from the expected counts, each divided by the expected count. For
+# nine words it is about 8 if all is well, and above 31.8 once in ten thousand trials. So that the
+# test proves its power, the same counts must be impossible for the true language: four steps are
+# too few, and the test must see it.
 
 
 # %% tags=["test"]
@@ -1382,6 +1444,13 @@ for told in (True, False):
 # $p_t$ given that the *clean* letter is *b*. The two agree only at the very end. So, other than the
 # paper's sampler, which puts the given tokens back and no more, ours passes the mask on, and
 # [chapter 8](08_training.ipynb) trains the network with spans that it knows are given.
+
+
+# %% [markdown]
+# The checks below hold the exact computation against the true conditional distribution, for one
+# open letter (exact in any number of steps) and for two (an error that falls with the steps). Then
+# they run the loop itself and look at what it keeps. The last one collects what cannot work: each
+# must give a `ValueError` of one line, at the call.
 
 
 # %% tags=["test"]
@@ -1462,9 +1531,9 @@ test_bad_arguments_are_refused_at_the_call()
 # ```
 #
 # and run `make export && pytest tests/test_sampler.py`.
-# `test_loop_writes_what_the_exact_computation_says` fails: after four steps too many words are
-# *ab*, too few are rare ones. The other tests pass, so this one is what stands between you and a
-# sampler that is quietly too sure of itself.
+# `test_loop_writes_what_the_exact_computation_says` fails: *ab* is written too often, and the words
+# *aa* and *cb* never. The other tests pass, so this one is what stands between you and a sampler
+# that is quietly too sure of itself.
 #
 # ## Exercises
 #

@@ -287,8 +287,8 @@ from ddlm_core.sampler import reverse_probs
 
 
 @dataclass
-class TrainingConfig:
-    """What a run needs to know; every field is a key of the YAML files in ``ddlm_core/configs``."""
+class DataConfig:
+    """Which text a run learns from: the arguments of :func:`setup_dataloaders`."""
 
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
@@ -298,12 +298,23 @@ class TrainingConfig:
     context_length: int = 256
     num_workers: int = 0
     batch_size: int = 64
+
+
+# %% tags=["export"]
+@dataclass
+class TrainingConfig(DataConfig):
+    """What a run needs to know; every field is a key of the YAML files in ``ddlm_core/configs``.
+
+    Raises:
+        ValueError: if a value makes no sense, in one line that names it.
+    """
+
     gradient_accumulation_steps: int = 1
     num_epochs: int = 1
     max_steps: int | None = None  # ends before num_epochs if smaller
     optimizer: str = "muon"  # for the matrices of the blocks; or "adamw" for everything
-    learning_rate: float = 2e-3  # of AdamW
-    matrix_learning_rate: float = 0.02  # of Muon
+    learning_rate: float = 3e-3  # of AdamW
+    matrix_learning_rate: float = 0.03  # of Muon
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
@@ -313,7 +324,7 @@ class TrainingConfig:
     noise_power: float | None = 1.5  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
-    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: bf16 where the GPU has it
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: bf16 where that is fast
     gradient_checkpointing: bool = False
     use_8bit_optimizer: bool = False
     sigma_min: float = 1e-4
@@ -334,37 +345,31 @@ class TrainingConfig:
 
 
 # %% tags=["export"]
+AT_LEAST_ONE = (
+    *("context_length", "batch_size", "gradient_accumulation_steps", "num_epochs", "val_samples"),
+    *("eval_windows", "save_every", "save_every_steps", "eval_every_steps", "log_every_steps"),
+)
+ABOVE_ZERO = ("learning_rate", "matrix_learning_rate", "gradient_clip")
+SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
+CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("auto", "no", "bf16", "fp16")}
+
+
 def check_training_config(config: "TrainingConfig") -> None:
     """Raise a ``ValueError`` of one line for a run that cannot work."""
-    for name, lowest in (
-        ("context_length", 1),
-        ("batch_size", 1),
-        ("gradient_accumulation_steps", 1),
-        ("num_epochs", 1),
-        ("val_samples", 1),
-        ("eval_windows", 1),
-        ("save_every", 1),
-        ("save_every_steps", 1),
-        ("eval_every_steps", 1),
-        ("log_every_steps", 1),
-        ("num_workers", 0),
-        ("warmup_steps", 0),
-    ):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < lowest:
-            raise ValueError(f"{name} must be a whole number, at least {lowest}, got {value!r}")
-    for name in ("learning_rate", "matrix_learning_rate", "gradient_clip"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)!r}")
-    for name in ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)!r}")
-    if config.optimizer not in ("muon", "adamw"):
-        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer!r}")
-    if config.mixed_precision not in ("auto", "no", "bf16", "fp16"):
-        raise ValueError(
-            f"mixed_precision must be auto, no, bf16 or fp16, got {config.mixed_precision!r}"
-        )
+    values = vars(config)
+    whole = {name: 1 for name in AT_LEAST_ONE} | {"num_workers": 0, "warmup_steps": 0}
+    for name, least in whole.items():
+        if not isinstance(values[name], int) or values[name] < least:
+            raise ValueError(f"{name} must be a whole number from {least}, got {values[name]!r}")
+    for name in ABOVE_ZERO:
+        if not values[name] > 0:
+            raise ValueError(f"{name} must be above 0, got {values[name]!r}")
+    for name in SHARES:
+        if not 0 <= values[name] <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {values[name]!r}")
+    for name, known in CHOICES.items():
+        if values[name] not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {values[name]!r}")
 
 
 # %% tags=["export"]
@@ -441,31 +446,6 @@ def training_loss(
 
 
 # %% tags=["export"]
-def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
-    matrices = [
-        parameter
-        for name, parameter in model.blocks.named_parameters()
-        if parameter.ndim == 2 and "modulation" not in name and config.optimizer == "muon"
-    ]
-    taken = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    adamw = adamw_class(config)
-    optimizers = [
-        adamw(rest, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
-    ]
-    if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay
-            )
-        )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
 def adamw_class(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
     """AdamW, with 8-bit state if that is asked for and can be had."""
     if config.use_8bit_optimizer:
@@ -478,6 +458,27 @@ def adamw_class(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
             pass
         print("use_8bit_optimizer is off: it needs a CUDA GPU and bitsandbytes")
     return torch.optim.AdamW
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon should train a parameter: the matrices inside the blocks."""
+    return parameter.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
+
+
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if config.optimizer == "muon" and is_matrix(name, p)]
+    rest = [p for name, p in named if config.optimizer != "muon" or not is_matrix(name, p)]
+    lr, decay = config.learning_rate, config.weight_decay
+    optimizers = [adamw_class(config)(rest, lr=lr, betas=config.betas, weight_decay=decay)]
+    if matrices:
+        lr = config.matrix_learning_rate
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
+    return optimizers
 
 
 # %% tags=["export"]
@@ -603,6 +604,12 @@ def train_step(
             f"matrix_learning_rate; the last checkpoint in {config.checkpoint_dir} is good"
         )
     accelerator.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
+    take_step(state, config, total)
+    return loss
+
+
+def take_step(state: TrainingState, config: TrainingConfig, total: int) -> None:
+    """Let the optimizers use the gradients, at the learning rate of this step."""
     factor = learning_rate_factor(state.step, total, config.warmup_steps, config.decay_fraction)
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
@@ -611,7 +618,6 @@ def train_step(
         optimizer.zero_grad()
     update_average(state.average, state.model, config.ema_decay, state.step)
     state.step += 1
-    return loss
 
 
 # %% tags=["export"]
@@ -704,6 +710,7 @@ class Trainer:
         self.state = TrainingState(model, average, optimizers)
         self.folder = Path(self.config.checkpoint_dir)
         self.total = total_steps(train_loader, self.config)
+        self.started = time.perf_counter()
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
@@ -718,6 +725,7 @@ class Trainer:
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound."""
+        self.started = time.perf_counter()
         return run(self)
 
 
@@ -728,8 +736,16 @@ def accelerator_for(config: TrainingConfig) -> Any:
 
     precision = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        precision = "bf16" if has_fast_bf16() else "no"
     return Accelerator(mixed_precision=precision)
+
+
+def has_fast_bf16() -> bool:
+    """Whether the GPU, or without one the CPU, multiplies matrices faster in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def total_steps(loader: DataLoader, config: TrainingConfig) -> int:
@@ -771,32 +787,47 @@ def check_in(trainer: "Trainer", log: RunLog, **values: float) -> Bound | None:
 # %% tags=["export"]
 def run(trainer: "Trainer") -> Bound | None:
     """The training loop; an interrupt saves a checkpoint first."""
-    from tqdm.auto import tqdm
-
-    state, config, total = trainer.state, trainer.config, trainer.total
-    log, bound = RunLog(trainer.folder / "train_log.jsonl", state.step), None
+    state, config = trainer.state, trainer.config
     latest = trainer.folder / "checkpoint_latest.pth"
+    log, bound = RunLog(trainer.folder / "train_log.jsonl", state.step), None
     batches = batches_from(trainer.train_loader, state.step * config.gradient_accumulation_steps)
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=not config.progress)
-    start, first = time.perf_counter(), state.step
-    try:
-        while state.step < total:
-            loss = train_step(state, batches, config, trainer.accelerator, total)
-            if due(state.step, config.eval_every_steps, total):
-                bound = check_in(trainer, log, loss=loss, seconds=time.perf_counter() - start)
-            elif due(state.step, config.log_every_steps, total):
-                log.add(step=state.step, loss=loss, seconds=time.perf_counter() - start)
-            if due(state.step, save_interval(trainer), total):
-                save_checkpoint(latest, state, config)
-            bar.set_postfix(describe(trainer, loss, bound, first, start), refresh=False)
-            bar.update()
-    except KeyboardInterrupt:
-        save_checkpoint(latest, state, config)
-        raise
-    finally:
-        bar.close()
+    with progress_bar(trainer) as bar:
+        try:
+            while state.step < trainer.total:
+                loss = train_step(state, batches, config, trainer.accelerator, trainer.total)
+                bound = note(trainer, log, loss, bar) or bound
+                if due(state.step, save_interval(trainer), trainer.total):
+                    save_checkpoint(latest, state, config)
+        except KeyboardInterrupt:
+            save_checkpoint(latest, state, config)
+            raise
     save_weights(trainer.folder / "final_model_hf", state)
     return bound
+
+
+# %% tags=["export"]
+def progress_bar(trainer: "Trainer") -> Any:
+    """A tqdm bar over the steps of the run."""
+    from tqdm.auto import tqdm
+
+    silent = not trainer.config.progress
+    return tqdm(total=trainer.total, initial=trainer.state.step, unit="step", disable=silent)
+
+
+def note(trainer: "Trainer", log: RunLog, loss: float, bar: Any) -> Bound | None:
+    """Tell the progress bar and the log about a step; measure the bound where that is due."""
+    config, step = trainer.config, trainer.state.step
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.update()
+    seconds = round(time.perf_counter() - trainer.started, 3)
+    if due(step, config.eval_every_steps, trainer.total):
+        bound = check_in(trainer, log, loss=loss, seconds=seconds)
+        if bound is not None:
+            bar.set_description(f"{bound.bits_per_character:.3f} bits/char")
+        return bound
+    if due(step, config.log_every_steps, trainer.total):
+        log.add(step=step, loss=loss, seconds=seconds)
+    return None
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -808,14 +839,3 @@ def save_interval(trainer: "Trainer") -> int:
     """Steps between two checkpoints: the smaller of the two that the config names."""
     epoch = len(trainer.train_loader) // trainer.config.gradient_accumulation_steps
     return min(trainer.config.save_every_steps, trainer.config.save_every * max(1, epoch))
-
-
-def describe(
-    trainer: "Trainer", loss: float, bound: Bound | None, first: int, start: float
-) -> dict[str, str]:
-    """What the progress bar shows."""
-    config = trainer.config
-    tokens = config.batch_size * config.gradient_accumulation_steps * config.context_length
-    speed = (trainer.state.step - first) * tokens / (time.perf_counter() - start)
-    shown = {"loss": f"{loss:.3f}", "tokens/s": f"{speed:.0f}"}
-    return shown | ({"bits/char": f"{bound.bits_per_character:.3f}"} if bound else {})

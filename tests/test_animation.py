@@ -16,6 +16,8 @@ from ddlm_core.animation import (
     Animation,
     Frame,
     _characters,
+    _encode,
+    _font,
     _lay_out,
     _rows,
     iter_frames,
@@ -78,6 +80,15 @@ def test_terminal_draws_in_place():
     lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).split("\n")
     assert max(map(len, lines[:-3])) == 20
     assert lines[-3:-1] == ["“Hi,” said", "Mo. </script><b>&"]
+
+
+def test_a_text_taller_than_the_terminal_does_not_scroll_it():
+    stream = Terminal()
+    with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
+        render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
+    assert (
+        "\x1b[4A" in stream.getvalue()
+    )  # 3 of 8 rows and the status: one line less than the screen
 
 
 def test_terminal_marks_exactly_what_changed():
@@ -144,7 +155,9 @@ def test_player_carries_every_frame():
 
 
 def test_player_is_self_contained_and_safe():
-    html = Animation(story_frames(), CharacterLevelTokenizer(), "<i>Mo</i>", 'a"b').to_html()
+    frames, tokenizer = story_frames(), CharacterLevelTokenizer()
+    assert "<" not in _encode(frames[::-1], tokenizer)  # the first text holds "</script>"
+    html = Animation(frames, tokenizer, "<i>Mo</i>", 'a"b').to_html()
     assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
     assert html.count("</script>") == html.count("<script") == 2
     assert "<b>" not in html and "<i>" not in html and 'id="a&quot;b"' in html
@@ -178,6 +191,13 @@ def test_saved_files():
         assert len(list(Path(folder).iterdir())) == 2
     with pytest.raises(ValueError, match="at least one frame"):
         Animation([], CharacterLevelTokenizer())
+
+
+def test_the_font_has_every_token():
+    font, vocab = _font(16), CharacterLevelTokenizer().vocab
+    assert font.getname()[0] == "DejaVu Sans Mono"
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(mark)) != missing for mark in (*vocab[2:], *"�·↵⇥"))
 
 
 def test_lines_break_between_words():

@@ -74,13 +74,13 @@ def test_neighbors_are_independent():
 def test_perturb_batch_keeps_its_contract():
     x_0 = sample_prior(4, 50, 7, torch.Generator().manual_seed(0))
     before, mask = x_0.clone(), torch.arange(50).expand(4, 50) % 3 == 0
-    seeded = [
-        perturb_batch(x_0, math.inf, 7, mask, torch.Generator().manual_seed(seed))
+    first, again, other = (
+        perturb_batch(x_0, 1.0, 7, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
-    ]
-    assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
-    assert torch.equal(seeded[0][mask], x_0[mask])
-    assert not torch.equal(seeded[0][~mask], x_0[~mask])
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    masked = perturb_batch(x_0, math.inf, 7, mask, torch.Generator().manual_seed(1))
+    assert torch.equal(masked[mask], x_0[mask]) and not torch.equal(masked[~mask], x_0[~mask])
     assert torch.equal(perturb_batch(x_0, 0.0, 7), x_0)
     assert torch.equal(perturb_batch(x_0, torch.tensor(0), 7), x_0)
     assert torch.equal(x_0, before)

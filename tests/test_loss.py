@@ -260,12 +260,13 @@ def test_denoiser_score_of_certain_and_of_uniform_q():
 
 def test_denoiser_score_in_float32():
     g = torch.Generator().manual_seed(0)
-    x_t = torch.randint(106, (4, 50), generator=g)
-    for scale in (0.1, 3.0, 30.0):
-        log_q = (scale * torch.randn(4, 50, 106, generator=g)).log_softmax(-1)
-        exact = denoiser_log_score(log_q.double(), NOISES.float().double(), x_t)
-        found = denoiser_log_score(log_q, NOISES.float(), x_t)
-        assert (found - exact).abs().max() < 3e-6
+    x_t = torch.randint(106, (1, 100), generator=g)
+    for sigma_bar in torch.tensor([[1e-4], [1.0], [5.0], [20.0]]):
+        for scale in (0.1, 3.0, 30.0):
+            log_q = (scale * torch.randn(1, 100, 106, generator=g)).log_softmax(-1)
+            exact = denoiser_log_score(log_q.double(), sigma_bar.double(), x_t)
+            error = denoiser_log_score(log_q, sigma_bar, x_t) - exact
+            assert error.abs().max() < 3e-6 * min(1, exact.abs().max())
 
 
 def test_log_posterior_is_bayes_rule():
@@ -330,10 +331,10 @@ def draw_texts(world: World, count: int, generator: torch.Generator) -> Tensor:
 
 
 def test_estimates_are_unbiased():
-    g, noise = torch.Generator().manual_seed(0), GeometricNoise(0.02, 5.0)
+    g, noise = torch.Generator().manual_seed(0), GeometricNoise(0.2, 5.0)
     for world in small_worlds()[:2]:
         x_0 = draw_texts(world, 4000, g)
-        area = exact_area(world, 0.02, 5.0) / world.length
+        area = exact_area(world, 0.2, 5.0) / world.length
         last = expected_reconstruction(world, 0.3) / world.length
         for values, exact in (
             (compute_loss(world, x_0, noise, generator=g), area),
@@ -371,8 +372,8 @@ def test_kept_positions_are_neither_noised_nor_counted():
 
     g = torch.Generator().manual_seed(0)
     found = compute_loss(model, x_0, noise, t, mask, g)
-    log_q, x_t = model(model.x_t, sigma_bar, mask), model.x_t
-    check(found, sigma[:, None] * score_entropy_loss(log_q, sigma_bar, x_t, x_0))
+    log_q = Recorder()(model.x_t, sigma_bar)
+    check(found, sigma[:, None] * score_entropy_loss(log_q, sigma_bar, model.x_t, x_0))
     found = reconstruction_nats(model, x_0, sigma_bar, mask, g)
     log_p = log_posterior(log_q, sigma_bar, model.x_t)
     check(found, -log_p.gather(-1, x_0[..., None])[..., 0])

@@ -236,14 +236,19 @@ def test_one_step_is_the_step_of_its_method():
     log_q = world.denoise(x_t, now)
     score = denoiser_log_score(log_q, now, x_t).exp()
 
-    def score_model(x_t, sigma_bar):
-        return score.log()
+    class ScoreModel:
+        config = SimpleNamespace(parametrization="score")
+        denoise = None  # must not be asked
+
+        def __call__(self, x_t, sigma_bar):
+            return score.log()
 
     for model, method, expected in (
         (world, "analytic", analytic_probs(log_q, x_t, now, after)),
         (world, "euler", euler_probs(score, x_t, 1.5)),
-        (score_model, "analytic", score_probs(score, x_t, 1.5)),
-        (score_model, "euler", euler_probs(score, x_t, 1.5)),
+        (ScoreModel(), "analytic", score_probs(score, x_t, 1.5)),
+        (lambda x_t, sigma_bar: score.log(), "analytic", score_probs(score, x_t, 1.5)),
+        (ScoreModel(), "euler", euler_probs(score, x_t, 1.5)),
     ):
         torch.testing.assert_close(reverse_probs(model, x_t, now, after, method), expected)
     cooler = analytic_probs(apply_temperature(log_q, 0.5), x_t, now, after)
@@ -419,7 +424,7 @@ def test_bad_arguments_are_refused_at_the_call():
         "got torch.int64 and torch.int64": {"template": word, "mask": word},
         "tokens outside 0 to 2": {"template": word + 2, "mask": keep},
         "2 generators for a batch of 5": {"generator": sample_generators(0, 2)},
-        "needs a model that has denoise": {"world": torch.nn.Identity(), "temperature": 0.5},
+        "needs a model that has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             run_world(5, **options)

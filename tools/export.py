@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     {imports}
 
 __version__ = {version!r}
-__all__ = {names!r}
 
-_MODULES = {modules!r}
-_HOME = {home!r}
+_MODULES = {modules!r}.split()
+_NAMES = {{
+    {names}
+}}
+_HOME = {{name: module for module, names in _NAMES.items() for name in names.split()}}
+__all__ = [*_HOME, {whole}]
 
 
 def __getattr__(name: str) -> Any:
@@ -165,15 +168,15 @@ def init_text(chapters: list[Chapter], root: Path) -> str:
     exports = [pair for chapter in chapters for pair in chapter.exports().items()]
     home = {n: m for n, m in exports if n[0] != "_" and m not in MODULE_ONLY}
     whole = [m for m in modules if m in MODULE_ONLY]
-    imports = [f"from ddlm_core.{m} import {n}" for n, m in home.items()]
-    imports += [f"from ddlm_core import {m}" for m in whole]
+    imports = [f"from ddlm_core.{m} import *" for m in dict.fromkeys(home.values())]
+    names = {m: " ".join(n for n, h in home.items() if h == m) for m in home.values()}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return HEADER.format("notebooks/") + INIT.format(
         imports="\n    ".join(imports or ["pass"]),
         version=project["version"],
-        names=[*home, *whole],
-        modules=modules,
-        home=home,
+        modules=" ".join(modules),
+        names="\n    ".join(f"{m!r}: {n!r}," for m, n in names.items()),
+        whole=", ".join(map(repr, whole)),
     )
 
 
