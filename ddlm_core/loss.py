@@ -26,34 +26,15 @@ __all__ = [
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
-    r"""How much more likely a token stays than turns into one given other token, minus 1.
-
-    $\kappa = V/(e^{\bar\sigma} - 1)$, so that $p(x_t \mid x_0) \propto 1 + \kappa[x_t = x_0]$.
-
-    Args:
-        sigma_bar: total noise, above 0, any shape.
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        $\kappa \ge 0$, of the shape and dtype of ``sigma_bar``.
-    """
+    r"""$\kappa = V/(e^{\bar\sigma} - 1)$, of the shape of ``sigma_bar``: staying beats turning by it."""
     return vocab_size / torch.expm1(sigma_bar)
 
 
 def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
-    r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$, for every token y.
+    r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$ for every token y: (B, L, V).
 
-    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$
-    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy on the uniform graph).
-
-    Args:
-        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
-        x_t: noised tokens, int64 of shape (B, L).
-        x_0: clean tokens, int64 of shape (B, L).
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        Shape (B, L, V), in the dtype of ``sigma_bar``; exactly 0 at y = x_t.
+    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$; exactly 0 at y = x_t. ``sigma_bar`` is a
+    scalar tensor or (B,), ``x_t`` and ``x_0`` are int64 (B, L).
     """
     log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
     unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
@@ -61,20 +42,16 @@ def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> T
 
 
 def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
-    r"""Denoising score entropy of each position, in nats per unit of total noise.
+    r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
     $\ell = \tfrac1V \sum_{y \ne x_t} a_y (e^{d_y} - 1 - d_y)$ with $d_y = \log s_y - \log a_y$
-    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, with the rates $1/V$ of our uniform
-    graph as weights).
+    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, weighted by our rates $1/V$).
 
     Args:
-        log_score: log-scores, shape (B, L, V); the value at y = x_t is ignored.
-        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
-        x_t: noised tokens, int64 of shape (B, L).
-        x_0: clean tokens, int64 of shape (B, L).
-
-    Returns:
-        Losses of shape (B, L), at least 0, not yet times the noise rate $\sigma(t)$.
+        log_score: log-scores, (B, L, V); the value at y = x_t is ignored.
+        sigma_bar: total noise, above 0, a scalar tensor or (B,).
+        x_t: noised tokens, int64 (B, L).
+        x_0: clean tokens, int64 (B, L).
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -105,19 +82,15 @@ def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: T
 
 
 def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
-    r"""From a distribution over the clean token to log-scores.
+    r"""From a distribution over the clean token to log-scores: (B, L, V), exactly 0 at y = x_t.
 
-    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$, with $q$ the distribution over the clean token
-    before the evidence of $x_t$ at its own position is counted.
-    (Departure from SEDD, whose network outputs $\log s$ itself.)
+    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$. (Departure from SEDD, whose network outputs
+    $\log s$ itself.)
 
     Args:
-        log_q: log-probabilities, shape (B, L, V).
-        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
-        x_t: noised tokens, int64 of shape (B, L).
-
-    Returns:
-        Log-scores of shape (B, L, V); exactly 0 at y = x_t.
+        log_q: log-probabilities of the clean token before the evidence of $x_t$, (B, L, V).
+        sigma_bar: total noise, above 0, a scalar tensor or (B,).
+        x_t: noised tokens, int64 (B, L).
     """
     scale = kappa(sigma_bar, log_q.shape[-1])[..., None, None]  # (B, 1, 1)
     log_s = torch.log1p(scale * log_q.exp())
@@ -125,17 +98,9 @@ def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
 
 
 def log_posterior(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
-    r"""The distribution over the clean token once $x_t$ at its own position is counted.
+    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q_y\,(1 + \kappa[y = x_t])$, normalized (Bayes' rule).
 
-    $p(x_0 = y \mid x_t) \propto q_y\,(1 + \kappa[y = x_t])$, by Bayes' rule.
-
-    Args:
-        log_q: log-probabilities before that evidence, shape (B, L, V).
-        sigma_bar: total noise, above 0, a scalar tensor or one per sample, shape (B,).
-        x_t: noised tokens, int64 of shape (B, L).
-
-    Returns:
-        Log-probabilities of shape (B, L, V).
+    The arguments are those of :func:`denoiser_log_score`.
     """
     log_stay = torch.log1p(kappa(sigma_bar, log_q.shape[-1]))[..., None, None]  # (B, 1, 1)
     evidence = log_stay.expand(*x_t.shape, 1).to(log_q.dtype)
@@ -147,17 +112,10 @@ def low_discrepancy_times(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """One time per sample, each uniform in [0, 1), together evenly spread.
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread.
 
-    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021).
-
-    Args:
-        batch_size: number of times $B$.
-        generator: source of randomness; the draw happens on its device.
-        device: where the result lives; by default where the draw happened.
-
-    Returns:
-        Times, float32 of shape (B,).
+    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021). The draw
+    happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     offset = torch.rand(1, generator=generator, device=where)
@@ -166,15 +124,7 @@ def low_discrepancy_times(
 
 
 def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of each row over the positions that are not kept.
-
-    Args:
-        values: one number per position, shape (B, L).
-        mask: optional bool of shape (B, L), true where a token is kept.
-
-    Returns:
-        Shape (B,); 0 for a row in which everything is kept.
-    """
+    """Mean of each row (B, L) over the positions that ``mask`` does not keep: (B,); 0 if it keeps all."""
     if mask is None:
         return values.mean(-1)
     return values.masked_fill(mask, 0.0).sum(-1) / (~mask).sum(-1).clamp(min=1)
@@ -189,25 +139,19 @@ def compute_loss(
     generator: torch.Generator | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
-    r"""One-sample estimate of the diffusion part of the bound, in nats per character.
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
 
-    $\sigma(t)\,\ell$ at one random time and one random corruption, averaged over the positions
-    (SEDD, Lou, Meng & Ermon 2024, sums over them). Unbiased for $\tfrac1L\int_0^1\sigma(t)\,
-    \mathbb E \sum_i \ell_i\,dt$ if ``t`` is uniform.
+    $\sigma(t)\,\ell$ at one random time and one corruption, averaged over the positions (SEDD sums
+    over them); unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t is uniform.
 
     Args:
-        model: maps tokens (B, L) and noise (B,) to log-scores (B, L, V); called with ``mask`` as
-            a third argument if that is given.
-        x_0: clean tokens, int64 of shape (B, L).
-        noise: the schedule; ``noise(t)`` gives total noise and noise rate.
-        t: times in [0, 1], shape (B,); drawn with ``low_discrepancy_times`` if not given.
-        mask: optional bool of shape (B, L), true where a token is kept: it is not corrupted and
-            not counted.
+        model: maps tokens (B, L) and noise (B,), and ``mask`` if given, to log-scores (B, L, V).
+        x_0: clean tokens, int64 (B, L).
+        noise: the schedule.
+        t: times in [0, 1], (B,); by default ``low_discrepancy_times``.
+        mask: bool (B, L), true where a token is kept: neither corrupted nor counted.
         generator: source of randomness for times and corruption.
-        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
-
-    Returns:
-        Losses of shape (B,).
+        vocab_size: number of tokens; by default ``model.config.vocab_size``.
     """
     if vocab_size is None:
         vocab_size = model.config.vocab_size
@@ -220,16 +164,9 @@ def compute_loss(
 
 
 def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
-    r"""What the noise at t = 1 still tells of the text, in nats per character.
+    r"""$KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$ in nats per character, of the shape of ``sigma_bar_1``.
 
-    $KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$: 0 for endless noise, $\log V$ for none.
-
-    Args:
-        sigma_bar_1: total noise at t = 1, at least 0, any shape.
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        Nats per character, of the shape of ``sigma_bar_1``; float64 if that is a Python number.
+    0 for endless noise, $\log V$ for none; float64 for a Python number.
     """
     kept = torch.exp(-as_float_tensor(sigma_bar_1))
     excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
@@ -245,21 +182,10 @@ def reconstruction_nats(
     generator: torch.Generator | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
-    r"""One-sample estimate of the cost of undoing the last bit of noise, in nats per character.
+    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, in nats per character: (B,).
 
-    $-\log p(x_0 \mid x_t)$ at the noise of t = 0, each position on its own.
-
-    Args:
-        model: its ``denoise`` maps tokens (B, L) and noise (B,) to log-probabilities (B, L, V);
-            called with ``mask`` as a third argument if that is given.
-        x_0: clean tokens, int64 of shape (B, L).
-        sigma_bar_0: total noise at t = 0, above 0, a scalar or one per sample, shape (B,).
-        mask: optional bool of shape (B, L), true where a token is kept and not counted.
-        generator: source of randomness for the corruption.
-        vocab_size: number of tokens $V$; by default ``model.config.vocab_size``.
-
-    Returns:
-        Nats per character, shape (B,).
+    Each position on its own, from ``model.denoise``; the arguments are those of
+    :func:`compute_loss`, with the total noise ``sigma_bar_0`` (a scalar or (B,)) in place of times.
     """
     if vocab_size is None:
         vocab_size = model.config.vocab_size

@@ -1,0 +1,38 @@
+"""What a user of the package relies on: its names, and that importing it costs little."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ddlm_core
+
+ROOT = Path(ddlm_core.__file__).parent
+PUBLIC = """CharacterLevelTokenizer GeometricNoise perturb_batch transition staggered_score
+    score_entropy_loss compute_loss DiscreteDiffusionConfig DiscreteDiffusionTransformer
+    create_timestep_schedule sample_diffusion setup_dataloaders TrainingConfig Trainer
+    DiffusionPipeline stories"""
+HEAVY = "datasets accelerate gradio hydra matplotlib ipywidgets huggingface_hub"
+
+
+def test_the_public_names_are_there():
+    for name in PUBLIC.split():
+        assert name in dir(ddlm_core)
+        assert getattr(ddlm_core, name).__name__ in (name, f"ddlm_core.{name}")
+
+
+def test_import_is_light():
+    code = f"import sys, ddlm_core; print([m for m in {HEAVY.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_stays_small():
+    lines = sum(len(path.read_text().splitlines()) for path in ROOT.glob("*.py"))
+    assert lines < 2000, f"ddlm_core/*.py has {lines} lines: find the simpler idea"
+
+
+def test_a_checkpoint_ships_with_the_package():
+    folder = ROOT / "pretrained" / "pocket-stories"
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "README.md", "train_log.jsonl"} <= set(files)
+    assert sum(files.values()) < 12_000_000
