@@ -1,4 +1,4 @@
-"""How long `import ddlm_core` takes beside `import torch`: the median of several fresh processes."""
+"""Time of `import ddlm_core` beside `import torch`: medians over several fresh processes."""
 
 import argparse
 import statistics

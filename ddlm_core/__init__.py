@@ -25,15 +25,15 @@ _MODULES = (
     "tokenizer stories noise forward animation loss model sampler data training pipeline".split()
 )
 _NAMES = {
-    "tokenizer": "UNK_ID PAD_ID SPECIAL_TOKENS VOCAB check_vocabulary code_point_table look_up integer_array CharacterLevelTokenizer",
+    "tokenizer": "UNK_ID PAD_ID SPECIAL_TOKENS VOCAB look_up CharacterLevelTokenizer",
     "noise": "rate_matrix as_float_tensor corrupted_fraction transition_matrix GeometricNoise",
     "forward": "transition sample_prior perturb_batch",
     "animation": "Frame iter_frames make_frames PAD_MARK render_terminal Animation",
     "loss": "kappa log_ratio score_entropy_loss denoiser_log_score log_posterior low_discrepancy_times free_mean compute_loss prior_kl reconstruction_nats",
     "model": "DiscreteDiffusionConfig check_config noise_features NoiseEmbedding Modulation modulated_norm rotary_angles rotate Attention FeedForward Block DiscreteDiffusionTransformer check_input",
-    "sampler": "euler_probs staggered_score score_probs analytic_probs SCHEDULES times_at create_timestep_schedule noise_levels apply_temperature sample_categorical sample_generators draw_uniforms has_denoiser reverse_probs DenoisingStep run_reverse template_keeper SAMPLING_METHODS check_sampling one_generator_each random_start defaults_of denoising_steps sample_diffusion",
-    "data": "POCKET read_file read_stories hub_texts encode_stories split_stories TokenWindows WindowSampler training_loader evaluation_loader setup_dataloaders",
-    "training": "DataConfig TrainingConfig AT_LEAST_ONE ABOVE_ZERO SHARES CHOICES check_training_config proposal_times draw_given training_loss adamw_class is_matrix build_optimizers learning_rate_factor update_average Bound window_nats validation_bound TrainingState step_generator batches_from TrainingDiverged train_step take_step write_whole remove save_checkpoint load_checkpoint save_weights Trainer accelerator_for has_fast_bf16 total_steps RunLog check_in run progress_bar note due save_interval",
+    "sampler": "euler_probs staggered_score analytic_probs SCHEDULES create_timestep_schedule noise_levels sample_generators reverse_probs DenoisingStep denoising_steps sample_diffusion",
+    "data": "Piece read_file POCKET read_stories hub_stories encode_stories split_stories TokenWindows WindowSampler training_loader evaluation_loader setup_dataloaders",
+    "training": "TrainingConfig proposal_times draw_given training_loss build_optimizers learning_rate_factor update_average Bound window_nats validation_bound TrainingState TrainingDiverged train_step batches_from write_whole save_weights save_checkpoint load_checkpoint Trainer checkpoint_blocks",
     "pipeline": "DEFAULT_MODEL bundled_models model_folder hub_folder load_model BLANK parse_template encode_template TextStep best_device DiffusionPipeline stream generate_tokens",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

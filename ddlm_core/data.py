@@ -17,10 +17,11 @@ from ddlm_core import stories
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 __all__ = [
-    "POCKET",
+    "Piece",
     "read_file",
+    "POCKET",
     "read_stories",
-    "hub_texts",
+    "hub_stories",
     "encode_stories",
     "split_stories",
     "TokenWindows",
@@ -30,20 +31,11 @@ __all__ = [
     "setup_dataloaders",
 ]
 
-POCKET = "pocket-stories"
+Piece = tuple[str, bool]  # some text, and whether a story ends after it
 
 
-def read_file(path: Path, column: str = "text") -> Iterator[tuple[str, bool]]:
-    """Read a text file piece by piece.
-
-    Args:
-        path: a ``.txt`` file, which is one running text, or a ``.jsonl`` or ``.parquet`` file,
-            in which every row is one story.
-        column: name of the field that holds the text of a row.
-
-    Yields:
-        Pieces of text, and whether a story ends after the piece.
-    """
+def read_file(path: Path, column: str = "text") -> Iterator[Piece]:
+    """Read a ``.txt`` (one running text), or the rows of a ``.jsonl`` or ``.parquet`` file."""
     if path.suffix == ".txt":
         with path.open(encoding="utf-8", newline="") as file:
             while piece := file.read(1 << 20):
@@ -51,7 +43,9 @@ def read_file(path: Path, column: str = "text") -> Iterator[tuple[str, bool]]:
         yield "", True
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
-            yield from ((json.loads(line)[column], True) for line in file if line.strip())
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _text_of(line, column, f"{path}, line {number}"), True
     elif path.suffix == ".parquet":
         from datasets import load_dataset
 
@@ -61,31 +55,38 @@ def read_file(path: Path, column: str = "text") -> Iterator[tuple[str, bool]]:
         raise ValueError(f"{path}: need a .txt, .jsonl or .parquet file")
 
 
+def _text_of(line: str, column: str, where: str) -> str:
+    try:
+        return json.loads(line)[column]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{where}: need a JSON object with a field {column!r}") from None
+
+
+POCKET = "pocket-stories"
+
+
 def read_stories(
     source: str, split: str = "train", limit: int | None = None, column: str = "text", seed: int = 0
-) -> Iterator[tuple[str, bool]]:
-    """Read the stories of a source: see :func:`setup_dataloaders` for what a source can be.
-
-    Yields:
-        Pieces of text, and whether a story ends after the piece.
-    """
-    if source == POCKET:
-        yield from ((story, True) for story in stories.sample(limit or 100_000, seed))
-        return
+) -> Iterator[Piece]:
+    """The first ``limit`` pieces of a source: see :func:`setup_dataloaders` for what that can be."""
     paths = sorted(glob.glob(source, recursive=True))
-    if paths:
+    if source == POCKET:
+        pieces = ((story, True) for story in stories.sample(limit or 100_000, seed))
+    elif paths:
         pieces = (piece for path in paths for piece in read_file(Path(path), column))
     elif Path(source).suffix in (".txt", ".jsonl", ".parquet") or source.startswith((".", "/")):
         raise FileNotFoundError(f"no file matches {source}")
     else:
-        pieces = ((text, True) for text in hub_texts(source, split, column))
+        pieces = hub_stories(source, split, column)
     yield from islice(pieces, limit)
 
 
-def hub_texts(source: str, split: str, column: str) -> Iterator[str]:
+def hub_stories(source: str, split: str, column: str) -> Iterator[Piece]:
     """The texts of a data set on the Hugging Face Hub, through ``datasets``."""
     from datasets import load_dataset
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # one clear line, below, and not a line for every retry
     try:
         rows = load_dataset(source, split=split)
     except Exception as error:
@@ -93,26 +94,15 @@ def hub_texts(source: str, split: str, column: str) -> Iterator[str]:
             f"could not load {source!r} from the Hugging Face Hub ({type(error).__name__}); "
             f"without a network, {POCKET!r} and paths of local .txt, .jsonl and .parquet files work"
         ) from error
-    return (row[column] for row in rows)
+    return ((row[column], True) for row in rows)
 
 
 def encode_stories(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: CharacterLevelTokenizer,
-    pad_to: int | None = None,
+    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All stories as one long row of tokens, one ``<PAD>`` after each.
+    """One row of tokens (uint8), and where its stories end (int64).
 
-    Args:
-        pieces: pieces of text, and whether a story ends after the piece.
-        tokenizer: turns text into ids.
-        pad_to: fill each story with ``<PAD>`` up to this many tokens instead.
-
-    Returns:
-        The tokens, uint8, and the positions at which the stories end, int64.
-
-    Raises:
-        ValueError: if a story is longer than ``pad_to``.
+    One ``<PAD>`` follows each story, or as many as fill it up to ``pad_to`` tokens.
     """
     rows, ends, total = [], [], 0
     for text, is_end in pieces:
@@ -124,30 +114,23 @@ def encode_stories(
         total += len(rows[-1])
         if is_end:
             ends.append(total)
-    tokens = np.concatenate(rows) if rows else np.zeros(0, np.uint8)
-    return tokens, np.array(ends, dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.uint8), *rows]), np.array(ends, dtype=np.int64)
 
 
-def split_stories(
-    tokens: np.ndarray, ends: np.ndarray, held_out: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut off ``held_out`` stories for validation and as many for testing, from the end.
+def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[np.ndarray]:
+    """Training, validation and test tokens that share no story; the last ``held_out`` stories each.
 
-    Fewer where there are not enough; a single running text gives a twentieth for each.
-
-    Returns:
-        Training, validation and test tokens, which share no story.
+    At most a tenth each; a single running text gives a twentieth each.
     """
+    first, second = len(tokens) * 18 // 20, len(tokens) * 19 // 20
     if len(ends) > 2:
         count = min(held_out, max(1, len(ends) // 10))
         first, second = int(ends[-2 * count - 1]), int(ends[-count - 1])
-    else:
-        first, second = len(tokens) * 18 // 20, len(tokens) * 19 // 20
-    return tokens[:first], tokens[first:second], tokens[second:]
+    return [tokens[:first], tokens[first:second], tokens[second:]]
 
 
 class TokenWindows(Dataset):
-    """Windows of ``length`` tokens, asked for by where they start; filled with ``<PAD>`` at the end."""
+    """Windows of ``length`` tokens, asked for by where they start, ``<PAD>`` beyond the end."""
 
     def __init__(self, tokens: np.ndarray, length: int) -> None:
         self.tokens, self.length = tokens, length
@@ -157,16 +140,14 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        window = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
-        return torch.from_numpy(window)
+        missing = self.length - len(window)
+        return torch.from_numpy(np.pad(window, (0, missing), constant_values=PAD_ID))
 
 
 class WindowSampler(Sampler[int]):
-    """Where the windows of an epoch start: each part of the text once, in random order.
+    """Where the windows of epoch ``epoch`` start, in random order, without the first ``skip``.
 
-    The order depends on ``seed`` and ``epoch`` alone, so that a run can be resumed exactly. In
-    running text (``aligned=False``) every epoch cuts at other places. ``skip`` leaves out the
-    first windows of the epoch, once.
+    A function of ``seed`` and ``epoch`` alone. Unless ``aligned``, every epoch cuts elsewhere.
     """
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
@@ -188,17 +169,12 @@ class WindowSampler(Sampler[int]):
 def training_loader(
     tokens: np.ndarray, length: int, batch_size: int, seed: int, aligned: bool, num_workers: int = 0
 ) -> DataLoader:
-    """Batches of random windows, uint8 (B, L); see :class:`WindowSampler`."""
+    """Batches of random windows, uint8 (B, L)."""
     if len(tokens) < length:
         raise ValueError(f"a text of {len(tokens)} tokens is shorter than one window of {length}")
     sampler = WindowSampler(len(tokens), length, seed, aligned)
-    return DataLoader(
-        TokenWindows(tokens, length),
-        batch_size=min(batch_size, len(sampler)),
-        sampler=sampler,
-        drop_last=True,
-        num_workers=num_workers,
-    )
+    size, windows = min(batch_size, len(sampler)), TokenWindows(tokens, length)
+    return DataLoader(windows, size, sampler=sampler, drop_last=True, num_workers=num_workers)
 
 
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
@@ -218,14 +194,13 @@ def setup_dataloaders(
     text_column: str = "text",
     seed: int = 0,
 ) -> tuple[DataLoader, DataLoader, DataLoader, CharacterLevelTokenizer]:
-    """Training, validation and test batches of tokens, and the tokenizer that made them.
+    """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
 
     Args:
         dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
             files; or the name of a data set on the Hugging Face Hub with a text column.
-        train_samples: number of stories to read (of pieces of a megabyte, for a ``.txt``);
-            all if not given.
-        val_samples: number of stories held out for validation, and again for testing.
+        train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
+        val_samples: stories held out for validation, and again for testing.
         context_len: tokens in a window.
         batch_size: windows in a batch.
         num_workers: processes that load batches; 0 loads them in this one.
@@ -233,16 +208,11 @@ def setup_dataloaders(
         text_column: name of the field that holds the text.
         seed: of the order of the windows, and of ``pocket-stories``.
 
-    Returns:
-        Three loaders of uint8 batches (B, context_len), and the tokenizer.
-
     Raises:
-        FileNotFoundError: if no file matches.
-        ConnectionError: if the Hub cannot be reached.
-        ValueError: if the text is shorter than a window, or a story longer.
+        OSError: if no file matches, or the Hub cannot be reached.
+        ValueError: if a file cannot be read, or the text is shorter than a window.
     """
-    tokenizer = CharacterLevelTokenizer()
-    aligned = dataset_name == POCKET
+    tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     pad_to = context_len if aligned else None
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
     pieces = read_stories(dataset_name, "train", limit, text_column, seed)

@@ -25,18 +25,10 @@ from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
 __all__ = [
-    "DataConfig",
     "TrainingConfig",
-    "AT_LEAST_ONE",
-    "ABOVE_ZERO",
-    "SHARES",
-    "CHOICES",
-    "check_training_config",
     "proposal_times",
     "draw_given",
     "training_loss",
-    "adamw_class",
-    "is_matrix",
     "build_optimizers",
     "learning_rate_factor",
     "update_average",
@@ -44,33 +36,25 @@ __all__ = [
     "window_nats",
     "validation_bound",
     "TrainingState",
-    "step_generator",
-    "batches_from",
     "TrainingDiverged",
     "train_step",
-    "take_step",
+    "batches_from",
     "write_whole",
-    "remove",
+    "save_weights",
     "save_checkpoint",
     "load_checkpoint",
-    "save_weights",
     "Trainer",
-    "accelerator_for",
-    "has_fast_bf16",
-    "total_steps",
-    "RunLog",
-    "check_in",
-    "run",
-    "progress_bar",
-    "note",
-    "due",
-    "save_interval",
+    "checkpoint_blocks",
 ]
 
 
 @dataclass
-class DataConfig:
-    """Which text a run learns from: the arguments of :func:`setup_dataloaders`."""
+class TrainingConfig:
+    """What a run needs to know.
+
+    Raises:
+        ValueError: if a value makes no sense, in one line that names it.
+    """
 
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
@@ -80,16 +64,6 @@ class DataConfig:
     context_length: int = 256
     num_workers: int = 0
     batch_size: int = 64
-
-
-@dataclass
-class TrainingConfig(DataConfig):
-    """What a run needs to know; every field is a key of the YAML files in ``ddlm_core/configs``.
-
-    Raises:
-        ValueError: if a value makes no sense, in one line that names it.
-    """
-
     gradient_accumulation_steps: int = 1
     num_epochs: int = 1
     max_steps: int | None = None  # ends before num_epochs if smaller
@@ -102,7 +76,7 @@ class TrainingConfig(DataConfig):
     warmup_steps: int = 50
     decay_fraction: float = 0.5  # share of the run in which the learning rate falls to 0
     ema_decay: float = 0.995
-    noise_power: float | None = 1.5  # proposal of noise levels; None: uniform in t
+    noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: bf16 where that is fast
@@ -122,79 +96,61 @@ class TrainingConfig(DataConfig):
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)
-        check_training_config(self)
+        _check(self)
 
 
-AT_LEAST_ONE = (
+_COUNTS = (
     *("context_length", "batch_size", "gradient_accumulation_steps", "num_epochs", "val_samples"),
     *("eval_windows", "save_every", "save_every_steps", "eval_every_steps", "log_every_steps"),
 )
-ABOVE_ZERO = ("learning_rate", "matrix_learning_rate", "gradient_clip")
-SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("auto", "no", "bf16", "fp16")}
+_ABOVE_ZERO = ("learning_rate", "matrix_learning_rate", "gradient_clip", "noise_power")
+_SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
+_CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("auto", "no", "bf16", "fp16")}
 
 
-def check_training_config(config: "TrainingConfig") -> None:
-    """Raise a ``ValueError`` of one line for a run that cannot work."""
-    values = vars(config)
-    whole = {name: 1 for name in AT_LEAST_ONE} | {"num_workers": 0, "warmup_steps": 0}
-    for name, least in whole.items():
-        if not isinstance(values[name], int) or values[name] < least:
-            raise ValueError(f"{name} must be a whole number from {least}, got {values[name]!r}")
-    for name in ABOVE_ZERO:
-        if not values[name] > 0:
-            raise ValueError(f"{name} must be above 0, got {values[name]!r}")
-    for name in SHARES:
-        if not 0 <= values[name] <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {values[name]!r}")
-    for name, known in CHOICES.items():
-        if values[name] not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {values[name]!r}")
+def _check(config: TrainingConfig) -> None:
+    least = {name: 1 for name in _COUNTS} | {"num_workers": 0, "warmup_steps": 0, "seed": 0}
+    least |= {name: 1 for name in ("max_steps", "train_samples") if vars(config)[name] is not None}
+    for name, lowest in least.items():
+        if not isinstance(value := vars(config)[name], int) or value < lowest:
+            raise ValueError(f"{name} must be a whole number from {lowest}, got {value!r}")
+    for name in _ABOVE_ZERO:
+        if not ((value := vars(config)[name]) is None and name == "noise_power" or value > 0):
+            raise ValueError(f"{name} must be above 0, got {value!r}")
+    for name in _SHARES:
+        if not 0 <= (value := vars(config)[name]) <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+    for name, known in _CHOICES.items():
+        if (value := vars(config)[name]) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def proposal_times(
     batch_size: int,
     noise: GeometricNoise,
-    power: float | None = 1.5,
+    power: float | None = 1.0,
     sampling_eps: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Times for a batch, and the weights that keep the objective the same integral.
+    r"""Times for a batch and their weights $dt/du$, float32 (B,).
 
-    With $u$ uniform, the corrupted fraction is $u^{power}$, rescaled to the range of the noise;
-    the weight is $dt/du$. Without a power, times are uniform and all weights 1.
-
-    Args:
-        batch_size: number of times B.
-        noise: the schedule.
-        power: above 1 puts more samples at almost clean text; None for uniform times.
-        sampling_eps: the smallest time.
-        generator: source of randomness.
-
-    Returns:
-        Times and weights, float32 of shape (B,).
+    The corrupted fraction is $u^{power}$ in the range of the noise, u low-discrepancy; without a
+    power, times are uniform in [sampling_eps, 1].
     """
     u = low_discrepancy_times(batch_size, generator).double()
     if power is None:
-        return (sampling_eps + (1 - sampling_eps) * u).float(), torch.full_like(
-            u, 1 - sampling_eps
-        ).float()
+        width = 1 - sampling_eps
+        return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
     low, high = corrupted_fraction(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
-    per_u = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
-    return noise.time(sigma_bar).float(), (per_u / (sigma_bar * noise.log_growth)).float()
+    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
+    return noise.time(sigma_bar).float(), (slope / (sigma_bar * noise.log_growth)).float()
 
 
 def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
-    """Which tokens are given in training: in a ``share`` of the rows, random spans.
-
-    Four random cuts part a row into spans; they are given and hidden in turn.
-
-    Returns:
-        Bool of shape (B, L), true where a token is given.
-    """
+    """Which tokens are given, bool (B, L): spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
     first = torch.randint(2, (batch, 1), generator=generator)
@@ -204,21 +160,17 @@ def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator)
 
 
 def training_loss(
-    model: nn.Module,
-    x_0: Tensor,
-    config: TrainingConfig,
-    vocab_size: int,
-    generator: torch.Generator,
+    model: nn.Module, x_0: Tensor, config: TrainingConfig, vocab: int, generator: torch.Generator
 ) -> Tensor:
     """The objective on one batch ``x_0``, int64 (B, L), in nats per token: a scalar."""
     noise = GeometricNoise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     mask = draw_given(tuple(x_0.shape), config.given_share, generator)
     t, weight, mask = t.to(x_0.device), weight.to(x_0.device), mask.to(x_0.device)
-    return (weight * compute_loss(model, x_0, noise, t, mask, generator, vocab_size)).mean()
+    return (weight * compute_loss(model, x_0, noise, t, mask, generator, vocab)).mean()
 
 
-def adamw_class(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
+def _adamw(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
     """AdamW, with 8-bit state if that is asked for and can be had."""
     if config.use_8bit_optimizer:
         try:
@@ -232,32 +184,26 @@ def adamw_class(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
     return torch.optim.AdamW
 
 
-def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon should train a parameter: the matrices inside the blocks."""
-    return parameter.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
-
-
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if config.optimizer == "muon" and is_matrix(name, p)]
-    rest = [p for name, p in named if config.optimizer != "muon" or not is_matrix(name, p)]
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
+        (matrices if inside and config.optimizer == "muon" else rest).append(p)
     lr, decay = config.learning_rate, config.weight_decay
-    optimizers = [adamw_class(config)(rest, lr=lr, betas=config.betas, weight_decay=decay)]
+    optimizers = [_adamw(config)(rest, lr=lr, betas=config.betas, weight_decay=decay)]
     if matrices:
         lr = config.matrix_learning_rate
         optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
     return optimizers
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, decay_fraction: float) -> float:
     """Share of the peak learning rate: a linear rise, a plateau, a linear fall to 0."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
     fall = min(1.0, (total - step) / max(1.0, decay_fraction * total))
-    return rise * max(0.0, fall)
+    return min(1.0, (step + 1) / max(1, warmup)) * max(0.0, fall)
 
 
 @torch.no_grad()
@@ -270,12 +216,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 @dataclass(frozen=True)
 class Bound:
-    r"""An upper bound on $-\log p$ of some text, estimated.
-
-    Args:
-        nats_per_window: nats for a whole window, padding included.
-        bits_per_character: the same in bits, divided by the characters that are no ``<PAD>``.
-    """
+    r"""An estimated upper bound on $-\log p$; windows are counted with their padding."""
 
     nats_per_window: float
     bits_per_character: float
@@ -285,23 +226,21 @@ class Bound:
 def window_nats(
     model: nn.Module, x_0: Tensor, noise: GeometricNoise, generator: torch.Generator
 ) -> Tensor:
-    """One-sample estimates of the whole bound, in nats per window: shape (B,)."""
-    vocab_size = model.config.vocab_size
-    t, weight = proposal_times(len(x_0), noise, generator=generator)
-    t, weight = t.to(x_0.device), weight.to(x_0.device)
+    """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
+    t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
     zero = torch.zeros_like(t)
-    x_t = perturb_batch(x_0, noise.sigma_bar(zero), vocab_size, generator=generator)
-    last = reverse_probs(model, x_t, noise.sigma_bar(zero), zero).gather(-1, x_0[..., None])
-    reconstruction = -last[..., 0].log().mean(-1)
-    prior = prior_kl(noise.sigma_max, vocab_size).item()
-    return (diffusion + reconstruction + prior) * x_0.shape[1]
+    first = noise.sigma_bar(zero)
+    x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
+    last = reverse_probs(model, x_t, first, zero).gather(-1, x_0[..., None])[..., 0]
+    prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
+    return (diffusion - last.log().mean(-1) + prior) * x_0.shape[1]
 
 
 def validation_bound(
     model: nn.Module, loader: DataLoader, noise: GeometricNoise, max_windows: int, seed: int = 0
 ) -> Bound:
-    """Estimate the bound on the first windows of a loader; the same seed, the same noise."""
+    """Estimate the bound on the first ``max_windows`` windows; the same seed, the same noise."""
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     nats, windows, characters = 0.0, 0, 0
@@ -326,15 +265,47 @@ class TrainingState:
     best: float = math.inf  # lowest validation bound so far, nats per window
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The randomness of one training step, a function of seed and step alone: exact resume."""
-    return torch.Generator().manual_seed(hash((seed, step)) % 2**63)
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def train_step(
+    state: TrainingState, batches: Iterator[Tensor], config: TrainingConfig, engine: Any, total: int
+) -> float:
+    """One step of the optimizers; returns the loss. ``engine`` is an ``accelerate.Accelerator``."""
+    generator = torch.Generator().manual_seed(hash((config.seed, state.step)) % 2**63)
+    parts, loss = config.gradient_accumulation_steps, 0.0
+    for _ in range(parts):
+        x_0 = next(batches).to(engine.device).long()
+        with engine.autocast():
+            vocab = state.average.config.vocab_size
+            part = training_loss(state.model, x_0, config, vocab, generator) / parts
+        engine.backward(part)
+        loss += part.item()
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {state.step}: try a lower learning_rate and "
+            f"matrix_learning_rate; the last checkpoint in {config.checkpoint_dir} is good"
+        )
+    engine.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
+    factor = learning_rate_factor(state.step, total, config.warmup_steps, config.decay_fraction)
+    _update(state, factor, config.ema_decay)
+    return loss
+
+
+def _update(state: TrainingState, factor: float, ema_decay: float) -> None:
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    update_average(state.average, state.model, ema_decay, state.step)
+    state.step += 1
 
 
 def batches_from(loader: DataLoader, first: int) -> Iterator[Tensor]:
     """Endless batches, epoch after epoch, from batch number ``first`` of the run on."""
-    per_epoch = len(loader)
-    epoch, skip = divmod(first, per_epoch)
+    epoch, skip = divmod(first, len(loader))
     while True:
         if isinstance(loader.sampler, WindowSampler):
             loader.sampler.epoch, loader.sampler.skip = epoch, skip * loader.batch_size
@@ -342,71 +313,29 @@ def batches_from(loader: DataLoader, first: int) -> Iterator[Tensor]:
         epoch, skip = epoch + 1, 0
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
-def train_step(
-    state: TrainingState,
-    batches: Iterator[Tensor],
-    config: TrainingConfig,
-    accelerator: Any,
-    total: int,
-) -> float:
-    """One step of the optimizers on ``gradient_accumulation_steps`` batches; returns the loss.
-
-    Raises:
-        TrainingDiverged: if the loss is not finite; the weights are left as they were.
-    """
-    generator = step_generator(config.seed, state.step)
-    vocab_size, loss = state.average.config.vocab_size, 0.0
-    for _ in range(config.gradient_accumulation_steps):
-        x_0 = next(batches).to(accelerator.device).long()
-        with accelerator.autocast():
-            part = training_loss(state.model, x_0, config, vocab_size, generator)
-        accelerator.backward(part / config.gradient_accumulation_steps)
-        loss += part.item() / config.gradient_accumulation_steps
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the loss is {loss} at step {state.step}: try a lower learning_rate and "
-            f"matrix_learning_rate; the last checkpoint in {config.checkpoint_dir} is good"
-        )
-    accelerator.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
-    take_step(state, config, total)
-    return loss
-
-
-def take_step(state: TrainingState, config: TrainingConfig, total: int) -> None:
-    """Let the optimizers use the gradients, at the learning rate of this step."""
-    factor = learning_rate_factor(state.step, total, config.warmup_steps, config.decay_fraction)
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        optimizer.step()
-        optimizer.zero_grad()
-    update_average(state.average, state.model, config.ema_decay, state.step)
-    state.step += 1
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` make a file or folder beside ``path``, then put it in its place in one go."""
-    part = path.with_name(path.name + ".part")
-    remove(part)
+    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    _remove(part)
     write(part)
-    old = path.with_name(path.name + ".old")
     if path.is_dir():
-        remove(old)
+        _remove(old)
         path.rename(old)
     part.replace(path)
-    remove(old)
+    _remove(old)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def save_weights(folder: Path, state: TrainingState) -> None:
+    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
+    config = asdict(replace(state.average.config, step=state.step, ema=True))
+    write_whole(folder, lambda part: state.average.save_pretrained(part, config=config))
 
 
 def save_checkpoint(path: Path, state: TrainingState, config: TrainingConfig) -> None:
@@ -423,11 +352,7 @@ def save_checkpoint(path: Path, state: TrainingState, config: TrainingConfig) ->
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> None:
-    """Put a checkpoint into a state.
-
-    Raises:
-        ValueError: if the file is no checkpoint, or one of another network.
-    """
+    """Put a checkpoint into a state; a ``ValueError`` says why if it does not fit."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state.model.load_state_dict(content["model"])
@@ -436,14 +361,8 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
             optimizer.load_state_dict(saved)
         state.step, state.best = content["step"], content["best"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is no checkpoint that this run can resume: {reason}") from error
-
-
-def save_weights(folder: Path, state: TrainingState) -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = replace(state.average.config, step=state.step, ema=True)
-    write_whole(folder, lambda part: state.average.save_pretrained(part, config=asdict(config)))
 
 
 class Trainer:
@@ -463,18 +382,18 @@ class Trainer:
         val_loader: DataLoader | None = None,
         config: TrainingConfig | None = None,
     ) -> None:
-        self.config, self.train_loader, self.val_loader = (
-            config or TrainingConfig(),
-            train_loader,
-            val_loader,
-        )
-        self.accelerator = accelerator_for(self.config)
+        self.config = config = config or TrainingConfig()
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.accelerator = _accelerator(config)
         average = copy.deepcopy(model).to(self.accelerator.device).eval().requires_grad_(False)
-        optimizers = build_optimizers(model, self.config)
-        model, *optimizers = self.accelerator.prepare(model, *optimizers)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(model)
+        model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, config))
         self.state = TrainingState(model, average, optimizers)
-        self.folder = Path(self.config.checkpoint_dir)
-        self.total = total_steps(train_loader, self.config)
+        self.folder = Path(config.checkpoint_dir)
+        epoch = max(1, len(train_loader) // config.gradient_accumulation_steps)
+        self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
+        self.save_interval = min(config.save_every_steps, config.save_every * epoch)
         self.started = time.perf_counter()
 
     def resume(self, path: str | Path) -> None:
@@ -484,119 +403,85 @@ class Trainer:
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
         noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
-        return validation_bound(
-            self.state.average, self.val_loader, noise, self.config.eval_windows
-        )
+        windows = self.config.eval_windows
+        return validation_bound(self.state.average, self.val_loader, noise, windows)
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound."""
-        self.started = time.perf_counter()
-        return run(self)
+        return _run(self)
 
 
-def accelerator_for(config: TrainingConfig) -> Any:
-    """An ``accelerate.Accelerator`` with the precision that the config asks for."""
+def _accelerator(config: TrainingConfig) -> Any:
+    """An ``accelerate.Accelerator``; precision "auto" is bf16 where the hardware multiplies it."""
     from accelerate import Accelerator
 
     precision = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if has_fast_bf16() else "no"
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = features.get("avx512_bf16") or features.get("amx_bf16")
+        if torch.cuda.is_available():
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fast else "no"
     return Accelerator(mixed_precision=precision)
 
 
-def has_fast_bf16() -> bool:
-    """Whether the GPU, or without one the CPU, multiplies matrices faster in bfloat16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Let every block forget its inner values and compute them again for the gradients."""
+    from torch.utils.checkpoint import checkpoint
+
+    for block in model.blocks:
+        forward = block.forward
+        block.forward = lambda *args, forward=forward: checkpoint(
+            forward, *args, use_reentrant=False
+        )
 
 
-def total_steps(loader: DataLoader, config: TrainingConfig) -> int:
-    """Optimizer steps of the whole run."""
-    steps = config.num_epochs * len(loader) // config.gradient_accumulation_steps
-    return min(steps, config.max_steps or steps)
+def _start_log(path: Path, step: int) -> None:
+    """Keep the lines of ``train_log.jsonl`` up to ``step``; what came after is done again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+    write_whole(path, lambda part: part.write_text(kept))
 
 
-class RunLog:
-    """One JSON object a line in ``train_log.jsonl``; lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_whole(path, lambda part: part.write_text("".join(line + "\n" for line in kept)))
-        self.path = path
-
-    def add(self, **values: float) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def check_in(trainer: "Trainer", log: RunLog, **values: float) -> Bound | None:
-    """Measure the validation bound, write it to the log, and keep the weights if they are best."""
-    state = trainer.state
-    if trainer.val_loader is None:
-        log.add(step=state.step, **values)
-        return None
-    bound = trainer.evaluate()
-    log.add(step=state.step, **values, **asdict(bound))
-    if bound.nats_per_window < state.best:
-        state.best = bound.nats_per_window
-        save_weights(trainer.folder / "best_model_hf", state)
+def _note(trainer: Trainer, loss: float, bar: Any) -> Bound | None:
+    """Tell the progress bar and the log about a step; measure the bound where that is due."""
+    config, state = trainer.config, trainer.state
+    at_end, bound = state.step == trainer.total, None
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    bar.update()
+    seconds = round(time.perf_counter() - trainer.started, 3)
+    line = {"step": state.step, "loss": loss, "seconds": seconds}
+    if trainer.val_loader is not None and (at_end or state.step % config.eval_every_steps == 0):
+        bound = trainer.evaluate()
+        bar.set_description(f"{bound.bits_per_character:.3f} bits/char")
+        if bound.nats_per_window < state.best:
+            state.best = bound.nats_per_window
+            save_weights(trainer.folder / "best_model_hf", state)
+    if bound or at_end or state.step % config.log_every_steps == 0:
+        with (trainer.folder / "train_log.jsonl").open("a") as file:
+            file.write(json.dumps(line | (asdict(bound) if bound else {})) + "\n")
     return bound
 
 
-def run(trainer: "Trainer") -> Bound | None:
+def _run(trainer: Trainer) -> Bound | None:
     """The training loop; an interrupt saves a checkpoint first."""
-    state, config = trainer.state, trainer.config
+    from tqdm.auto import tqdm
+
+    state, config, total, bound = trainer.state, trainer.config, trainer.total, None
     latest = trainer.folder / "checkpoint_latest.pth"
-    log, bound = RunLog(trainer.folder / "train_log.jsonl", state.step), None
+    _start_log(trainer.folder / "train_log.jsonl", state.step)
+    trainer.started = time.perf_counter()
     batches = batches_from(trainer.train_loader, state.step * config.gradient_accumulation_steps)
-    with progress_bar(trainer) as bar:
+    with tqdm(total=total, initial=state.step, unit="step", disable=not config.progress) as bar:
         try:
-            while state.step < trainer.total:
-                loss = train_step(state, batches, config, trainer.accelerator, trainer.total)
-                bound = note(trainer, log, loss, bar) or bound
-                if due(state.step, save_interval(trainer), trainer.total):
+            while state.step < total:
+                loss = train_step(state, batches, config, trainer.accelerator, total)
+                bound = _note(trainer, loss, bar) or bound
+                if state.step % trainer.save_interval == 0 or state.step == total:
                     save_checkpoint(latest, state, config)
         except KeyboardInterrupt:
             save_checkpoint(latest, state, config)
             raise
     save_weights(trainer.folder / "final_model_hf", state)
     return bound
-
-
-def progress_bar(trainer: "Trainer") -> Any:
-    """A tqdm bar over the steps of the run."""
-    from tqdm.auto import tqdm
-
-    silent = not trainer.config.progress
-    return tqdm(total=trainer.total, initial=trainer.state.step, unit="step", disable=silent)
-
-
-def note(trainer: "Trainer", log: RunLog, loss: float, bar: Any) -> Bound | None:
-    """Tell the progress bar and the log about a step; measure the bound where that is due."""
-    config, step = trainer.config, trainer.state.step
-    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    bar.update()
-    seconds = round(time.perf_counter() - trainer.started, 3)
-    if due(step, config.eval_every_steps, trainer.total):
-        bound = check_in(trainer, log, loss=loss, seconds=seconds)
-        if bound is not None:
-            bar.set_description(f"{bound.bits_per_character:.3f} bits/char")
-        return bound
-    if due(step, config.log_every_steps, trainer.total):
-        log.add(step=step, loss=loss, seconds=seconds)
-    return None
-
-
-def due(step: int, every: int, total: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens now."""
-    return step % every == 0 or step == total
-
-
-def save_interval(trainer: "Trainer") -> int:
-    """Steps between two checkpoints: the smaller of the two that the config names."""
-    epoch = len(trainer.train_loader) // trainer.config.gradient_accumulation_steps
-    return min(trainer.config.save_every_steps, trainer.config.save_every * max(1, epoch))

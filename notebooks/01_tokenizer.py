@@ -48,7 +48,7 @@ position = {letter: i for i, letter in enumerate(alphabet)}
 #   the 50,257 tokens of GPT-2 it has 2.5 billion. Small is what lets this book test its formulas
 #   instead of trusting them.
 # * **There is nothing to train.** A list of word pieces comes from a corpus, by a procedure with choices
-#   of its own. Ours fits in six lines.
+#   of its own. Ours fits in four lines.
 # * **One token is one character.** A text of 160 characters has 160 tokens, and when noise hits a token
 #   you see which letter it was.
 #
@@ -75,19 +75,10 @@ position = {letter: i for i, letter in enumerate(alphabet)}
 # %% tags=["export"]
 import string
 
-UNK_ID = 0
-PAD_ID = 1
-SPECIAL_TOKENS: tuple[str, str] = ("<UNK>", "<PAD>")
-
-VOCAB: tuple[str, ...] = (
-    *SPECIAL_TOKENS,
-    *string.digits,
-    *string.ascii_lowercase,
-    *string.ascii_uppercase,
-    *string.punctuation,
-    *" \t\n",
-    *"“”‘’—–…",
-)
+UNK_ID, PAD_ID = 0, 1
+SPECIAL_TOKENS = ("<UNK>", "<PAD>")
+_ON_THE_KEYBOARD = string.digits + string.ascii_letters + string.punctuation + " \t\n"
+VOCAB: tuple[str, ...] = (*SPECIAL_TOKENS, *_ON_THE_KEYBOARD, *"“”‘’—–…")
 
 # %% [markdown]
 # A trained model knows its tokens by id only. Insert one in the middle and all later ones mean
@@ -118,30 +109,16 @@ test_the_vocabulary_is_the_promised_one()
 from collections.abc import Iterable
 
 
-def check_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
-    """The vocabulary as a tuple, once it is sure that every token can be told from every other.
-
-    Args:
-        vocab: ``"<UNK>"`` and ``"<PAD>"``, then distinct single characters; at most 256 tokens,
-            so that an id fits in one byte.
-
-    Returns:
-        The same tokens, in the same order.
-
-    Raises:
-        ValueError: if the two special tokens are not first, a later token is not one character, a
-            token occurs twice, or there are more than 256.
-    """
+def _check_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
+    """The vocabulary as a tuple, once it is sure that each token can be told from all others."""
     vocab = tuple(vocab)
     if vocab[:2] != SPECIAL_TOKENS:
         raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}, got {vocab[:2]}")
     if len(vocab) > 256:
         raise ValueError(f"an id is one byte, so there are at most 256 tokens, got {len(vocab)}")
-    odd = [token for token in vocab[2:] if not isinstance(token, str) or len(token) != 1]
-    if odd:
+    if odd := [token for token in vocab[2:] if not isinstance(token, str) or len(token) != 1]:
         raise ValueError(f"every token after the first two is one character, got {odd[:5]}")
-    repeated = sorted({token for token in vocab if vocab.count(token) > 1})
-    if repeated:
+    if repeated := sorted({token for token in vocab if vocab.count(token) > 1}):
         raise ValueError(f"every token occurs once, but these occur again: {repeated[:5]}")
     return vocab
 
@@ -151,8 +128,8 @@ import pytest
 
 
 def test_a_vocabulary_that_cannot_work_is_refused():
-    assert check_vocabulary(list(VOCAB)) == VOCAB
-    assert check_vocabulary(["<UNK>", "<PAD>", *map(chr, range(254))])[-1] == chr(253)
+    assert _check_vocabulary(list(VOCAB)) == VOCAB
+    assert _check_vocabulary(["<UNK>", "<PAD>", *map(chr, range(254))])[-1] == chr(253)
     for vocab, reason in (
         ([], "starts with"),
         ("abc", "starts with"),
@@ -164,7 +141,7 @@ def test_a_vocabulary_that_cannot_work_is_refused():
         (["<UNK>", "<PAD>", *map(chr, range(255))], "at most 256 tokens, got 257"),
     ):
         with pytest.raises(ValueError, match=reason):
-            check_vocabulary(vocab)
+            _check_vocabulary(vocab)
 
 
 test_a_vocabulary_that_cannot_work_is_refused()
@@ -207,16 +184,8 @@ small_table.take(code_points, mode="clip")
 import numpy as np
 
 
-def code_point_table(vocab: tuple[str, ...]) -> np.ndarray:
-    """The id of every code point, up to the largest one in the vocabulary and one further.
-
-    Args:
-        vocab: a checked vocabulary.
-
-    Returns:
-        A uint8 array: entry ``p`` is the id of the character ``chr(p)``, ``UNK_ID`` where there is
-        none. Its last entry is always ``UNK_ID``: larger code points are clipped to it.
-    """
+def _code_point_table(vocab: tuple[str, ...]) -> np.ndarray:
+    """Entry p is the id of ``chr(p)``: uint8, one longer than the largest code point needs."""
     code_points = [ord(token) for token in vocab[2:]]
     table = np.full(max(code_points, default=0) + 2, UNK_ID, dtype=np.uint8)
     table[code_points] = np.arange(2, len(vocab), dtype=np.uint8)
@@ -232,15 +201,7 @@ def code_point_table(vocab: tuple[str, ...]) -> np.ndarray:
 
 # %% tags=["export"]
 def look_up(text: str, table: np.ndarray) -> np.ndarray:
-    """Ids of a text by one table look-up over its code points.
-
-    Args:
-        text: any text, of length L.
-        table: what ``code_point_table`` returns.
-
-    Returns:
-        A uint8 array of shape (L,).
-    """
+    """Ids of a text of L characters, uint8 of shape (L,), by one look-up of its code points."""
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return table.take(code_points, mode="clip")
 
@@ -254,7 +215,7 @@ import sys
 
 
 def test_the_table_agrees_with_a_dictionary_on_all_of_unicode():
-    table = code_point_table(VOCAB)
+    table = _code_point_table(VOCAB)
     position = {character: i for i, character in enumerate(VOCAB)}
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     assert look_up(everything, table).tolist() == [position.get(c, UNK_ID) for c in everything]
@@ -275,26 +236,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 
-def integer_array(ids: Tensor | np.ndarray | Sequence, vocab_size: int) -> np.ndarray:
-    """Token ids from a tensor, an array or a list, as an array whose entries are known to be ids.
-
-    Args:
-        ids: integers in [0, vocab_size), of any shape.
-        vocab_size: number of tokens.
-
-    Returns:
-        An integer array of the same shape.
-
-    Raises:
-        ValueError: if ``ids`` are not integers, or one is out of range.
-    """
+def _integer_array(ids: Tensor | np.ndarray | Sequence, vocab_size: int) -> np.ndarray:
+    """Ids of any shape as an array, once it is sure that they are integers in [0, vocab_size)."""
     if isinstance(ids, Tensor):
         if ids.is_floating_point():
             raise ValueError(f"token ids are integers, got {ids.dtype}")
         ids = ids.numpy(force=True)
     ids = np.asarray(ids)
-    if ids.size == 0:
-        return ids.astype(np.int64)
+    if ids.size == 0:  # nothing to look at; an empty list would count as floats
+        return ids
     if ids.dtype.kind not in "iu":
         raise ValueError(f"token ids are integers, got {ids.dtype}")
     if ids.min() < 0 or ids.max() >= vocab_size:
@@ -315,49 +265,30 @@ import torch
 
 
 class CharacterLevelTokenizer:
-    """Text to token ids, one id a character, and back.
+    """Text to token ids, one id a character, and back: int64 tensors (L,), L the length of the text.
+
+    Ids of characters that are not in ``vocab`` are ``unk_token_id``. Text that is too long to
+    ``pad``, ids out of range, not integers or of the wrong shape raise a ValueError.
 
     Args:
-        vocab: ``"<UNK>"`` and ``"<PAD>"``, then distinct single characters.
-
-    Raises:
-        ValueError: if ``vocab`` is not of this form (see ``check_vocabulary``).
+        vocab: ``"<UNK>"`` and ``"<PAD>"``, then distinct single characters, at most 256 tokens in
+            all; else a ValueError.
     """
 
     BLOCK = 1 << 16  # characters looked up at a time
+    unk_token_id, pad_token_id = UNK_ID, PAD_ID
 
     def __init__(self, vocab: Iterable[str] = VOCAB) -> None:
-        self.vocab = check_vocabulary(vocab)
-        self.table = code_point_table(self.vocab)
+        self.vocab = _check_vocabulary(vocab)
+        self.vocab_size = len(self.vocab)
+        self.table = _code_point_table(self.vocab)
         self.shown = ("\ufffd", "", *self.vocab[2:])  # what decode writes for each id
 
     def __len__(self) -> int:
-        return len(self.vocab)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, the two special ones included."""
-        return len(self.vocab)
-
-    @property
-    def unk_token_id(self) -> int:
-        """The id of every character that is not in the vocabulary."""
-        return UNK_ID
-
-    @property
-    def pad_token_id(self) -> int:
-        """The id that fills a window after the end of a text."""
-        return PAD_ID
+        return self.vocab_size
 
     def encode_numpy(self, text: str) -> np.ndarray:
-        """Ids as one byte a character: the form in which a data set is stored.
-
-        Args:
-            text: any text, of length L.
-
-        Returns:
-            A uint8 array of shape (L,).
-        """
+        """Ids (L,) as uint8, one byte a character: the form in which a data set is stored."""
         ids = np.empty(len(text), dtype=np.uint8)
         for start in range(0, len(text), self.BLOCK):
             block = slice(start, start + self.BLOCK)
@@ -365,78 +296,32 @@ class CharacterLevelTokenizer:
         return ids
 
     def encode(self, text: str) -> Tensor:
-        """Ids as the int64 tensor that a model takes.
-
-        Args:
-            text: any text, of length L.
-
-        Returns:
-            An int64 tensor of shape (L,).
-        """
+        """Ids as a model takes them: an int64 tensor (L,)."""
         return torch.from_numpy(self.encode_numpy(text).astype(np.int64))
 
     def pad(self, text: str, length: int) -> Tensor:
-        """Ids of a text, filled up with ``<PAD>``.
-
-        Args:
-            text: any text of at most ``length`` characters.
-            length: number of ids to return.
-
-        Returns:
-            An int64 tensor of shape (length,).
-
-        Raises:
-            ValueError: if the text is longer than ``length``: nothing is cut off silently.
-        """
+        """Ids, filled up with ``<PAD>`` to an int64 tensor (length,); nothing is cut off."""
         if len(text) > length:
             raise ValueError(f"a text of {len(text)} characters does not fit in {length} tokens")
-        ids = torch.full((length,), PAD_ID, dtype=torch.int64)
-        ids[: len(text)] = self.encode(text)
-        return ids
+        filling = torch.full((length - len(text),), PAD_ID)
+        return torch.cat([self.encode(text), filling])
 
     def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
-        """The text of ids; ``<UNK>`` gives U+FFFD, the replacement character, ``<PAD>`` nothing.
-
-        Args:
-            ids: integers in [0, vocab_size), of shape (L,).
-
-        Returns:
-            A text of at most L characters.
-
-        Raises:
-            ValueError: if ``ids`` are not of shape (L,), not integers, or one is out of range.
-        """
-        ids = integer_array(ids, self.vocab_size)
+        """The text of ids (L,); ``<UNK>`` gives U+FFFD (replacement character), ``<PAD>`` nothing."""
+        ids = _integer_array(ids, self.vocab_size)
         if ids.ndim != 1:
             raise ValueError(f"decode takes ids of shape (L,), got {ids.shape}; see decode_batch")
         return "".join([self.shown[i] for i in ids.tolist()])
 
     def decode_batch(self, ids: Tensor | np.ndarray | Sequence[Sequence[int]]) -> list[str]:
-        """The text of every row.
-
-        Args:
-            ids: integers in [0, vocab_size), of shape (B, L).
-
-        Returns:
-            B texts.
-
-        Raises:
-            ValueError: if ``ids`` are not of shape (B, L), not integers, or one is out of range.
-        """
-        ids = integer_array(ids, self.vocab_size)
+        """The texts of the rows of ids (B, L)."""
+        ids = _integer_array(ids, self.vocab_size)
         if ids.ndim != 2:
             raise ValueError(f"decode_batch takes ids of shape (B, L), got {ids.shape}")
         return [self.decode(row) for row in ids]
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The characters that ``encode`` turns into ``<UNK>``.
-
-        Args:
-            text: any text.
-
-        Returns:
-            Each of them once, in code-point order.
-        """
+        """The characters that ``encode`` turns into ``<UNK>``, each once, in code-point order."""
         return sorted(set(text) - set(self.vocab))
 
 
@@ -692,9 +577,7 @@ one.tolist(), two.tolist()
 # |---|---|
 # | `VOCAB` | the 106 tokens, in order |
 # | `UNK_ID`, `PAD_ID`, `SPECIAL_TOKENS` | the two tokens that are no characters, ids 0 and 1 |
-# | `check_vocabulary(vocab)` | the vocabulary, or a `ValueError` that says what is wrong |
-# | `code_point_table(vocab)`, `look_up(text, table)` | the table, and text → bytes through it |
-# | `integer_array(ids, vocab_size)` | ids of any origin, checked |
-# | `CharacterLevelTokenizer` | `encode`, `encode_numpy`, `pad`, `decode`, `decode_batch`, `unknown_characters` |
+# | `look_up(text, table)` | text → bytes through a table of code points |
+# | `CharacterLevelTokenizer` | `vocab`, `vocab_size`, `unk_token_id`, `pad_token_id`, `encode`, `encode_numpy`, `pad`, `decode`, `decode_batch`, `unknown_characters` |
 #
 # Next: [a world that we know exactly](02_stories.ipynb).

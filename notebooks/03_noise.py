@@ -83,21 +83,7 @@ from torch import Tensor
 
 
 def rate_matrix(vocab_size: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    r"""Rates at which one token turns into another, at one redraw per unit of time.
-
-    $Q = \tfrac1V J - I$, with $J$ the matrix of ones. This is the uniform graph of SEDD (Lou, Meng
-    & Ermon 2024), divided by $V$.
-
-    Args:
-        vocab_size: number of tokens V, at least 1.
-        dtype: floating type of the result.
-
-    Returns:
-        A symmetric matrix of shape (V, V) whose rows sum to 0.
-
-    Raises:
-        ValueError: if ``vocab_size`` is less than 1.
-    """
+    r"""Rates $Q = \tfrac1V J - I$, shape (V, V), at one redraw per unit of time; V at least 1."""
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     ones = torch.ones(vocab_size, vocab_size, dtype=dtype)
@@ -183,14 +169,7 @@ def as_float_tensor(value: Tensor | float) -> Tensor:
 
 
 def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
-    r"""Expected fraction of characters that were redrawn at least once: $1 - e^{-\bar\sigma}$.
-
-    Args:
-        sigma_bar: total noise, at least 0, any shape.
-
-    Returns:
-        Fractions in [0, 1], of the shape and dtype of ``sigma_bar``; float64 for a plain number.
-    """
+    r"""Expected fraction of redrawn characters, $1 - e^{-\bar\sigma}$, of any shape."""
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
 
@@ -202,21 +181,14 @@ def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
 
 # %% tags=["export"]
 def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Probabilities that one token has turned into another, after a total noise.
-
-    $e^{\bar\sigma Q} = e^{-\bar\sigma} I + (1 - e^{-\bar\sigma}) \tfrac1V J$.
+    r"""Probabilities $e^{\bar\sigma Q}$ that one token has turned into another: (V, V), rows sum to 1.
 
     Args:
-        sigma_bar: total noise, at least 0 (infinity included): a number or a 0-dim tensor.
+        sigma_bar: total noise, at least 0 (or infinite), a number or 0-dim tensor; sets the dtype.
         vocab_size: number of tokens V, at least 1.
 
-    Returns:
-        A symmetric matrix of shape (V, V) whose rows sum to 1, of the dtype of ``sigma_bar``;
-        float64 for a plain number.
-
     Raises:
-        ValueError: if ``sigma_bar`` is negative, NaN or not a single number, or ``vocab_size`` is
-            less than 1.
+        ValueError: if ``sigma_bar`` is negative, NaN or not one number, or V less than 1.
     """
     sigma_bar = as_float_tensor(sigma_bar)
     if sigma_bar.ndim != 0 or not sigma_bar >= 0:
@@ -322,11 +294,12 @@ test_noise_adds_up()
 # slope of the line. The last one is the line, solved for $t$. The defaults are those of the
 # authors' configuration, $\sigma_{min} = 10^{-4}$ and $\sigma_{max} = 20$.
 #
-# Two choices in the code. First, we compute the two powers as they stand: both ends are then
+# Three choices in the code. First, we compute the two powers as they stand: both ends are then
 # exact, and in single precision the error in between was less than half of that of
 # `exp` of the straight line, 0.4 against 0.9 parts in a million. Second, times are not checked. To look at a
 # number that lives on a GPU, the processor must wait for it, on every training step; a time outside
-# $[0, 1]$ gives what the formula gives.
+# $[0, 1]$ gives what the formula gives. Third, times keep their precision, so give them in single or double:
+# a time in bfloat16 has so few digits that the noise is off by up to three percent.
 
 # %% tags=["export"]
 import math
@@ -335,20 +308,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GeometricNoise:
-    r"""Noise that grows by equal factors in equal times: the geometric schedule of SEDD.
+    r"""The geometric schedule of SEDD (Lou, Meng & Ermon 2024): equal factors in equal times.
 
-    Source: Lou, Meng & Ermon 2024, arXiv:2310.16834. Wherever a tensor goes in, a plain number may
-    go in too; it counts as float64. Use single or double precision: a time in bfloat16 has so few
-    digits that the noise is off by up to three percent.
-
-    Times are not checked (that would make the processor wait for the GPU).
+    Called with times t in [0, 1], of any shape and not checked, it returns the total noise
+    $\bar\sigma(t)$ (redraws per character) and the rate $\sigma(t)$ (redraws per unit of time), both
+    of the shape and dtype of t. A plain number counts as float64; bfloat16 is too coarse.
 
     Args:
         sigma_min: total noise at t = 0, above 0.
-        sigma_max: total noise at t = 1, above ``sigma_min``.
-
-    Raises:
-        ValueError: if not ``0 < sigma_min < sigma_max < inf``.
+        sigma_max: total noise at t = 1, above ``sigma_min`` and finite; else a ValueError.
     """
 
     sigma_min: float = 1e-4
@@ -362,14 +330,7 @@ class GeometricNoise:
             )
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$.
-
-        Args:
-            t: times in [0, 1], any shape.
-
-        Returns:
-            Two tensors of the shape and dtype of ``t``.
-        """
+        r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""
         return self.sigma_bar(t), self.sigma(t)
 
     @property
@@ -378,37 +339,16 @@ class GeometricNoise:
         return math.log(self.sigma_max) - math.log(self.sigma_min)
 
     def sigma_bar(self, t: Tensor | float) -> Tensor:
-        r"""Total noise $\bar\sigma(t) = \sigma_{min}^{1-t}\,\sigma_{max}^{t}$.
-
-        Args:
-            t: times in [0, 1], any shape.
-
-        Returns:
-            Redraws per character since the clean text, of the shape and dtype of ``t``.
-        """
+        r"""Total noise $\bar\sigma(t) = \sigma_{min}^{1-t}\,\sigma_{max}^{t}$, of the shape of ``t``."""
         t = as_float_tensor(t)
         return self.sigma_min ** (1 - t) * self.sigma_max**t
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        r"""Noise rate $\sigma(t) = d\bar\sigma/dt = \bar\sigma(t)\log(\sigma_{max}/\sigma_{min})$.
-
-        Args:
-            t: times in [0, 1], any shape.
-
-        Returns:
-            Redraws per character and unit of time, of the shape and dtype of ``t``.
-        """
+        r"""Noise rate $\sigma(t) = d\bar\sigma/dt$, of the shape of ``t``."""
         return self.sigma_bar(t) * self.log_growth
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
-        r"""The time at which the total noise is ``sigma_bar``: the inverse of the function.
-
-        Args:
-            sigma_bar: total noise in [sigma_min, sigma_max], any shape.
-
-        Returns:
-            Times in [0, 1], of the shape and dtype of ``sigma_bar``.
-        """
+        """Time at which the total noise is ``sigma_bar``, of its shape: the inverse."""
         return (torch.log(as_float_tensor(sigma_bar)) - math.log(self.sigma_min)) / self.log_growth
 
 
@@ -564,8 +504,7 @@ plt.show()
 #
 # Is that a waste? The schedule decides what is *counted*: chapter 5 shows that the loss, added up over all
 # times, bounds the information in the text. It is weighted with the rate $\sigma(t)$, which is tiny on the
-# left, so the left third adds little ([chapter 9](09_evaluation.ipynb) measures the loss at every noise
-# level). But a trainer that draws its times evenly spends a third of its work on it.
+# left, so the left third adds little. But a trainer that draws its times evenly spends a third of its work on it.
 # The cure is to leave the integral as it is and to draw noise levels where the loss is. That is for
 # [chapter 8](08_training.ipynb).
 

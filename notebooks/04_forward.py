@@ -945,9 +945,8 @@ def test_a_text_taller_than_the_terminal_does_not_scroll_it():
     stream = Terminal()
     with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
         render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
-    assert (
-        "\x1b[4A" in stream.getvalue()
-    )  # 3 of 8 rows and the status: one line less than the screen
+    # 3 of 8 rows and the status: one line less than the screen.
+    assert "\x1b[4A" in stream.getvalue()
 
 
 def test_terminal_marks_exactly_what_changed():
@@ -1229,10 +1228,10 @@ def test_saved_files():
 
 
 def test_the_font_has_every_token():
-    font, vocab = _font(16), CharacterLevelTokenizer().vocab
+    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·"
     assert font.getname()[0] == "DejaVu Sans Mono"
     missing = bytes(font.getmask("\uffff"))
-    assert all(bytes(font.getmask(mark)) != missing for mark in (*vocab[2:], *"�·↵⇥"))
+    assert all(bytes(font.getmask(mark)) != missing for mark in marks.translate(_ARROWS))
 
 
 def test_lines_break_between_words():

@@ -11,18 +11,18 @@ from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, transition_matrix
 from ddlm_core.sampler import (
+    _apply_temperature,
+    _draw_uniforms,
+    _sample_categorical,
+    _score_probs,
     analytic_probs,
-    apply_temperature,
     create_timestep_schedule,
     denoising_steps,
-    draw_uniforms,
     euler_probs,
     noise_levels,
     reverse_probs,
-    sample_categorical,
     sample_diffusion,
     sample_generators,
-    score_probs,
     staggered_score,
 )
 
@@ -128,7 +128,7 @@ def test_both_forms_of_the_step_agree(vocab_size: int):
     score = denoiser_log_score(log_q, now, x_t).exp()
     analytic = analytic_probs(log_q, x_t, now, after)
     torch.testing.assert_close(
-        score_probs(score, x_t, now - after), analytic, rtol=1e-9, atol=1e-12
+        _score_probs(score, x_t, now - after), analytic, rtol=1e-9, atol=1e-12
     )
     raw = staggered_score(score, now - after) * transition(x_t, now - after, vocab_size)
     torch.testing.assert_close(raw, analytic, rtol=1e-9, atol=1e-12)  # sums to 1 all by itself
@@ -155,7 +155,7 @@ def test_step_is_a_distribution_at_the_extremes():
         torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
     score = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]])  # no such score exists
     assert (staggered_score(score, 2.0) < 0).any()
-    step = score_probs(score, x_t, 2.0)
+    step = _score_probs(score, x_t, 2.0)
     assert (step >= 0).all()
     torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
 
@@ -195,12 +195,12 @@ def test_schedule_refuses_what_it_does_not_know():
 
 def test_temperature_sharpens_what_the_model_believes():
     log_q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64).log()
-    assert apply_temperature(log_q, 1.0) is log_q
+    assert _apply_temperature(log_q, 1.0) is log_q
     expected = torch.tensor([[0.25, 0.09, 0.04, 0.0]], dtype=torch.float64) / 0.38
-    torch.testing.assert_close(apply_temperature(log_q, 0.5).exp(), expected)
-    greedy = apply_temperature(log_q.float(), 1e-40).exp()
+    torch.testing.assert_close(_apply_temperature(log_q, 0.5).exp(), expected)
+    greedy = _apply_temperature(log_q.float(), 1e-40).exp()
     assert torch.equal(greedy, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
-    flat = apply_temperature(log_q, 1e6).exp()[0, :3]
+    flat = _apply_temperature(log_q, 1e6).exp()[0, :3]
     torch.testing.assert_close(
         flat, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0
     )
@@ -210,24 +210,24 @@ def test_dart_hits_letters_as_often_as_their_probabilities():
     probs = torch.tensor([0.5, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
     darts = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 1e-12], dtype=torch.float64)
     expected = torch.tensor([0, 0, 2, 2, 3, 3])
-    assert torch.equal(sample_categorical(probs.expand(6, 5), darts), expected)
-    assert torch.equal(sample_categorical(7 * probs.float().expand(6, 5), darts), expected)
+    assert torch.equal(_sample_categorical(probs.expand(6, 5), darts), expected)
+    assert torch.equal(_sample_categorical(7 * probs.float().expand(6, 5), darts), expected)
     evenly = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    counts = sample_categorical(probs.expand(1000, 5), evenly).bincount(minlength=5)
+    counts = _sample_categorical(probs.expand(1000, 5), evenly).bincount(minlength=5)
     assert counts.tolist() == [500, 0, 250, 250, 0]
 
 
 def test_generators_depend_on_seed_and_number_alone():
-    whole = draw_uniforms(sample_generators(7, 5), 3)
+    whole = _draw_uniforms(sample_generators(7, 5), 3)
     parts = [
-        draw_uniforms(sample_generators(7, 2), 3),
-        draw_uniforms(sample_generators(7, 3, 2), 3),
+        _draw_uniforms(sample_generators(7, 2), 3),
+        _draw_uniforms(sample_generators(7, 3, 2), 3),
     ]
     assert torch.equal(whole, torch.cat(parts))
-    many = draw_uniforms(sample_generators(7, 300) + sample_generators(8, 300), 1)
+    many = _draw_uniforms(sample_generators(7, 300) + sample_generators(8, 300), 1)
     assert len(many.unique()) == 600
     shared = torch.Generator().manual_seed(0)
-    assert len(draw_uniforms([shared] * 50, 1).unique()) == 50
+    assert len(_draw_uniforms([shared] * 50, 1).unique()) == 50
 
 
 def test_one_step_is_the_step_of_its_method():
@@ -246,12 +246,12 @@ def test_one_step_is_the_step_of_its_method():
     for model, method, expected in (
         (world, "analytic", analytic_probs(log_q, x_t, now, after)),
         (world, "euler", euler_probs(score, x_t, 1.5)),
-        (ScoreModel(), "analytic", score_probs(score, x_t, 1.5)),
-        (lambda x_t, sigma_bar: score.log(), "analytic", score_probs(score, x_t, 1.5)),
+        (ScoreModel(), "analytic", _score_probs(score, x_t, 1.5)),
+        (lambda x_t, sigma_bar: score.log(), "analytic", _score_probs(score, x_t, 1.5)),
         (ScoreModel(), "euler", euler_probs(score, x_t, 1.5)),
     ):
         torch.testing.assert_close(reverse_probs(model, x_t, now, after, method), expected)
-    cooler = analytic_probs(apply_temperature(log_q, 0.5), x_t, now, after)
+    cooler = analytic_probs(_apply_temperature(log_q, 0.5), x_t, now, after)
     torch.testing.assert_close(reverse_probs(world, x_t, now, after, temperature=0.5), cooler)
 
 

@@ -12,8 +12,8 @@ from ddlm_core.tokenizer import (
     UNK_ID,
     VOCAB,
     CharacterLevelTokenizer,
-    check_vocabulary,
-    code_point_table,
+    _check_vocabulary,
+    _code_point_table,
     look_up,
 )
 
@@ -30,8 +30,8 @@ def test_the_vocabulary_is_the_promised_one():
 
 
 def test_a_vocabulary_that_cannot_work_is_refused():
-    assert check_vocabulary(list(VOCAB)) == VOCAB
-    assert check_vocabulary(["<UNK>", "<PAD>", *map(chr, range(254))])[-1] == chr(253)
+    assert _check_vocabulary(list(VOCAB)) == VOCAB
+    assert _check_vocabulary(["<UNK>", "<PAD>", *map(chr, range(254))])[-1] == chr(253)
     for vocab, reason in (
         ([], "starts with"),
         ("abc", "starts with"),
@@ -43,11 +43,11 @@ def test_a_vocabulary_that_cannot_work_is_refused():
         (["<UNK>", "<PAD>", *map(chr, range(255))], "at most 256 tokens, got 257"),
     ):
         with pytest.raises(ValueError, match=reason):
-            check_vocabulary(vocab)
+            _check_vocabulary(vocab)
 
 
 def test_the_table_agrees_with_a_dictionary_on_all_of_unicode():
-    table = code_point_table(VOCAB)
+    table = _code_point_table(VOCAB)
     position = {character: i for i, character in enumerate(VOCAB)}
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     assert look_up(everything, table).tolist() == [position.get(c, UNK_ID) for c in everything]
