@@ -2,74 +2,103 @@
 
 """A world we know exactly."""
 
+import itertools
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
+from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 __all__ = [
-    "MAX_LENGTH",
     "Word",
     "words",
     "Grammar",
+    "parts_of",
+    "alternatives",
+    "options",
+    "tell",
     "PEOPLE",
     "VARIABLES",
     "ENDING",
     "PLOTS",
     "STORIES",
-    "parts_of",
-    "alternatives",
-    "variable_and_form",
-    "tell",
+    "MAX_LENGTH",
     "sample",
-    "Way",
-    "ways",
     "probability",
     "log_prob",
     "skeletons",
-    "fillings",
     "count",
     "entropy",
     "is_flawless",
 ]
 
-MAX_LENGTH = 160  # characters; the longest story fits exactly into one training window
-
-Word = dict[str, str]  # its forms by name; "word" is the plain one
+Word = dict[str, str]  # the forms of a word by name; the plain one has the name ""
 
 
 def words(names: str, **forms: str) -> tuple[Word, ...]:
-    """Words with the same extra forms: ``words("Tom Ben", he="he")``; ``_`` stands for a space."""
-    return tuple({"word": name.replace("_", " "), **forms} for name in names.split())
+    """Words and their forms, column by column; ``_`` stands for a space inside of an entry."""
+    columns = [text.split() for text in (names, *forms.values())]
+    columns = [column * len(columns[0]) if len(column) == 1 else column for column in columns]
+    rows = [[text.replace("_", " ") for text in row] for row in zip(*columns, strict=True)]
+    return tuple(dict(zip(["", *forms], row)) for row in rows)
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Everything that can be told: ``plots`` are templates, ``variables`` the words for them."""
+    """A world: the plots that can be told and the words for each variable, all equally likely."""
 
     plots: tuple[str, ...]
     variables: dict[str, tuple[Word, ...]]
 
 
+@cache
+def parts_of(template: str) -> tuple[str, ...]:
+    """Cut a template into plain texts, ``[choices|…]`` and ``{fields}``, in order."""
+    return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
+
+
+def alternatives(part: str) -> list[str]:
+    """What can stand here: ``"[a|b]"`` → ``["a", "b"]``; any other part only as it is."""
+    return part[1:-1].split("|") if part[0] == "[" else [part]
+
+
+def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[tuple]:
+    """What ``part`` can become, as triples: parts in its place, text written, words drawn."""
+    if part[0] == "[":
+        return [(parts_of(choice), "", {}) for choice in alternatives(part)]
+    if part[0] == "{":
+        variable, _, form = part[1:-1].partition(".")
+        known = [bound[variable]] if variable in bound else grammar.variables[variable]
+        return [((), word[form], {variable: word}) for word in known]
+    return [((), part, {})]
+
+
+def tell(plot: str, rng: random.Random, grammar: Grammar) -> str:
+    """Write one story of a plot."""
+    parts, text, bound = parts_of(plot), "", {}
+    while parts:
+        ways = options(parts[0], grammar, bound)
+        new, written, drawn = rng.choice(ways) if len(ways) > 1 else ways[0]
+        parts, text = new + parts[1:], text + written
+        bound |= drawn
+    return text
+
+
 _SHE = {"he": "she", "He": "She", "his": "her"}
 _HE = {"he": "he", "He": "He", "his": "his"}
-
 PEOPLE: dict[str, tuple[Word, ...]] = {
     "hero": words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **_SHE)
     + words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE),
     "pal": words("Amy Bob Dan Eve Gus Ned Pip Tim"),
     "animal": words("bear frog duck goat pony lamb deer crow mole toad swan hare"),
     "coat": words("kind gray wise tiny calm cute tall glad"),
-    "need": words("tired", gift="a soft bed")
-    + words("upset", gift="a long hug")
-    + words("dirty", gift="a hot bath")
-    + words("bored", gift="a new game")
-    + words("itchy", gift="a big comb")
-    + words("dizzy", gift="a long nap"),
+    "need": words(
+        "tired upset dirty bored itchy dizzy",
+        gift="a_soft_bed a_long_hug a_hot_bath a_new_game a_big_comb a_long_nap",
+    ),
 }
 
 VARIABLES: dict[str, tuple[Word, ...]] = PEOPLE | {
@@ -83,10 +112,9 @@ VARIABLES: dict[str, tuple[Word, ...]] = PEOPLE | {
         "at_the_fair in_the_cave by_the_gate in_the_yard on_the_road at_the_dock"
     ),
     "skill": words("swim sing jump draw read skip dive bake"),
-    "weather": words("rainy", felt="damp", noun="rain")
-    + words("windy", felt="worn", noun="wind")
-    + words("snowy", felt="cold", noun="snow")
-    + words("misty", felt="lost", noun="mist"),
+    "weather": words(
+        "rainy windy snowy misty", felt="damp worn cold lost", noun="rain wind snow mist"
+    ),
 }
 
 ENDING = (
@@ -110,52 +138,19 @@ PLOTS = (
     "[Was it a big wolf|Who could that be]? But it was a {coat} {animal} with a {look} {thing}. "
     '"[It is a gift|This is just] for you," said the {animal}.',
     "It was {weather}. {hero} [sat|hid|was] inside with {hero.his} {look} {thing}. "
-    "[Knock, knock|Thump, thump]! A {weather.felt} {animal} stood outside. "
-    '"Come in," said {hero}. They [sang songs|told jokes|drew boats] '
-    "until the {weather.noun} was over.",
+    '[Knock, knock|Thump, thump]! A {weather.felt} {animal} stood outside. "Come in," said {hero}. '
+    "They [sang songs|told jokes|drew boats] until the {weather.noun} was over.",
     "{hero} planted a [seed|bean] {place}. [Each dawn|Every day], {hero.he} "
     "[sang to it|read to it]. It grew a {look} {thing}! "
     '"[How funny|What luck|How silly]!" said {pal}. {hero} gave {pal} the {thing}.',
 )
 
 STORIES = Grammar(PLOTS, VARIABLES)
-
-
-@cache
-def parts_of(template: str) -> tuple[str, ...]:
-    """Cut a template into literals, ``[choices|…]`` and ``{fields}``, in order."""
-    return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
-
-
-def alternatives(part: str) -> list[str]:
-    """``"[a|b]"`` → ``["a", "b"]``."""
-    return part[1:-1].split("|")
-
-
-def variable_and_form(part: str) -> tuple[str, str]:
-    """``"{hero.his}"`` → ``("hero", "his")``; ``"{hero}"`` → ``("hero", "word")``."""
-    variable, _, form = part[1:-1].partition(".")
-    return variable, form or "word"
-
-
-def tell(template: str, rng: random.Random, grammar: Grammar, bound: dict[str, Word]) -> str:
-    """Write one story; ``bound`` remembers the word drawn for each variable and is filled here."""
-    text = []
-    for part in parts_of(template):
-        if part[0] == "[":
-            text.append(tell(rng.choice(alternatives(part)), rng, grammar, bound))
-        elif part[0] == "{":
-            variable, form = variable_and_form(part)
-            if variable not in bound:
-                bound[variable] = rng.choice(grammar.variables[variable])
-            text.append(bound[variable][form])
-        else:
-            text.append(part)
-    return "".join(text)
+MAX_LENGTH = 160  # characters in a window; the longest story has 153, so <PAD> always follows
 
 
 def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
-    """Draw ``n`` independent stories; the same seed gives the same stories.
+    """Draw ``n`` independent stories; the same seed gives the same ones, whatever ``n`` is.
 
     Raises:
         ValueError: if ``n`` is negative.
@@ -163,83 +158,53 @@ def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
     if n < 0:
         raise ValueError(f"the number of stories must be at least 0, got {n}")
     rng = random.Random(seed)
-    return [tell(rng.choice(grammar.plots), rng, grammar, {}) for _ in range(n)]
+    return [tell(rng.choice(grammar.plots), rng, grammar) for _ in range(n)]
 
 
-Way = tuple[tuple[str, ...], str, dict[str, Word], float]
-
-
-def ways(part: str, text: str, grammar: Grammar, bound: dict[str, Word]) -> list[Way]:
-    """Every way in which ``part`` can begin ``text``.
-
-    Returns:
-        For each: the parts that take its place, the text still to be written, the words drawn so
-        far, and the probability of this choice.
-    """
-    if part[0] == "[":
-        choices = alternatives(part)
-        return [(parts_of(choice), text, bound, 1 / len(choices)) for choice in choices]
-    written = [(part, bound, 1.0)]
-    if part[0] == "{":
-        variable, form = variable_and_form(part)
-        known = (bound[variable],) if variable in bound else grammar.variables[variable]
-        written = [(word[form], {**bound, variable: word}, 1 / len(known)) for word in known]
-    return [((), text[len(w) :], b, p) for w, b, p in written if text.startswith(w)]
-
-
-def probability(
-    parts: tuple[str, ...], text: str, grammar: Grammar, bound: dict[str, Word]
-) -> float:
-    """Probability that ``parts`` write exactly ``text``: the sum over all their ways."""
+def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
+    """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
         return float(not text)
+    ways = options(parts[0], grammar, bound)
     return sum(
-        p * probability(new + parts[1:], rest, grammar, now_bound)
-        for new, rest, now_bound, p in ways(parts[0], text, grammar, bound)
-    )
+        probability(new + parts[1:], text[len(written) :], grammar, bound | drawn)
+        for new, written, drawn in ways
+        if text.startswith(written)
+    ) / len(ways)
 
 
 def log_prob(text: str, grammar: Grammar = STORIES) -> float:
-    """Exact log-probability of ``text`` in nats; ``-inf`` for text that the grammar cannot write."""
+    """Exact log-probability of a decoded text, in nats; ``-inf`` if it cannot be told."""
     p = sum(probability(parts_of(plot), text, grammar, {}) for plot in grammar.plots)
     return math.log(p / len(grammar.plots)) if p else -math.inf
 
 
-def skeletons(template: str) -> list[tuple[str, float]]:
-    """Every outcome of the choices of ``template``, with its probability; fields stay unfilled."""
-    written = [("", 1.0)]
-    for part in parts_of(template):
-        choices = alternatives(part) if part[0] == "[" else [part]
-        written = [(text + choice, p / len(choices)) for text, p in written for choice in choices]
-    return written
-
-
-def fillings(skeleton: str, grammar: Grammar = STORIES) -> int:
-    """In how many ways the variables that ``skeleton`` mentions can be filled."""
-    fields = {variable_and_form(part)[0] for part in parts_of(skeleton) if part[0] == "{"}
-    return math.prod(len(grammar.variables[variable]) for variable in fields)
+def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
+    """Every outcome of plot and choices, its probability, and in how many ways it can be filled."""
+    for plot in grammar.plots:
+        outcomes = list(itertools.product(*map(alternatives, parts_of(plot))))
+        p = 1 / len(outcomes) / len(grammar.plots)
+        for skeleton in map("".join, outcomes):
+            mentioned = set(re.findall(r"\{(\w+)", skeleton))
+            n = math.prod(len(grammar.variables[variable]) for variable in mentioned)
+            yield skeleton, p, n
 
 
 def count(grammar: Grammar = STORIES) -> int:
-    """Number of distinct stories."""
-    return sum(
-        fillings(skeleton, grammar) for plot in grammar.plots for skeleton, _ in skeletons(plot)
-    )
+    """Number of distinct stories, if no text can be told in two ways (see ``entropy``)."""
+    return sum(n for _, _, n in skeletons(grammar))
 
 
 def entropy(grammar: Grammar = STORIES) -> float:
-    r"""Exact entropy in nats per story: $\log(\text{plots}) + \mathbb E[\log(\text{fillings}/p)]$."""
-    surprise = [
-        p * math.log(fillings(skeleton, grammar) / p)
-        for plot in grammar.plots
-        for skeleton, p in skeletons(plot)
-    ]
-    return math.log(len(grammar.plots)) + sum(surprise) / len(grammar.plots)
+    r"""Exact entropy in nats per story, $\sum_s p_s \log(n_s / p_s)$ over the skeletons $s$.
+
+    It counts ways to tell: too large if a text can be told in two ways (none of ``STORIES`` can).
+    """
+    return sum(p * math.log(n / p) for _, p, n in skeletons(grammar))
 
 
 def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bool:
     """Whether ``tokens`` (L,) are one story of the grammar and then only ``<PAD>``."""
-    ids = [int(token) for token in tokens]
-    while ids and ids[-1] == PAD_ID:
-        ids.pop()
-    return PAD_ID not in ids and log_prob(tokenizer.decode(ids)) > -math.inf
+    story = tokenizer.decode(tokens)
+    again = tokenizer.pad(story, len(tokens)).tolist()
+    return again == [int(token) for token in tokens] and log_prob(story) > -math.inf

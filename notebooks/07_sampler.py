@@ -199,8 +199,7 @@ def _column(noise: Tensor | float, like: Tensor) -> Tensor:
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
     r"""Euler step ($\tau$-leaping): ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
     # Departure from the paper's code, which takes σ(t)·Δt: ours is the noise that is really removed.
-    jump = _column(delta_sigma, score) * score / score.shape[-1]
-    jump = jump.scatter(-1, x_t[..., None], 0.0)
+    jump = (_column(delta_sigma, score) * score / score.shape[-1]).scatter(-1, x_t[..., None], 0.0)
     # Departure: a step so long that the jumps sum to more than 1 is cut to sum to 1.
     jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)
     return jump.scatter(-1, x_t[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
@@ -279,10 +278,13 @@ from ddlm_core.forward import transition
 
 
 def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Score with the noise of a step undone at each position, $e^{-\Delta Q}s$: (B, L, V).
+    r"""Score $e^{-\Delta Q}s$ with the noise of a step undone at each position: (B, L, V).
 
-    SEDD (Lou, Meng & Ermon 2024), discrete Tweedie theorem, for the uniform graph. ``score`` holds
-    ratios (B, L, V), 1 at the current token; ``delta_sigma``, the noise removed, is a scalar or (B,).
+    SEDD (Lou, Meng & Ermon 2024), discrete Tweedie theorem, for the uniform graph.
+
+    Args:
+        score: ratios (B, L, V), 1 at the current token; if not exact, results can be negative.
+        delta_sigma: noise removed by the step, a scalar or (B,).
     """
     growth = torch.expm1(_column(delta_sigma, score))  # e^Δ - 1
     return score + growth * (score - score.mean(-1, keepdim=True))
@@ -367,9 +369,11 @@ def analytic_probs(
 ) -> Tensor:
     r"""Probabilities (B, L, V) of each token one reverse step earlier, exact when $q$ is.
 
-    ``log_q`` are log-probabilities (B, L, V) of the clean token, ``x_t`` tokens, int64 (B, L), and
-    the total noise before and after the step scalars or (B,). (Departure from SEDD, Lou, Meng &
-    Ermon 2024, which computes the step from the score.)
+    (Departure from SEDD, Lou, Meng & Ermon 2024, which computes the step from the score.)
+
+    Args:
+        log_q: log-probabilities (B, L, V) of the clean token; ``x_t``: tokens, int64 (B, L).
+        sigma_bar_t: total noise before the step, ``sigma_bar_s`` after it; scalars or (B,).
     """
     vocab_size, after = log_q.shape[-1], _column(sigma_bar_s, log_q)
     delta = _column(sigma_bar_t, log_q) - after
@@ -639,7 +643,7 @@ def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
     ruler = probs.cumsum(-1)  # rows need not be normalized
     end = ruler[..., -1:]
     dart = uniform.to(probs.dtype).to(probs.device)[..., None] * end
-    dart = dart.minimum(torch.nextafter(end, 0 * end))  # rounding can put it on the very end
+    dart = dart.minimum(torch.nextafter(end, torch.zeros_like(end)))  # rounding can reach the end
     return (ruler <= dart).sum(-1)
 
 
@@ -648,7 +652,8 @@ def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
 # depend on how many samples are drawn with it, and splitting a large batch to save memory would
 # change every text. So **each sample gets its own generator**, from the seed and the sample's
 # number alone. It is drawn from on the CPU: that costs next to nothing (one number per position)
-# and gives the same numbers on every device.
+# and gives the same numbers on every device. (`first` is the number of the first sample, for a
+# batch that continues another one.)
 #
 # The seed goes through a hash first. Otherwise the second sample of seed 7 would be the first
 # sample of seed 8. After the hash we simply count up, because PyTorch's CPU generator looks at 32
@@ -847,9 +852,9 @@ def _keeper(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_s
     if template is None or mask is None:
         raise ValueError("template and mask go together: give both or neither")
     shape = tuple(start.shape)
-    for name, given in (("template", template), ("mask", mask)):
-        if given.shape not in (shape, shape[1:]):
-            raise ValueError(f"{name} must be of shape {shape[1:]} or {shape}, got {(*given.shape,)}")
+    for name, got in (("template", template.shape), ("mask", mask.shape)):
+        if got not in (shape, shape[1:]):
+            raise ValueError(f"{name} must be of shape {shape[1:]} or {shape}, got {tuple(got)}")
     if template.is_floating_point() or mask.dtype != torch.bool:
         raise ValueError(f"need int64 and bool, got {template.dtype} and {mask.dtype}")
     template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
@@ -911,8 +916,7 @@ def denoising_steps(
         generator: one for all samples in turn, or one for each (``sample_generators``).
         denoise_last: end without noise, not at that of time 0.
 
-    Raises:
-        ValueError: for arguments that cannot work, at the call.
+    Arguments that cannot work raise a ValueError of one line, at the call.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
     _check(model, method, temperature, each, (batch_size, seq_len))
@@ -1319,8 +1323,8 @@ test_bad_arguments_are_refused_at_the_call()
 #
 # ```python
 # last = index == len(levels) - 1
-# drawn = probs.argmax(-1) if last else _sample_categorical(probs, _draw_uniforms(generators, length))
-# tokens = keep(drawn)
+# darts = _draw_uniforms(generators, probs.shape[1])
+# tokens = keep(probs.argmax(-1) if last else _sample_categorical(probs, darts))
 # ```
 #
 # and run `make export && pytest tests/test_sampler.py`.
