@@ -30,11 +30,11 @@ _NAMES = {
     "forward": "transition sample_prior perturb_batch",
     "animation": "Frame iter_frames make_frames PAD_MARK render_terminal Animation",
     "loss": "kappa log_ratio score_entropy_loss denoiser_log_score log_posterior low_discrepancy_times free_mean compute_loss prior_kl reconstruction_nats",
-    "model": "DiscreteDiffusionConfig check_config noise_features NoiseEmbedding Modulation modulated_norm rotary_angles rotate Attention FeedForward Block DiscreteDiffusionTransformer check_input",
+    "model": "DiscreteDiffusionConfig check_config noise_features NoiseEmbedding Modulation modulated_norm rotary_angles rotate Attention FeedForward Block check_input DiscreteDiffusionTransformer",
     "sampler": "euler_probs staggered_score analytic_probs SCHEDULES create_timestep_schedule noise_levels sample_generators reverse_probs DenoisingStep denoising_steps sample_diffusion",
     "data": "Piece read_file POCKET read_stories hub_stories encode_stories split_stories TokenWindows WindowSampler training_loader evaluation_loader setup_dataloaders",
     "training": "TrainingConfig proposal_times draw_given training_loss build_optimizers learning_rate_factor update_average Bound window_nats validation_bound TrainingState TrainingDiverged train_step batches_from write_whole save_weights save_checkpoint load_checkpoint Trainer checkpoint_blocks",
-    "pipeline": "DEFAULT_MODEL bundled_models model_folder hub_folder load_model BLANK parse_template encode_template TextStep best_device DiffusionPipeline stream generate_tokens",
+    "pipeline": "load_model bundled_models encode_template TextStep DiffusionPipeline",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [*_HOME, "stories"]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ["Frame", "iter_frames", "make_frames", "PAD_MARK", "render_terminal", "Animation"]
+__all__ = ['Frame', 'iter_frames', 'make_frames', 'PAD_MARK', 'render_terminal', 'Animation']  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ddlm_core import stories
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = [
-    "Piece",
-    "read_file",
-    "POCKET",
-    "read_stories",
-    "hub_stories",
-    "encode_stories",
-    "split_stories",
-    "TokenWindows",
-    "WindowSampler",
-    "training_loader",
-    "evaluation_loader",
-    "setup_dataloaders",
-]
+__all__ = ['Piece', 'read_file', 'POCKET', 'read_stories', 'hub_stories', 'encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'training_loader', 'evaluation_loader', 'setup_dataloaders']  # fmt: skip
 
 Piece = tuple[str, bool]  # some text, and whether a story ends after it
 

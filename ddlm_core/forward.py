@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddlm_core.noise import corrupted_fraction
 
-__all__ = ["transition", "sample_prior", "perturb_batch"]
+__all__ = ['transition', 'sample_prior', 'perturb_batch']  # fmt: skip
 
 
 def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:

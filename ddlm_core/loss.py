@@ -11,18 +11,7 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import perturb_batch
 from ddlm_core.noise import GeometricNoise, as_float_tensor
 
-__all__ = [
-    "kappa",
-    "log_ratio",
-    "score_entropy_loss",
-    "denoiser_log_score",
-    "log_posterior",
-    "low_discrepancy_times",
-    "free_mean",
-    "compute_loss",
-    "prior_kl",
-    "reconstruction_nats",
-]
+__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'free_mean', 'compute_loss', 'prior_kl', 'reconstruction_nats']  # fmt: skip
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:

@@ -3,6 +3,7 @@
 """The denoising transformer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -12,21 +13,7 @@ from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = [
-    "DiscreteDiffusionConfig",
-    "check_config",
-    "noise_features",
-    "NoiseEmbedding",
-    "Modulation",
-    "modulated_norm",
-    "rotary_angles",
-    "rotate",
-    "Attention",
-    "FeedForward",
-    "Block",
-    "DiscreteDiffusionTransformer",
-    "check_input",
-]
+__all__ = ['DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'check_input', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 
 @dataclass
@@ -54,7 +41,7 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        self.vocab = tuple(self.vocab)
+        self.vocab = tuple(self.vocab)  # JSON knows lists only
         check_config(self)
 
     @property
@@ -75,23 +62,20 @@ class DiscreteDiffusionConfig:
 
 def check_config(config: "DiscreteDiffusionConfig") -> None:
     """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
-    if config.n_embd % (2 * config.n_head) or config.cond_dim % 2:
-        raise ValueError(
-            "n_embd must be a multiple of 2 n_head and cond_dim even, got "
-            f"n_embd={config.n_embd}, n_head={config.n_head}, cond_dim={config.cond_dim}"
-        )
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout}")
-    if config.parametrization not in ("denoiser", "score"):
-        raise ValueError(
-            f"parametrization must be denoiser or score, got {config.parametrization!r}"
-        )
-    if config.graph != "uniform":
-        raise ValueError(f"graph must be uniform, got {config.graph!r}")
+    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "step"):
+        value, least = getattr(config, name), int(name != "step")
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    if config.n_embd % (2 * config.n_head):
+        unit = f"2 n_head = {2 * config.n_head}"
+        raise ValueError(f"n_embd must be a multiple of {unit}, got {config.n_embd}")
+    if config.cond_dim % 2:
+        raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
+    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
+    for name, known in (("parametrization", ("denoiser", "score")), ("graph", ("uniform",))):
+        if (value := getattr(config, name)) not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
     _ = config.noise, config.tokenizer  # they check their own limits
 
 
@@ -103,10 +87,11 @@ def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
         size: number of features, even.
 
     Returns:
-        Shape (B, size), in [-1, 1].
+        Shape (B, size), in [-1, 1], float32 or wider.
     """
-    speeds = torch.logspace(-1.5, 1.0, size // 2, device=sigma_bar.device)
-    phase = sigma_bar.float().clamp(min=1e-12).log()[:, None] * speeds  # (B, size / 2)
+    wide = torch.promote_types(sigma_bar.dtype, torch.float32)
+    speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
+    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
@@ -121,7 +106,8 @@ class NoiseEmbedding(nn.Module):
         )
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
-        return self.mlp(noise_features(sigma_bar, self.cond_dim))
+        features = noise_features(sigma_bar, self.cond_dim)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
 
 
 class Modulation(nn.Module):
@@ -146,10 +132,10 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
-def rotary_angles(length: int, head_size: int) -> Tensor:
+def rotary_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
     """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
-    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2) / head_size)
-    return torch.outer(torch.arange(length).float(), speeds)
+    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+    return torch.outer(torch.arange(length, device=device).float(), speeds)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -170,7 +156,6 @@ class Attention(nn.Module):
         self.heads = config.n_head
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        # normed queries and keys keep the logits in bounds at high learning rates
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
@@ -190,10 +175,8 @@ class FeedForward(nn.Sequential):
     """Two linear maps around a GELU, for each position on its own."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        width, bias = config.n_embd, config.bias
-        super().__init__(
-            nn.Linear(width, 4 * width, bias), nn.GELU(), nn.Linear(4 * width, width, bias)
-        )
+        d, bias = config.n_embd, config.bias
+        super().__init__(nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias))
 
 
 class Block(nn.Module):
@@ -214,6 +197,23 @@ class Block(nn.Module):
         return x + gate_f * self.dropout(thought)
 
 
+def check_input(
+    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
+) -> None:
+    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2 or input_ids.dtype != torch.int64:
+        raise ValueError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
+    if not 1 <= shape[1] <= config.block_size:
+        raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
+    if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
+        found = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
+        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {found}")
+    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
+        found = f"{mask.dtype}, {tuple(mask.shape)}"
+        raise ValueError(f"mask must be bool of shape (B, L) = {shape}, got {found}")
+
+
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     """The network: noised tokens and their noise level in, log-scores out.
 
@@ -225,7 +225,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))
+        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -234,8 +234,6 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         nn.init.normal_(self.embedding.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
-        self.register_buffer("angles", angles, persistent=False)
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
@@ -244,9 +242,11 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
+        angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         for block in self.blocks:
-            x = block(x, cond, self.angles[: input_ids.shape[1]])
-        return self.head(modulated_norm(x, *self.modulation(cond))).float()
+            x = block(x, cond, angles)
+        logits = self.head(modulated_norm(x, *self.modulation(cond)))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Log-probabilities of the clean token, before the evidence of $x_t$ at its own position.
@@ -257,7 +257,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
             mask: optional bool (B, L), true where the token is given, not noised.
 
         Returns:
-            ``log_q``, float32 of shape (B, L, V).
+            ``log_q``, float32 or wider, of shape (B, L, V).
 
         Raises:
             TypeError: for a network that outputs scores.
@@ -267,29 +267,15 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores, float32 of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
+        """Log-scores of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
         if self.config.parametrization == "denoiser":
-            return denoiser_log_score(
-                self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids
-            )
+            log_q = self.denoise(input_ids, sigma_bar, mask)
+            return denoiser_log_score(log_q, sigma_bar, input_ids)
         log_score = self.logits(input_ids, sigma_bar, mask)
         return log_score - log_score.gather(-1, input_ids[..., None])
 
-
-def check_input(
-    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
-) -> None:
-    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
-    if input_ids.ndim != 2 or input_ids.dtype != torch.int64:
-        raise ValueError(
-            f"input_ids must be int64 of shape (B, L), got {input_ids.dtype} "
-            f"of shape {tuple(input_ids.shape)}"
-        )
-    if not 1 <= input_ids.shape[1] <= config.block_size:
-        raise ValueError(
-            f"a text has 1 to {config.block_size} tokens here, got {input_ids.shape[1]}"
-        )
-    if sigma_bar.shape != input_ids.shape[:1]:
-        raise ValueError(f"sigma_bar must have shape (B,), got {tuple(sigma_bar.shape)}")
-    if mask is not None and (mask.shape != input_ids.shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool of shape (B, L), got {tuple(mask.shape)}")
+    @classmethod
+    def _from_pretrained(
+        cls, *, strict: bool = True, **options: Any
+    ) -> "DiscreteDiffusionTransformer":
+        return super()._from_pretrained(strict=strict, **options)  # the mixin's default is lenient

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "rate_matrix",
-    "as_float_tensor",
-    "corrupted_fraction",
-    "transition_matrix",
-    "GeometricNoise",
-]
+__all__ = ['rate_matrix', 'as_float_tensor', 'corrupted_fraction', 'transition_matrix', 'GeometricNoise']  # fmt: skip
 
 
 def rate_matrix(vocab_size: int, dtype: torch.dtype = torch.float64) -> Tensor:

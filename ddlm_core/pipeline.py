@@ -6,293 +6,226 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
+from numbers import Integral, Real
 from pathlib import Path
+from textwrap import shorten
+from typing import Any, Self
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ddlm_core.animation import Animation, make_frames
+from ddlm_core.animation import Animation, iter_frames
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
-from ddlm_core.tokenizer import PAD_ID
+from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "bundled_models",
-    "model_folder",
-    "hub_folder",
-    "load_model",
-    "BLANK",
-    "parse_template",
-    "encode_template",
-    "TextStep",
-    "best_device",
-    "DiffusionPipeline",
-    "stream",
-    "generate_tokens",
-]
+__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'DiffusionPipeline']  # fmt: skip
 
-DEFAULT_MODEL = "pocket-stories"  # ships with the package
+
+def load_model(folder: Path) -> DiscreteDiffusionTransformer:
+    """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
+        weights = load_file(path := folder / "model.safetensors")
+        if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+            raise ValueError(f"{bad[0]} holds NaN or infinity")
+        model.load_state_dict(weights)
+    except Exception as error:  # JSON, safetensors and PyTorch have no common one
+        reason = shorten(str(error), 250)
+        mend = "a model is a folder that ddlm-train or save_pretrained wrote"
+        raise ValueError(f"cannot use {path} ({reason}): {mend}") from error
+    return model.eval().requires_grad_(False)
 
 
 def bundled_models() -> dict[str, Path]:
     """Name and folder of each model that ships with the package."""
-    root = Path(str(files("ddlm_core"))) / "pretrained"
-    return {config.parent.name: config.parent for config in sorted(root.glob("*/config.json"))}
+    configs = Path(str(files("ddlm_core"))).glob("pretrained/*/config.json")
+    return {config.parent.name: config.parent for config in sorted(configs)}
 
 
-def model_folder(source: str | Path | None) -> Path:
-    """The folder of a model: a path, the name of a bundled model, a Hub id, or None (the default).
-
-    Raises:
-        ValueError: if there is no such model.
-    """
-    bundled = bundled_models()
-    name = str(DEFAULT_MODEL if source is None else source)
-    if Path(name).is_dir():
+def _model_folder(source: str | Path | None) -> Path:
+    """The folder of a model: a path, a bundled name, a Hub id, or None for the default."""
+    name, bundled = str("pocket-stories" if source is None else source), bundled_models()
+    if source is not None and Path(name).is_dir():
         return Path(name)
     if name in bundled:
         return bundled[name]
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        known = ", ".join(bundled) or "none"
-        raise ValueError(f"there is no model {name!r}: no such folder, and bundled are: {known}")
-    return hub_folder(name)
-
-
-def hub_folder(name: str) -> Path:
-    """Download a model from the Hugging Face Hub, its two safe files only."""
-    from huggingface_hub import snapshot_download
-
     try:
+        if Path(name).parent.is_dir():
+            raise FileNotFoundError("no such folder")
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-    except Exception as error:  # no network, no such repository, no permission
-        reason = type(error).__name__
-        raise ValueError(f"no folder {name!r}, and the Hub did not give it ({reason})") from error
+    except Exception as error:  # no network, no such id, no permission
+        ways = ", ".join(["a folder", "a Hub id (user/model)", *bundled])
+        raise ValueError(f"no model {name!r} ({shorten(str(error), 150)}): name {ways}") from error
 
 
-def load_model(folder: Path) -> DiscreteDiffusionTransformer:
-    """The network of a folder with ``config.json`` and ``model.safetensors``, ready to use.
-
-    Raises:
-        ValueError: if a file is missing, broken, or does not fit the other.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _pick_device(name: str | None) -> torch.device:
+    """A device, once it has held a number; by default a GPU if there is one."""
+    name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
-        config = DiscreteDiffusionConfig(**json.loads((folder / "config.json").read_text("utf-8")))
-        weights = load_file(folder / "model.safetensors")
-        model = DiscreteDiffusionTransformer(config)
-        model.load_state_dict(weights)
-    except FileNotFoundError as error:
-        missing = Path(error.filename or "model.safetensors").name
-        raise ValueError(f"{folder} is no model: {missing} is missing") from None
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{folder} is no model that can be loaded: {reason}") from error
-    return model.eval().requires_grad_(False)
-
-
-BLANK = re.compile(r"\\(_)|_\{(\d{1,6})\}|(_)|(.)", re.DOTALL)
-
-
-def parse_template(template: str) -> list[str | None]:
-    """The characters of a template, None for each blank."""
-    characters: list[str | None] = []
-    for escaped, number, blank, plain in BLANK.findall(template):
-        if number:
-            characters += [None] * int(number)
-        else:
-            characters.append(None if blank else escaped or plain)
-    return characters
+        torch.ones(1, device=name).item()
+    except Exception as error:  # PyTorch has many
+        raise ValueError(f"device {str(name)!r} cannot be used here; 'cpu' always can") from error
+    return torch.device(name)
 
 
 def encode_template(
     template: str, seq_len: int | None, config: DiscreteDiffusionConfig
 ) -> tuple[Tensor, Tensor]:
-    """Tokens of a template and where they are given.
+    r"""Tokens of a template and which are given; a ``ValueError`` says why it cannot be filled.
 
     Args:
-        template: text with blanks, see :func:`parse_template`.
-        seq_len: length of the text; by default the template is the whole text.
+        template: text with blanks: ``_`` is one, ``_{12}`` is twelve, ``\_`` is an underscore.
+        seq_len: tokens in the text; by default the template is the whole text.
         config: of the model that is to fill it.
 
     Returns:
-        Tokens, int64 (L,), and a mask, bool (L,), true where the token is given.
-
-    Raises:
-        ValueError: if the template is too long, or has a character that the model does not know.
+        Tokens, int64 (L,), and a mask, bool (L,), true where a token is given.
     """
-    characters = parse_template(template)
-    length = config.block_size if seq_len is None and config.padded else seq_len or len(characters)
-    if not 0 < len(characters) <= length:
-        raise ValueError(
-            f"the template has {len(characters)} characters, there is room for {length}"
-        )
-    text = "".join(character or " " for character in characters)
+    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda match: "_" * min(int(match[1]), 10**6), template)
+    characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
+    room, count = config.block_size if seq_len is None else seq_len, len(characters)
+    if not 1 <= count <= room:
+        raise ValueError(f"the template has {count} characters, there is room for 1 to {room}")
+    text = "".join(filter(None, characters))
     if unknown := config.tokenizer.unknown_characters(text):
-        raise ValueError(f"the model does not know {' '.join(map(repr, unknown))} in the template")
+        raise ValueError(f"the model does not know {', '.join(map(repr, unknown))} of the template")
+    length = count if seq_len is None and not config.padded else room
+    mask = torch.full((length,), seq_len is None)  # after the template: <PAD> is given, or all free
+    mask[:count] = torch.tensor([character is not None for character in characters])
+    if mask.all():
+        raise ValueError("the template has no blank: write _ for each character to fill in")
     tokens = torch.full((length,), PAD_ID)
-    tokens[: len(text)] = config.tokenizer.encode(text)
-    given = [character is not None for character in characters]
-    rest = [seq_len is None] * (length - len(given))  # beyond the template: <PAD>, or more text
-    return tokens, torch.tensor(given + rest)
+    tokens[:count][mask[:count]] = config.tokenizer.encode(text)
+    return tokens, mask
+
+
+def _check(least: float, most: float, **values: Any) -> None:
+    """Raise a ``ValueError`` that names a value out of limits, or not whole if the limits are."""
+    kind, what = (Integral, "a whole number") if isinstance(least, int) else (Real, "a number")
+    for name, value in values.items():
+        if not isinstance(value, kind) or not least <= value <= most:
+            raise ValueError(f"{name} must be {what} from {least} to {most}, got {value!r}")
+
+
+def _arguments(
+    config: DiscreteDiffusionConfig, seq_len: int | None = None, template: str | None = None, **how
+) -> dict[str, Any]:
+    """Arguments for ``denoising_steps``, from what :meth:`DiffusionPipeline.generate` was asked."""
+    how = {"num_steps": 128, "schedule": "fraction", "temperature": 1.0} | how
+    how["seq_len"] = config.block_size if seq_len is None else seq_len
+    _check(1, config.block_size, seq_len=how["seq_len"])
+    _check(1, 100_000, num_steps=how["num_steps"])
+    _check(0.001, 1000, temperature=how["temperature"])
+    if template is not None:
+        how["template"], how["mask"] = encode_template(template, seq_len, config)
+        how["seq_len"] = len(how["mask"])
+    return how
 
 
 @dataclass(frozen=True)
-class TextStep:
-    """What a run has written after one step.
+class TextStep(DenoisingStep):
+    """A step of the sampler, and the texts that it leaves, one for each sample."""
 
-    Args:
-        index: 0 for the random start, ``num_steps`` for the finished text.
-        num_steps: number of steps of the run.
-        sigma_bar: total noise that is left.
-        texts: the texts so far, one for each sample.
-        tokens: the same as tokens, int64 (B, L).
-        changed: true where this step changed a token, bool (B, L).
-    """
-
-    index: int
-    num_steps: int
-    sigma_bar: float
     texts: list[str]
-    tokens: Tensor
-    changed: Tensor
 
 
-def best_device() -> torch.device:
-    """The fastest device at hand: a CUDA GPU, Apple's, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) -> TextStep:
+    """The same step of several batches as one, on the CPU."""
+    tokens = torch.cat([part.tokens for part in parts]).cpu()
+    changed = torch.cat([part.changed for part in parts]).cpu()
+    joined = {"tokens": tokens, "changed": changed, "texts": tokenizer.decode_batch(tokens)}
+    return TextStep(**vars(parts[0]) | joined)
 
 
 class DiffusionPipeline:
-    """From the name of a model to stories.
+    """From a model to stories, on ``device``: by default a GPU if there is one."""
 
-    Args:
-        model: the network; its config knows tokenizer and noise.
-        device: where to work; by default the fastest device at hand.
-    """
-
-    def __init__(
-        self, model: DiscreteDiffusionTransformer, device: torch.device | str | None = None
-    ) -> None:
-        self.model = model.to(best_device() if device is None else device).eval()
-        self.config, self.tokenizer = model.config, model.config.tokenizer
+    def __init__(self, model: DiscreteDiffusionTransformer, device: str | None = None) -> None:
+        self.device = _pick_device(device)
+        self.model, self.config = model.to(self.device).eval(), model.config
+        self.tokenizer = model.config.tokenizer
 
     @classmethod
-    def from_pretrained(
-        cls, source: str | Path | None = None, device: torch.device | str | None = None
-    ) -> "DiffusionPipeline":
-        """Load a folder, a bundled model by its name, a Hub id, or (with nothing) the default."""
-        return cls(load_model(model_folder(source)), device)
+    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
+        """Load a model; a ``ValueError`` says what is missing or broken.
+
+        Args:
+            source: a folder, the name of a bundled model, a Hub id, or None for the default.
+            device: where to work; by default a GPU if there is one.
+
+        Returns:
+            The pipeline.
+        """
+        return cls(load_model(_model_folder(source)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, config=asdict(self.config))
 
-    def generate_streaming(self, num_samples: int = 1, **options: object) -> Iterator[TextStep]:
-        """Every step of one batch; the options are those of :meth:`generate`."""
-        for step in stream(self, num_samples, **options):
-            texts = self.tokenizer.decode_batch(step.tokens)
-            yield TextStep(
-                step.index, step.num_steps, step.sigma_bar, texts, step.tokens, step.changed
-            )
+    def generate_streaming(
+        self, num_samples: int = 1, *, seed: int | None = None, first: int = 0, **options: Any
+    ) -> Iterator[TextStep]:
+        """Write texts and hand out every step.
+
+        Args:
+            num_samples: number of texts, written side by side.
+            seed: the same seed, the same texts; drawn if it is not given.
+            first: number of the first text, to go on where another call has ended.
+            options: those of :meth:`generate`.
+
+        Returns:
+            An iterator over ``num_steps + 1`` steps; the first is the random start.
+        """
+        rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
+        how = _arguments(self.config, **options)
+        _check(1, 100_000, num_samples=num_samples, batch_size=rows)
+        _check(0, 2**63, seed=seed, first=first)
+        rows = 1 if self.device.type == "cpu" else rows
+        own = sample_generators(seed, num_samples, first)
+        batches = [own[i : i + rows] for i in range(0, num_samples, rows)]
+        ask = partial(denoising_steps, self.model, self.config.noise, **how)
+        runs = [ask(len(batch), generator=batch) for batch in batches]
+        return (_join(parts, self.tokenizer) for parts in zip(*runs))
 
     def generate(
-        self,
-        num_samples: int = 1,
-        return_tokens: bool = False,
-        batch_size: int = 64,
-        **options: object,
+        self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
     ) -> list[str] | Tensor:
-        """Write texts; see :func:`stream` for the options.
+        """Write texts; a ``ValueError`` says what cannot work, before any work is done.
 
         Args:
             num_samples: number of texts.
-            return_tokens: return tokens, int64 (num_samples, L), instead of texts.
-            batch_size: texts written at once; it does not change them.
-            options: ``seq_len``, ``num_steps``, ``schedule``, ``template``, ``temperature``, ``seed``.
-        """
-        tokens = generate_tokens(self, num_samples, batch_size, **options)
-        return tokens if return_tokens else self.tokenizer.decode_batch(tokens)
+            return_tokens: give tokens, int64 of shape (num_samples, L), instead of texts.
+            options: ``seq_len``: tokens in a text, by default what the model takes; ``num_steps``
+                (128); ``schedule`` ("fraction"); ``template``: see :func:`encode_template`;
+                ``temperature`` (1.0), less is surer; ``batch_size`` (64), texts at once on a GPU,
+                always one on a CPU; ``seed`` and ``first``: see :meth:`generate_streaming`.
 
-    def generate_with_visualization(self, **options: object) -> Animation:
-        """Write one text and return the animation of it; a notebook shows it as a player."""
-        steps = list(stream(self, 1, **options))
-        frames = make_frames(
-            [step.tokens[0].cpu() for step in steps], [step.sigma_bar for step in steps]
-        )
-        return Animation(frames, self.tokenizer)
+        Returns:
+            The texts, or their tokens.
+        """
+        for step in self.generate_streaming(num_samples, **options):
+            pass
+        return step.tokens if return_tokens else step.texts
+
+    def generate_with_visualization(self, **options: Any) -> Animation:
+        """Write one text and keep every step.
+
+        Args:
+            options: those of :meth:`generate`.
+
+        Returns:
+            The animation: a notebook shows it as a player.
+        """
+        steps = self.generate_streaming(**options)
+        frames = iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
+        return Animation(list(frames), self.tokenizer)
 
     __call__ = generate
-
-
-def stream(
-    pipeline: "DiffusionPipeline",
-    num_samples: int = 1,
-    seq_len: int | None = None,
-    num_steps: int = 128,
-    schedule: str = "fraction",
-    template: str | None = None,
-    temperature: float = 1.0,
-    seed: int | None = None,
-    first: int = 0,
-) -> Iterator[DenoisingStep]:
-    """The steps of one batch.
-
-    Args:
-        pipeline: model and device.
-        num_samples: number of texts, at least 1.
-        seq_len: tokens in a text; by default as many as the model takes, or as the template has.
-        num_steps: number of steps, each with one evaluation of the network.
-        schedule: where the steps lie, see ``create_timestep_schedule``.
-        template: text with blanks to fill in.
-        temperature: below 1 the model trusts its favorite characters more.
-        seed: the same seed, the same texts; drawn at random if not given.
-        first: number of the first text, for a batch that continues another one.
-
-    Raises:
-        ValueError: for arguments that cannot work.
-    """
-    config = pipeline.config
-    tokens, mask = None, None
-    if template is not None:
-        tokens, mask = encode_template(template, seq_len, config)
-        seq_len = len(tokens)
-    seq_len = config.block_size if seq_len is None else seq_len
-    if not 1 <= seq_len <= config.block_size:
-        raise ValueError(f"seq_len must be from 1 to {config.block_size}, got {seq_len}")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    seed = secrets.randbits(31) if seed is None else seed
-    return denoising_steps(
-        pipeline.model,
-        config.noise,
-        num_samples,
-        seq_len,
-        num_steps=num_steps,
-        schedule=schedule,
-        temperature=temperature,
-        template=tokens,
-        mask=mask,
-        generator=sample_generators(seed, num_samples, first),
-    )
-
-
-def generate_tokens(
-    pipeline: "DiffusionPipeline", num_samples: int, batch_size: int, **options: object
-) -> Tensor:
-    """Tokens of ``num_samples`` texts, int64 (num_samples, L), in batches of ``batch_size``."""
-    if options.get("seed") is None:
-        options["seed"] = secrets.randbits(31)
-    parts = []
-    for first in range(0, max(num_samples, 1), batch_size):
-        count = min(batch_size, num_samples - first)
-        for step in stream(pipeline, count, first=first, **options):
-            last = step.tokens
-        parts.append(last.cpu())
-    return torch.cat(parts)

@@ -14,19 +14,7 @@ from ddlm_core.forward import sample_prior, transition
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise
 
-__all__ = [
-    "euler_probs",
-    "staggered_score",
-    "analytic_probs",
-    "SCHEDULES",
-    "create_timestep_schedule",
-    "noise_levels",
-    "sample_generators",
-    "reverse_probs",
-    "DenoisingStep",
-    "denoising_steps",
-    "sample_diffusion",
-]
+__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'reverse_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
 
 
 def _column(noise: Tensor | float, like: Tensor) -> Tensor:

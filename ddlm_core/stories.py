@@ -12,28 +12,7 @@ from functools import cache
 
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = [
-    "Word",
-    "words",
-    "Grammar",
-    "parts_of",
-    "alternatives",
-    "options",
-    "tell",
-    "PEOPLE",
-    "VARIABLES",
-    "ENDING",
-    "PLOTS",
-    "STORIES",
-    "MAX_LENGTH",
-    "sample",
-    "probability",
-    "log_prob",
-    "skeletons",
-    "count",
-    "entropy",
-    "is_flawless",
-]
+__all__ = ['Word', 'words', 'Grammar', 'parts_of', 'alternatives', 'options', 'tell', 'PEOPLE', 'VARIABLES', 'ENDING', 'PLOTS', 'STORIES', 'MAX_LENGTH', 'sample', 'probability', 'log_prob', 'skeletons', 'count', 'entropy', 'is_flawless']  # fmt: skip
 
 Word = dict[str, str]  # the forms of a word by name; the plain one has the name ""
 

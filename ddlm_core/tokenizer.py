@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["UNK_ID", "PAD_ID", "SPECIAL_TOKENS", "VOCAB", "look_up", "CharacterLevelTokenizer"]
+__all__ = ['UNK_ID', 'PAD_ID', 'SPECIAL_TOKENS', 'VOCAB', 'look_up', 'CharacterLevelTokenizer']  # fmt: skip
 
 UNK_ID, PAD_ID = 0, 1
 SPECIAL_TOKENS = ("<UNK>", "<PAD>")

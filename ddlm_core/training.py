@@ -24,28 +24,7 @@ from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = [
-    "TrainingConfig",
-    "proposal_times",
-    "draw_given",
-    "training_loss",
-    "build_optimizers",
-    "learning_rate_factor",
-    "update_average",
-    "Bound",
-    "window_nats",
-    "validation_bound",
-    "TrainingState",
-    "TrainingDiverged",
-    "train_step",
-    "batches_from",
-    "write_whole",
-    "save_weights",
-    "save_checkpoint",
-    "load_checkpoint",
-    "Trainer",
-    "checkpoint_blocks",
-]
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'training_loss', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainingState', 'TrainingDiverged', 'train_step', 'batches_from', 'write_whole', 'save_weights', 'save_checkpoint', 'load_checkpoint', 'Trainer', 'checkpoint_blocks']  # fmt: skip
 
 
 @dataclass
@@ -414,7 +393,9 @@ class Trainer:
 def _accelerator(config: TrainingConfig) -> Any:
     """An ``accelerate.Accelerator``; precision "auto" is bf16 where the hardware multiplies it."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # it is global: two trainers could not differ in precision
     precision = config.mixed_precision
     if precision == "auto":
         features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -10,6 +10,205 @@
 
 # %% [markdown]
 # # The denoising transformer
+#
+# **We have** a loss that wants one thing from a network ([chapter 5](05_loss.ipynb)): at each
+# position of a noised text, a guess $q$ of the clean character. A formula turns the guess into the
+# score.
+# **We want** the network that makes the guess, small enough to read in one sitting.
+# **Why**: everything before this chapter was exact. This is the one part that has to *learn*, and the
+# part where a quiet mistake costs most: a transformer with a bug still trains, only a little worse,
+# and nobody notices. So each piece gets a check that would notice.
+#
+# The pieces are those of a GPT, and that a whole model can fit on a page we learned from Andrej
+# Karpathy's [nanoGPT](https://github.com/karpathy/nanoGPT). Three things differ: it looks both ways,
+# it is told how noisy the text is, and it starts out knowing nothing, exactly.
+
+# %% [markdown]
+# ## By hand: what does a good guess need?
+#
+# Take the seven words of chapter 5, with how often each occurs. We see `tet`, after a total noise
+# $\bar\sigma$. What was the last letter? Go through all words. Each of their letters either meets the
+# one we see, or must have been redrawn into it; [chapter 4](04_forward.ipynb) has the chances. Multiply,
+# add up, divide.
+#
+# One thing is odd, and on purpose: `guess` leaves out the letter at its own place. The $q$ of chapter 5
+# is the guess *before* that letter counts as evidence. With `own=True` it counts, too.
+
+# %%
+import math
+
+WORDS = {"ant": 5, "ate": 4, "eat": 6, "net": 3, "tan": 1, "tea": 4, "ten": 7}
+LETTERS = "aent"
+
+
+def guess(seen: str, place: int, sigma_bar: float, own: bool = False) -> dict[str, float]:
+    """Probability of each clean letter at one place of a word."""
+    redrawn = -math.expm1(-sigma_bar) / 4  # into one given letter of four
+    total = dict.fromkeys(LETTERS, 0.0)
+    for word, count in WORDS.items():
+        for i, (clean, noised) in enumerate(zip(word, seen)):
+            if own or i != place:
+                count *= redrawn + math.exp(-sigma_bar) * (clean == noised)
+        total[word[place]] += count
+    return {letter: weight / sum(total.values()) for letter, weight in total.items()}
+
+
+def show(title: str, q: dict[str, float]) -> None:
+    print(f"{title:32}", "  ".join(f"{letter} {p:.3f}" for letter, p in q.items()))
+
+
+for sigma_bar in (0.01, 0.5, 1.0, 20.0):
+    show(f"tet, last letter, noise {sigma_bar}", guess("tet", 2, sigma_bar))
+
+# %% [markdown]
+# With little noise the `te` can be trusted: `tea` or `ten`, 4 to 7. With more noise the `te` may itself be
+# wrong, and other words come back. At $\bar\sigma = 20$ nothing is left but how words end in general. So
+# **the network must know the noise level**: the same text asks for different answers.
+#
+# Now the first letter of `een`. All the help is on the *right*:
+
+# %%
+show("een, first letter, noise 0.1", guess("een", 0, 0.1))
+
+# %% [markdown]
+# A GPT reads from left to right. Each position may look only at what comes before, because what comes
+# after is the answer. Here nothing is hidden and nothing is certain: every position may be wrong, and
+# any other may hold the evidence. So there is **no causal mask**. The name for that is *bidirectional*.
+#
+# ### Why leave out the own letter, and why it does no harm to show it
+#
+# The own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
+# multiplies $q_y$ with $1 + \kappa[y = x_t]$, where $\kappa = V/(e^{\bar\sigma}-1)$. Chapter 5 puts that
+# in by one line. A network that counted it as well would count it twice. What would the loss say? Here is
+# the mean loss at the last letter of `tet`, over all words that it may come from, for both answers:
+
+# %%
+import torch
+
+from ddlm_core.loss import denoiser_log_score, score_entropy_loss
+
+level, t = torch.ones(4, dtype=torch.float64), LETTERS.index("t")
+x_t, x_0 = (
+    torch.full((4, 1), t),
+    torch.arange(4)[:, None],
+)  # what we see; each possible clean letter
+truth = torch.tensor(list(guess("tet", 2, 1.0, own=True).values()), dtype=torch.float64)
+for name, own in (("own letter left out", False), ("own letter counted twice", True)):
+    q = torch.tensor(list(guess("tet", 2, 1.0, own).values()), dtype=torch.float64)
+    log_score = denoiser_log_score(q.log().expand(4, 1, 4), level, x_t)
+    loss = truth @ score_entropy_loss(log_score, level, x_t, x_0)[:, 0]
+    print(f"{name:26} {loss:.4f} nats per unit of noise")
+
+# %% [markdown]
+# Counting twice costs. So we can show the network the whole text, its own position included, and let the
+# loss teach it not to look. Hiding it would be hard: each layer mixes all positions, so after two layers a
+# position hears about its own letter from its neighbors.
+#
+# This is more than a hope. Fix $x_t$. Any $q$ at all, right or wrong, gives a score that is an average of
+# the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$):
+#
+# $$ \sum_z \underbrace{\frac{q_z\,(1+\kappa[z=x_t])}{1+\kappa q_{x_t}}}_{\text{posterior of } z}\;
+#    \underbrace{\frac{1+\kappa[y=z]}{1+\kappa[x_t=z]}}_{a_y(z)}
+#    \;=\; \frac{\sum_z q_z\,(1+\kappa[y=z])}{1+\kappa q_{x_t}} \;=\; \frac{1+\kappa q_y}{1+\kappa q_{x_t}} = s_y. $$
+#
+# So whatever the network finds, guess, posterior and score never contradict each other. And the way from
+# $q$ to $s$ can be walked back (exercise 3 of chapter 5): only one $q$ gives the true score, the one
+# that leaves the own letter out. A test below holds the network to this identity.
+#
+# | symbol | name in code | shape | meaning |
+# |---|---|---|---|
+# | $x_t$ | `input_ids`, `x_t` | (B, L) | noised tokens |
+# | $\bar\sigma$ | `sigma_bar` | (B,) | total noise |
+# | $V$, $L$ | `vocab_size`, `block_size` | int | number of tokens, longest text |
+# | $d$ | `n_embd` | int | features per position |
+# | $n$, $h$ | `n_layer`, `n_head` | int | blocks, attention heads in each |
+# | $c$ | `cond` | (B, `cond_dim`) | the noise level, as features |
+# | $\log q$ | `log_q` | (B, L, V) | guess of the clean token, own position left out |
+# | $\log s$ | `log_score` | (B, L, V) | log-scores |
+
+# %% [markdown]
+# ## The picture
+#
+# On the left is the whole network, from bottom to top. Tokens become vectors of $d$ features
+# (*embedding*); $n$ blocks work on them; a last linear map (*head*) gives $V$ numbers for each position,
+# which become $\log q$, and with $\kappa$ the score. The noise level enters at the side: as sines and
+# cosines, through two small layers, into every block, and once more as it is, in $\kappa$.
+#
+# On the right is one block. The thick line is the text on its way up, and the block only ever *adds* to
+# it, twice. The first branch lets positions look at each other, the second thinks about what was seen. The noise
+# level sets a shift and a scale at the start of each branch and a *gate* at its end. All six are zero
+# before training. The sections below build it piece by piece.
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+fig, ax = plt.subplots(figsize=(7.6, 6.2))
+ax.set(xlim=(-0.2, 11.6), ylim=(-0.5, 10.2))
+ax.axis("off")
+TEXT, NOISE = "C0", "C1"
+
+
+def box(x: float, y: float, text: str, color: str, width: float = 2.3) -> None:
+    corner, look = (x - width / 2, y - 0.32), {"edgecolor": color, "linewidth": 1.3}
+    ax.add_patch(plt.Rectangle(corner, width, 0.64, facecolor="none", **look))
+    ax.text(x, y, text, ha="center", va="center", fontsize=9)
+
+
+def arrow(start: tuple, end: tuple, color: str, width: float = 1.2) -> None:
+    style = {"arrowstyle": "-|>", "color": color, "lw": width, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=style)
+
+
+steps = ["embedding", "block 1", "block n", "norm, scale, shift", "head", "log-softmax", "Bayes: κ"]
+heights = [1.0, 2.5, 4.1, 5.4, 6.5, 7.6, 9.0]
+for text, y, below in zip(steps, heights, [0.05, *heights]):
+    arrow((1.2, below + 0.32 * (y > 1)), (1.2, y - 0.32), TEXT, 2.4)
+    box(1.2, y, text, TEXT)
+ax.text(1.35, 3.2, "⋮", ha="left", va="center")
+for x, y, text in ((1.2, -0.2, "$x_t$"), (3.9, -0.2, r"$\bar\sigma$"), (1.4, 8.25, r"$\log\,q$")):
+    ax.text(x, y, text, ha="left" if y > 0 else "center", va="center")
+arrow((1.2, 9.32), (1.2, 9.75), TEXT, 2.4)
+ax.text(1.2, 9.95, r"$\log\,s$", ha="center", va="center")
+for low, high in ((0.05, 0.68), (1.32, 2.18)):
+    arrow((3.9, low), (3.9, high), NOISE)
+box(3.9, 1.0, "sines, cosines", NOISE, 2.0)
+box(3.9, 2.5, "two layers", NOISE, 2.0)
+ax.plot([3.9, 3.9], [2.82, 5.4], color=NOISE, lw=1.2)
+ax.plot([3.9, 5.05, 5.05], [0.35, 0.35, 9.0], color=NOISE, lw=1.2)
+for y, start in ((2.5, 2.9), (4.1, 3.9), (5.4, 3.9)):
+    arrow((start, y), (2.35, y), NOISE)
+arrow((5.05, 9.0), (2.35, 9.0), NOISE)
+ax.text(4.0, 3.5, "$c$", va="center")
+
+ax.plot([5.5, 5.5], [0, 10], color="0.5", lw=0.6, ls=":")
+ax.text(6.2, -0.2, "text", ha="center", va="center")
+ax.text(10.9, -0.2, "$c$", ha="center", va="center")
+arrow((6.2, 0.05), (6.2, 10.0), TEXT, 2.4)
+ax.plot([10.9, 10.9], [0.05, 9.1], color=NOISE, lw=1.2)
+first = ["norm", "scale, shift", "attention", "gate"]
+second = ["norm", "scale, shift", "feed-forward", "gate"]
+for bottom, branch in ((1.0, first), (5.6, second)):
+    ys = [bottom + 1.1 * i for i in range(4)]
+    arrow((6.2, ys[0]), (7.3, ys[0]), TEXT)
+    for text, y in zip(branch, ys):
+        set_by_noise = text in ("scale, shift", "gate")
+        box(8.45, y, text, NOISE if set_by_noise else TEXT)
+        if y > bottom:
+            arrow((8.45, y - 0.78), (8.45, y - 0.32), TEXT)
+        if set_by_noise:
+            arrow((10.9, y), (9.6, y), NOISE)
+            ax.text(10.25, y + 0.2, "0 at first", ha="center", va="center", fontsize=7.5)
+    arrow((7.3, ys[-1]), (6.4, ys[-1]), TEXT)
+    ax.text(6.2, ys[-1], "⊕", ha="center", va="center", fontsize=15, color=TEXT)
+plt.show()
+
+# %% [markdown]
+# ## A checkpoint describes itself
+#
+# Before the network, its description. Whoever finds the weights in a year needs the alphabet, the noise
+# limits and the sizes, or the weights are worthless. So all of it sits in one dataclass of plain values, and
+# is saved beside the weights.
 
 # %% tags=["export"]
 from dataclasses import dataclass
@@ -43,7 +242,7 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        self.vocab = tuple(self.vocab)
+        self.vocab = tuple(self.vocab)  # JSON knows lists only
         check_config(self)
 
     @property
@@ -62,32 +261,99 @@ class DiscreteDiffusionConfig:
         return CharacterLevelTokenizer(self.vocab)
 
 
+# %% [markdown]
+# *Departure:* [SEDD](https://arxiv.org/abs/2310.16834)'s published configuration has a dropout of 0.1. Ours
+# is 0: the noise itself makes every text new each time it is seen.
+#
+# Numbers that cannot work should fail here, in one line, and not as a shape error five calls deep. The
+# vocabulary and the noise limits check themselves (chapters 1 and 3).
+
+
 # %% tags=["export"]
 def check_config(config: "DiscreteDiffusionConfig") -> None:
     """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
-    if config.n_embd % (2 * config.n_head) or config.cond_dim % 2:
-        raise ValueError(
-            "n_embd must be a multiple of 2 n_head and cond_dim even, got "
-            f"n_embd={config.n_embd}, n_head={config.n_head}, cond_dim={config.cond_dim}"
-        )
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout}")
-    if config.parametrization not in ("denoiser", "score"):
-        raise ValueError(
-            f"parametrization must be denoiser or score, got {config.parametrization!r}"
-        )
-    if config.graph != "uniform":
-        raise ValueError(f"graph must be uniform, got {config.graph!r}")
+    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "step"):
+        value, least = getattr(config, name), int(name != "step")
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    if config.n_embd % (2 * config.n_head):
+        unit = f"2 n_head = {2 * config.n_head}"
+        raise ValueError(f"n_embd must be a multiple of {unit}, got {config.n_embd}")
+    if config.cond_dim % 2:
+        raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
+    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
+    for name, known in (("parametrization", ("denoiser", "score")), ("graph", ("uniform",))):
+        if (value := getattr(config, name)) not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
     _ = config.noise, config.tokenizer  # they check their own limits
 
 
-# %% tags=["export"]
-import math
+# %% [markdown]
+# The tests of this chapter use a small network: six letters, two blocks, sixteen features.
 
+
+# %% tags=["test"]
+import pytest
+
+
+def small_config(**changes) -> DiscreteDiffusionConfig:
+    sizes = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    vocab = ("<UNK>", "<PAD>", *"abcdef")
+    return DiscreteDiffusionConfig(**{**sizes, "vocab": vocab, **changes})
+
+
+def test_config_knows_its_alphabet_and_its_noise():
+    config = small_config(sigma_max=5.0, vocab=["<UNK>", "<PAD>", "x"])
+    assert config.vocab == ("<UNK>", "<PAD>", "x") and config.vocab_size == 3
+    assert config.tokenizer.encode("xyx").tolist() == [2, 0, 2]
+    assert config.noise == GeometricNoise(1e-4, 5.0)
+    assert DiscreteDiffusionConfig().vocab_size == 106 and DiscreteDiffusionConfig().dropout == 0
+
+
+BAD_CONFIGS = {
+    "block_size must be a whole number, at least 1": {"block_size": 0},
+    "n_layer must be a whole number, at least 1": {"n_layer": 2.0},
+    "n_head must be a whole number, at least 1": {"n_head": -1},
+    "step must be a whole number, at least 0": {"step": -1},
+    "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
+    "cond_dim must be even, got 7": {"cond_dim": 7},
+    r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
+    r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
+    "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
+    "graph must be uniform, got 'absorbing'": {"graph": "absorbing"},
+    "noise limits must satisfy": {"sigma_min": 30.0},
+    "a vocabulary starts with": {"vocab": "abc"},
+}
+
+
+@pytest.mark.parametrize("message", BAD_CONFIGS)
+def test_config_refuses_what_cannot_be_built(message):
+    with pytest.raises(ValueError, match=message) as error:
+        small_config(**BAD_CONFIGS[message])
+    assert "\n" not in str(error.value)
+
+
+test_config_knows_its_alphabet_and_its_noise()
+for message in BAD_CONFIGS:
+    test_config_refuses_what_cannot_be_built(message)
+
+# %% [markdown]
+# ## The noise level as features
+#
+# The noise $\bar\sigma$ runs from $10^{-4}$ to 20. A network handles numbers of size 1 well, and should see
+# a step from 0.001 to 0.002 as clearly as one from 1 to 2. So take the logarithm first. Then ask many clocks for
+# the time: turn $\log\bar\sigma$ into angles, at speeds $\omega_k$ from slow to fast, and read off sine and
+# cosine,
+#
+# $$ \phi(\bar\sigma) = \big(\sin(\omega_k\log\bar\sigma),\; \cos(\omega_k\log\bar\sigma)\big)_k . $$
+#
+# The slowest hand ($\omega = 0.03$) makes less than a tenth of a turn over the whole range, so it tells
+# where we are, roughly, without ambiguity. The fastest ($\omega = 10$) makes a full turn each time the noise
+# grows by a factor of $e^{2\pi/10} = 1.87$, and tells small differences. All features stay in $[-1, 1]$.
+
+
+# %% tags=["export"]
 import torch
 from torch import Tensor, nn
 
@@ -100,11 +366,76 @@ def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
         size: number of features, even.
 
     Returns:
-        Shape (B, size), in [-1, 1].
+        Shape (B, size), in [-1, 1], float32 or wider.
     """
-    speeds = torch.logspace(-1.5, 1.0, size // 2, device=sigma_bar.device)
-    phase = sigma_bar.float().clamp(min=1e-12).log()[:, None] * speeds  # (B, size / 2)
+    wide = torch.promote_types(sigma_bar.dtype, torch.float32)
+    speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
+    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+# %% [markdown]
+# How far do the features move when the noise doubles? For a hand of speed $\omega$ the squared distance is
+# $(\sin\alpha - \sin\beta)^2 + (\cos\alpha - \cos\beta)^2 = 2 - 2\cos(\alpha - \beta)$, and the angle between
+# them is $\omega\log 2$, *wherever we start*. So the distance is the same at every noise level. The figure
+# shows it as the flat line.
+#
+# *Departure:* the SEDD authors' code takes sines and cosines of $\bar\sigma$ itself, with speeds from 1 down
+# to $10^{-4}$. That is the rising line: below $\bar\sigma = 0.01$ all levels look alike. It may matter little
+# there, because nearly clean texts ask for nearly the same $q$. It would matter most for a network that
+# outputs scores, which grow like $1/\bar\sigma$. We have not trained with theirs; we wanted a network that
+# can tell every level from every other.
+
+# %% tags=["hide-input"]
+levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
+
+
+def features_of_noise_itself(sigma_bar: torch.Tensor, size: int) -> torch.Tensor:
+    speeds = 10_000.0 ** -(torch.arange(size // 2) / (size // 2))
+    phase = sigma_bar[:, None] * speeds
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+for name, features, style in (
+    (r"features of $\log\,\bar\sigma$", noise_features, "-"),
+    (r"features of $\bar\sigma$", features_of_noise_itself, "--"),
+):
+    moved = features(2 * levels, 64) - features(levels, 64)
+    plt.loglog(levels, moved.norm(dim=-1), style, label=name)
+plt.xlabel(r"total noise $\bar\sigma$")
+plt.ylabel("distance, noise against twice the noise")
+plt.legend()
+plt.show()
+
+
+# %% tags=["test"]
+def test_noise_features_tell_levels_apart():
+    levels = torch.logspace(-4, math.log10(20), 60, dtype=torch.float64)
+    features = noise_features(levels, 64)
+    assert features.shape == (60, 64) and features.abs().max() <= 1
+    apart = torch.cdist(features, features) + 9 * torch.eye(60)
+    assert apart.min() > 1.5  # levels that differ by a fifth are far from each other
+    for factor in (1.1, 2.0, 100.0):  # the distance depends on the factor, not on the level
+        moved = (noise_features(factor * levels, 64) - features).norm(dim=-1)
+        assert torch.allclose(moved, moved[0].expand(60), rtol=1e-9)
+
+
+def test_noise_features_are_finite_and_precise():
+    ends = torch.tensor([0.0, 1e-30, 1e-4, 20.0, math.inf])
+    assert noise_features(ends, 8).isfinite().all()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        found = noise_features(ends.to(dtype), 8)
+        assert found.dtype == torch.promote_types(dtype, torch.float32)
+        exact = noise_features(ends.to(dtype).double(), 8)
+        assert (found - exact).abs().max() < 1e-4
+
+
+test_noise_features_tell_levels_apart()
+test_noise_features_are_finite_and_precise()
+
+# %% [markdown]
+# Two small layers make of these features the vector $c$ that all blocks share. SiLU is $x/(1+e^{-x})$, a
+# smooth relative of $\max(x, 0)$.
 
 
 # %% tags=["export"]
@@ -119,7 +450,41 @@ class NoiseEmbedding(nn.Module):
         )
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
-        return self.mlp(noise_features(sigma_bar, self.cond_dim))
+        features = noise_features(sigma_bar, self.cond_dim)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+# %% [markdown]
+# ## adaLN-zero: steer, and start at nothing
+#
+# *Layer norm* takes the features $x$ of one position, subtracts their mean and divides by their standard
+# deviation. `(1, 3)` becomes `(-1, 1)`, and so does `(100, 300)`: what follows sees the pattern and not the
+# size. The usual layer norm then multiplies and shifts with learned numbers, the same for every input. The
+# *adaptive* one (adaLN) lets the noise level choose them. With $c$ from above and a linear map $W$,
+#
+# $$ (\beta, \gamma, g) = W c + b, \qquad
+#    x \;\leftarrow\; x + g \odot f\big((1+\gamma)\odot \mathrm{norm}(x) + \beta\big). $$
+#
+# $f$ is the attention or the feed-forward map of a block, $\odot$ multiplies feature by feature. The shift
+# $\beta$ and the scale $\gamma$ say what to look for at this noise, the gate $g$ how much of the finding to
+# believe. "Zero" means that $W$ and $b$ are 0 before training. So $\beta = \gamma = g = 0$ for any noise, and
+# **every block does nothing**: the text arrives at the head as it came. The idea is from
+# [DiT](https://arxiv.org/abs/2212.09748) (Peebles & Xie 2023), and SEDD has it too.
+#
+# Why start at nothing?
+#
+# * *The start is known.* Nothing goes through random blocks, so nothing is mangled by them, however many there
+#   are. With a head of zeros as well, all logits are 0, $q$ is uniform and every score is 1: the best answer of
+#   someone who has not read anything. Chapter 5 computed its price, $\log 106 = 4.66$ nats a character.
+#   No choice of random numbers makes a worse start, or a better one.
+# * *It can still learn.* A gate at zero is not a dead end. Look at one weight, $y = x + g\,w\,x$, with a loss
+#   $\ell(y)$:
+#
+# $$ \frac{\partial \ell}{\partial g} = \ell'(y)\,w\,x, \qquad \frac{\partial \ell}{\partial w} = \ell'(y)\,g\,x. $$
+#
+# At $g = 0$ and $w \neq 0$ the gate feels a pull, and $w$ does not. One step later $g \neq 0$, and $w$ feels
+# it, too. But at $g = 0$ *and* $w = 0$ both derivatives are 0, for ever. **Of two factors, set one to zero and
+# never both.** (Exercise 2 does it wrong.)
 
 
 # %% tags=["export"]
@@ -145,11 +510,76 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
+# %% [markdown]
+# (*Departure:* SEDD's layer norms keep a learned scale as well. With $1 + \gamma$ behind it, it adds nothing.)
+
+
+# %% tags=["test"]
+def test_modulated_norm_by_hand():
+    x = torch.tensor([[[1.0, 3.0], [300.0, 100.0]]], dtype=torch.float64)
+    shift, scale = torch.tensor([[[0.0, 10.0]]]), torch.tensor([[[2.0, -0.5]]])
+    expected = torch.tensor([[[-3.0, 10.5], [3.0, 9.5]]], dtype=torch.float64)
+    assert torch.allclose(modulated_norm(x, shift, scale), expected, atol=1e-4)
+
+
+def test_modulation_hands_out_its_parts_in_order():
+    modulation = Modulation(2, 3, 2)
+    assert all((part == 0).all() for part in modulation(torch.randn(5, 2)))
+    with torch.no_grad():
+        modulation.linear.bias += torch.arange(6)
+        modulation.linear.weight[4] = 10.0
+    first, second = modulation(torch.tensor([[1.0, 2.0]]))
+    assert first.tolist() == [[[0, 1, 2]]] and second.tolist() == [[[3, 34, 5]]]
+
+
+test_modulated_norm_by_hand()
+test_modulation_hands_out_its_parts_in_order()
+
+# %% [markdown]
+# ## Where am I? Rotary positions
+#
+# Attention compares positions by an inner product $q\cdot k$: how well does what I am looking for (the *query*
+# $q$) fit what you have (the *key* $k$)? That alone does not know who stands where: `tea` and `eat` would be
+# the same bag of letters. The words `two to the left` must enter the product.
+#
+# [Rotary positions](https://arxiv.org/abs/2104.09864) (Su et al. 2021) do it with a turn. Take two features and
+# see them as an arrow in the plane. At position $m$, turn the arrow by the angle $m\omega$:
+#
+# $$ R_m \binom{a}{b} = \binom{a\cos m\omega - b\sin m\omega}{b\cos m\omega + a\sin m\omega}. $$
+#
+# The product of two arrows is their lengths times the cosine of the angle between them. Turn the query by
+# $m\omega$ and the key by $n\omega$: the angle changes by $(n - m)\,\omega$, and the lengths do not change. So
+#
+# $$ (R_m q)\cdot(R_n k) = q \cdot (R_{n-m}\,k): $$
+#
+# only the *distance* counts, with its sign. By hand, with $\omega = 0.5$, a query at position 2 and a key at 5,
+# then both five places further, then the other way around:
+
+
+# %%
+def turned(arrow: tuple[float, float], position: int, speed: float = 0.5) -> torch.Tensor:
+    cos, sin = math.cos(position * speed), math.sin(position * speed)
+    return torch.tensor([arrow[0] * cos - arrow[1] * sin, arrow[1] * cos + arrow[0] * sin])
+
+
+query, key = (1.0, 0.0), (0.6, 0.8)
+for m, n in ((2, 5), (7, 10), (5, 2)):
+    print(f"query at {m}, key at {n:2}: {turned(query, m) @ turned(key, n):.4f}")
+
+# %% [markdown]
+# A head has more than two features, so each pair gets a speed of its own, again from fast to slow:
+# $\omega_j = 10000^{-2j/s}$, with $s$ the size of a head. The fast pairs see exactly which neighbor is which,
+# the slow ones see far. Feature $j$ is paired with feature $j + s/2$; any pairing would do. There is nothing to
+# learn here, and no table of positions that ends somewhere. (We compute the angles on every call, always in
+# single precision. A stored table would follow the network into bfloat16, which has 8 digits of binary
+# precision: above position 256 it cannot even count.)
+
+
 # %% tags=["export"]
-def rotary_angles(length: int, head_size: int) -> Tensor:
+def rotary_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
     """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
-    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2) / head_size)
-    return torch.outer(torch.arange(length).float(), speeds)
+    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+    return torch.outer(torch.arange(length, device=device).float(), speeds)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -162,6 +592,70 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+# %% tags=["test"]
+def test_rotary_products_depend_on_the_distance_only():
+    g, length, size = torch.Generator().manual_seed(0), 40, 8
+    q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
+    angles = rotary_angles(length, size).double()
+    turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
+    products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
+    seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
+    for distance in range(-39, 40):
+        along = products.diagonal(distance)
+        assert torch.allclose(along, along[0].expand_as(along), atol=1e-5)
+    apart = (seen[:, None] - seen).abs() + torch.eye(79)
+    assert apart.min() > 1e-4  # no two distances look alike, nor does left look like right
+
+
+def test_rotation_keeps_lengths_and_the_first_position():
+    x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
+    y = rotate(x, rotary_angles(10, 8))
+    assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
+    assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+    assert torch.equal(rotary_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
+
+
+def test_rotation_in_bfloat16_still_counts():
+    x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
+    angles = rotary_angles(300, 8)
+    assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
+
+
+test_rotary_products_depend_on_the_distance_only()
+test_rotation_keeps_lengths_and_the_first_position()
+test_rotation_in_bfloat16_still_counts()
+
+# %% [markdown]
+# Angles only tell how far apart two positions are. When nearly all characters are noise, nothing on the page
+# tells where in the window a position lies, and our stories all start at its first character. So each position
+# of the window also gets a vector of its own, `places`, which is added to its embedding. It is zero at first, and
+# learned. (A departure from the paper's network, which has rotary positions alone.)
+#
+# ## Attention: everyone listens to everyone
+#
+# Position $i$ makes a query $q_i$; every position $j$ makes a key $k_j$ and a value $v_j$, all by linear maps.
+# Then
+#
+# $$ \text{seen}_i = \sum_j w_{ij}\, v_j, \qquad
+#    w_{ij} = \frac{e^{u_{ij}}}{\sum_{j'} e^{u_{ij'}}}, \qquad u_{ij} = \frac{q_i\cdot k_j}{\sqrt s}. $$
+#
+# The sum goes over *all* $j$. In a GPT it stops at $j = i$. In code, the difference between these two
+# families of language models is one argument, `is_causal=True`, that we leave out. `<PAD>` is not masked
+# either: to this model it is a character like any other, and where a story ends is something to be guessed.
+# The $h$ heads do this side by side, with $s = d/h$ features each.
+#
+# **Normed queries and keys.** Nothing above stops $q$ and $k$ from growing. When they do, one $w_{ij}$ is
+# almost 1, the rest almost 0, the softmax is flat, and learning stalls. So before the turn we divide each query
+# and key by its root mean square, $q / \sqrt{\tfrac1s \sum_k q_k^2}$ (*RMS norm*), times a learned number for
+# each feature, 1 at first. A normed vector has the length $\sqrt s$, so by Cauchy–Schwarz
+# $|u_{ij}| \le \sqrt s\sqrt s/\sqrt s = \sqrt s$: 5.7 for heads of 32, as long as the learned numbers are 1.
+# The optimizer of [chapter 8](08_training.ipynb) takes large steps, and we want them to be safe. (*Departure:*
+# SEDD does not have this. The idea is from [Henry et al. 2020](https://arxiv.org/abs/2010.04245).)
+#
+# Two lines below are about mixed precision, where PyTorch runs the linear maps in bfloat16 and leaves to us
+# what else should be exact: the turns, and on a CPU the attention, too.
+
+
 # %% tags=["export"]
 class Attention(nn.Module):
     """Every position looks at every other, to the left and to the right: (B, L, n_embd) → same."""
@@ -171,7 +665,6 @@ class Attention(nn.Module):
         self.heads = config.n_head
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        # normed queries and keys keep the logits in bounds at high learning rates
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
@@ -187,15 +680,85 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
 
+# %% [markdown]
+# The oracle is the formula, one pair of positions at a time. To share no code with `rotate`, it turns arrows
+# as complex numbers: a turn by $\varphi$ is a multiplication with $e^{i\varphi}$.
+
+
+# %% tags=["test"]
+def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
+    """Give every weight a random value, the zeros too."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(size * torch.randn(parameter.shape, generator=g))
+    return module
+
+
+def attention_by_hand(attention: Attention, x: Tensor) -> Tensor:
+    """One text (L, 16), two heads of 8 features, by the formula."""
+    speeds = 10_000 ** -(torch.arange(4).double() / 4)
+
+    def arrows(row: Tensor, norm: nn.RMSNorm, position: int) -> Tensor:
+        row = norm.weight * row / row.square().mean().sqrt()
+        return torch.complex(row[:4], row[4:]) * torch.exp(1j * position * speeds)
+
+    seen = torch.zeros_like(x)
+    for h in (0, 1):
+        here = slice(8 * h, 8 * h + 8)
+        query, key, value = (x @ matrix[here].T for matrix in attention.qkv.weight.chunk(3))
+        for i in range(len(x)):
+            q = arrows(query[i], attention.query_norm, i)
+            k = [arrows(row, attention.key_norm, j) for j, row in enumerate(key)]
+            weights = torch.stack([(q * kj.conj()).real.sum() / 8**0.5 for kj in k]).softmax(0)
+            seen[i, here] = weights @ value
+    return seen @ attention.out.weight.T
+
+
+def test_attention_is_the_formula():
+    attention = randomize(Attention(small_config()).double())
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = attention(x, rotary_angles(5, 8).double())
+    for seen, text in zip(found, x):
+        assert torch.allclose(seen, attention_by_hand(attention, text), atol=1e-6)
+
+
+def test_large_queries_and_keys_change_nothing():
+    attention = randomize(Attention(small_config()).double())
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    before = attention(x, rotary_angles(5, 8))
+    with torch.no_grad():
+        attention.qkv.weight[:32] *= 1000  # queries and keys, not values
+    assert torch.allclose(attention(x, rotary_angles(5, 8)), before)
+
+
+test_attention_is_the_formula()
+test_large_queries_and_keys_change_nothing()
+
+# %% [markdown]
+# After looking, each position thinks for itself: up to four times as many features, a bend (GELU, another
+# smooth $\max(x, 0)$), and down again.
+
+
 # %% tags=["export"]
 class FeedForward(nn.Sequential):
     """Two linear maps around a GELU, for each position on its own."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        width, bias = config.n_embd, config.bias
-        super().__init__(
-            nn.Linear(width, 4 * width, bias), nn.GELU(), nn.Linear(4 * width, width, bias)
-        )
+        d, bias = config.n_embd, config.bias
+        super().__init__(nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias))
+
+
+# %% [markdown]
+# ## One block
+#
+# Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
+# attention, then the same for the feed-forward map.
+#
+# Letters make words with their neighbors, so we also tried what suggests itself, and what
+# [Primer](https://arxiv.org/abs/2109.08668) found by search: to mix each letter with the two on either side
+# before it attends (a depthwise convolution). In a trial on the stories of chapter 2 it was ahead at first, and
+# no longer after 300 steps. Attention learns to find the neighbors soon enough. So it is not here.
 
 
 # %% tags=["export"]
@@ -217,7 +780,80 @@ class Block(nn.Module):
         return x + gate_f * self.dropout(thought)
 
 
+# %% [markdown]
+# The test opens one gate at a time. With both shut, the block is the identity, to the last bit.
+
+
+# %% tags=["test"]
+def test_each_gate_opens_its_branch():
+    g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
+    x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
+    cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
+    block = Block(small_config()).double()
+    assert torch.equal(block(x, cond, angles), x)
+    randomize(block.attention)
+    randomize(block.feed_forward)
+    assert torch.equal(block(x, cond, angles), x)
+    parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
+    norm = nn.functional.layer_norm
+    for first, step in (
+        (0, lambda h: block.attention(h, angles)),
+        (3, block.feed_forward),
+    ):
+        parts.zero_()
+        parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
+        expected = x - 2.0 * step(1.5 * norm(x, (16,)) + 0.2)
+        assert torch.allclose(block(x, cond, angles), expected)
+
+
+test_each_gate_opens_its_branch()
+
+# %% [markdown]
+# ## The network
+#
+# One piece is left. When a user gives part of a text and wants the rest (*infilling*, chapter 7), the given
+# characters are certain, whatever the noise. The network should know which ones. So `mask`, true where a token
+# is given, adds one learned vector `given` to those positions. It is zero at first, and a network that is never
+# told stays the same network. (*Departure:* SEDD fills in with the plain network, which cannot tell a
+# given character from a lucky one.)
+#
+# Bad inputs should fail in one line, too. We look at shapes and types only. To look at the numbers, the
+# processor would have to wait for the GPU at each call.
+
+
 # %% tags=["export"]
+def check_input(
+    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
+) -> None:
+    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2 or input_ids.dtype != torch.int64:
+        raise ValueError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
+    if not 1 <= shape[1] <= config.block_size:
+        raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
+    if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
+        found = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
+        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {found}")
+    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
+        found = f"{mask.dtype}, {tuple(mask.shape)}"
+        raise ValueError(f"mask must be bool of shape (B, L) = {shape}, got {found}")
+
+
+# %% [markdown]
+# And here is the whole network. `logits` is the left half of the picture up to the head. `denoise` reads the
+# numbers as $\log q$. `forward` goes on to the score, by the one line of chapter 5.
+#
+# With `parametrization="score"` the network is that of the paper: the numbers are log-scores, and the number at
+# the current token is subtracted, because a ratio of a thing to itself is 1. (*Departure:* the authors' code
+# overwrites that one entry with 0. Subtracting also gives 0 there, and makes the answer the same when all
+# numbers are raised by a constant, as a ratio should be.)
+#
+# Whatever precision the network runs in, the last steps run in single precision or better. $\kappa$ is a million
+# at low noise, and $\log(1+\kappa q)$ of a $q$ in bfloat16 would be useless.
+
+# %% tags=["export"]
+from typing import Any
+
 from huggingface_hub import PyTorchModelHubMixin
 
 from ddlm_core.loss import denoiser_log_score
@@ -234,7 +870,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))
+        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -243,8 +879,6 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         nn.init.normal_(self.embedding.weight, std=0.3)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
-        self.register_buffer("angles", angles, persistent=False)
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
@@ -253,9 +887,11 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
+        angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         for block in self.blocks:
-            x = block(x, cond, self.angles[: input_ids.shape[1]])
-        return self.head(modulated_norm(x, *self.modulation(cond))).float()
+            x = block(x, cond, angles)
+        logits = self.head(modulated_norm(x, *self.modulation(cond)))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Log-probabilities of the clean token, before the evidence of $x_t$ at its own position.
@@ -266,7 +902,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
             mask: optional bool (B, L), true where the token is given, not noised.
 
         Returns:
-            ``log_q``, float32 of shape (B, L, V).
+            ``log_q``, float32 or wider, of shape (B, L, V).
 
         Raises:
             TypeError: for a network that outputs scores.
@@ -276,35 +912,557 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores, float32 of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
+        """Log-scores of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
         if self.config.parametrization == "denoiser":
-            return denoiser_log_score(
-                self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids
-            )
+            log_q = self.denoise(input_ids, sigma_bar, mask)
+            return denoiser_log_score(log_q, sigma_bar, input_ids)
         log_score = self.logits(input_ids, sigma_bar, mask)
         return log_score - log_score.gather(-1, input_ids[..., None])
 
+    @classmethod
+    def _from_pretrained(
+        cls, *, strict: bool = True, **options: Any
+    ) -> "DiscreteDiffusionTransformer":
+        return super()._from_pretrained(strict=strict, **options)  # the mixin's default is lenient
 
-# %% tags=["export"]
-def check_input(
-    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
-) -> None:
-    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
-    if input_ids.ndim != 2 or input_ids.dtype != torch.int64:
-        raise ValueError(
-            f"input_ids must be int64 of shape (B, L), got {input_ids.dtype} "
-            f"of shape {tuple(input_ids.shape)}"
-        )
-    if not 1 <= input_ids.shape[1] <= config.block_size:
-        raise ValueError(
-            f"a text has 1 to {config.block_size} tokens here, got {input_ids.shape[1]}"
-        )
-    if sigma_bar.shape != input_ids.shape[:1]:
-        raise ValueError(f"sigma_bar must have shape (B,), got {tuple(sigma_bar.shape)}")
-    if mask is not None and (mask.shape != input_ids.shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool of shape (B, L), got {tuple(mask.shape)}")
 
+# %% [markdown]
+# (`_from_pretrained` is for the section on saving, below.) A fresh network of the default size, and what it
+# has to say about a text:
 
 # %%
-network = DiscreteDiffusionTransformer(DiscreteDiffusionConfig())
-sum(p.numel() for p in network.parameters())
+config = DiscreteDiffusionConfig()
+torch.manual_seed(0)
+network = DiscreteDiffusionTransformer(config)
+x_t = config.tokenizer.encode("Once upon a tome")[None]
+sigma_bar = torch.tensor([0.1])
+with torch.no_grad():
+    log_q, log_score = network.denoise(x_t, sigma_bar), network(x_t, sigma_bar)
+print(f"log q from {log_q.min():.4f} to {log_q.max():.4f}, and log(1/106) = {-math.log(106):.4f}")
+print(f"log s from {log_score.min()} to {log_score.max()}")
+
+# %% [markdown]
+# Exactly nothing. But beware of what this shows: the head is zero, so it would read 0 even with random gates
+# behind it. One zero hides the other. So we look at the modulations themselves. It is not an idle worry. A common
+# habit is to walk over all layers at the end of the construction and give each linear map fresh random
+# numbers, and that overwrites the zeros that a layer had set for itself.
+
+
+# %% tags=["test"]
+def small_network(seed: int = 0, **changes) -> DiscreteDiffusionTransformer:
+    """A small network in double precision that has left its zeros; ``seed`` below 0: a fresh one."""
+    network = DiscreteDiffusionTransformer(small_config(**changes)).double().eval()
+    return network if seed < 0 else randomize(network, seed)
+
+
+def noised_batch(batch: int = 3, length: int = 7) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(2)
+    x_t = torch.randint(8, (batch, length), generator=g)
+    return x_t, torch.logspace(-2, 1, batch, dtype=torch.float64)
+
+
+def test_modulation_is_zero_after_construction():
+    sigma_bar = torch.logspace(-4, math.log10(20), 50)
+    for config in (DiscreteDiffusionConfig(), small_config()):
+        network = DiscreteDiffusionTransformer(config)
+        modulations = [m for m in network.modules() if isinstance(m, Modulation)]
+        assert len(modulations) == config.n_layer + 1
+        cond = network.noise_embedding(sigma_bar)
+        assert cond.std(dim=0).min() > 0  # the noise does get this far
+        for modulation in modulations:
+            assert all((part == 0).all() for part in modulation(cond))
+
+
+def test_fresh_network_knows_nothing():
+    x_t, sigma_bar = noised_batch()
+    for parametrization in ("denoiser", "score"):
+        network = small_network(-1, parametrization=parametrization)
+        assert (network(x_t, sigma_bar) == 0).all()
+    log_q = small_network(-1).denoise(x_t, sigma_bar)
+    assert torch.allclose(log_q, torch.full((3, 7, 8), -math.log(8)).double())
+
+
+test_modulation_is_zero_after_construction()
+test_fresh_network_knows_nothing()
+
+# %% [markdown]
+# ## It wakes up from the top
+#
+# Head and gates are both zero, one behind the other. Is that not the double zero that we warned of? No: each
+# has a factor beside it that is not zero. The head multiplies the normed text, a gate multiplies a branch full
+# of random numbers. But they wake up one after the other. Here are four steps of plain gradient descent
+# on one text, and the size of the gradient in each part before each step:
+
+# %%
+from ddlm_core.loss import compute_loss
+
+x_0 = config.tokenizer.encode("The cat sat on the mat. " * 4).repeat(16, 1)
+parts = {
+    "head": network.head.weight,
+    "gates, shifts, scales": network.blocks[0].modulation.linear.weight,
+    "embedding": network.embedding.weight,
+    "attention": network.blocks[0].attention.qkv.weight,
+    "noise embedding": network.noise_embedding.mlp[0].weight,
+}
+optimizer, g = torch.optim.SGD(network.parameters(), lr=0.1), torch.Generator().manual_seed(0)
+print("gradient of         " + "".join(f"   step {step}" for step in range(4)))
+rows = {name: [] for name in parts}
+for step in range(4):
+    optimizer.zero_grad()
+    compute_loss(network, x_0, config.noise, generator=g).mean().backward()
+    for name, parameter in parts.items():
+        rows[name].append(parameter.grad.norm().item())
+    optimizer.step()
+for name, norms in rows.items():
+    print(f"{name:21}" + "".join(f"{norm:9.1e}" if norm else f"{'0':>9}" for norm in norms))
+
+# %% [markdown]
+# First the head alone learns, which letters are frequent. Then it passes a pull down, through blocks that do
+# nothing yet, and the gates and the embedding learn. Only then, with the gates ajar, do attention and noise
+# embedding. Three steps, and the whole network is awake.
+#
+# The test also watches `given`. We had expected it to wake together with the embedding, and were wrong: a given
+# position is not counted in the loss, so it can only help *others*, and that needs attention.
+
+
+# %% tags=["test"]
+from ddlm_core.loss import compute_loss
+
+
+def awake(network: DiscreteDiffusionTransformer) -> dict[str, bool]:
+    return {name: bool((p.grad != 0).any()) for name, p in network.named_parameters()}
+
+
+def test_network_wakes_from_the_top():
+    network = small_network(-1).train()
+    optimizer, g = torch.optim.SGD(network.parameters(), lr=0.1), torch.Generator().manual_seed(0)
+    x_0, mask = torch.randint(8, (64, 9), generator=g), torch.rand(64, 9, generator=g) < 0.3
+    for step in range(3):
+        optimizer.zero_grad()
+        t = torch.rand(64, generator=g, dtype=torch.float64)
+        compute_loss(network, x_0, network.config.noise, t, mask, generator=g).mean().backward()
+        optimizer.step()
+        moving = awake(network)
+        if step == 0:
+            assert {name for name, moves in moving.items() if moves} == {"head.weight", "head.bias"}
+        elif step == 1:
+            gates = {name for name in moving if "modulation" in name}
+            ends = {"embedding.weight", "places", "head.weight", "head.bias"}
+            assert {name for name, moves in moving.items() if moves} == ends | gates
+    assert all(moving.values())
+
+
+test_network_wakes_from_the_top()
+
+# %% [markdown]
+# ## Every position hears every other
+#
+# The claim "bidirectional" can be tested. Wake all weights up with random numbers, and ask PyTorch for the
+# derivative of the logits at position $i$ with respect to the embedding at position $j$. Within a text it must
+# not be zero for any pair; between two texts of a batch it must be exactly zero. (A reshape that mixes the batch with
+# the positions keeps all shapes right, and fails here.) The figure shows the size of these derivatives for
+# one text of twelve letters and a network of one block: a row for each position that answers, a column for
+# each that is heard. No entry is empty, above the diagonal or below.
+
+
+# %% tags=["test"]
+def influence(network: DiscreteDiffusionTransformer, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+    """Size of the derivatives of the logits by the embedded tokens: (B, L, B, L)."""
+    embedded = []
+    hook = network.embedding.register_forward_hook(lambda *call: embedded.append(call[-1]))
+    logits = network.logits(x_t, sigma_bar)
+    hook.remove()
+    answers = logits @ torch.linspace(-1, 1, logits.shape[-1], dtype=logits.dtype)  # (B, L)
+    rows = [torch.autograd.grad(a, embedded[0], retain_graph=True)[0] for a in answers.flatten()]
+    return torch.stack(rows).norm(dim=-1).view(*x_t.shape, *x_t.shape)
+
+
+def test_every_position_hears_every_other_and_no_other_text():
+    x_t, sigma_bar = noised_batch(3, 12)
+    for changes in ({}, {"n_layer": 1}, {"parametrization": "score"}):
+        heard = influence(small_network(**changes), x_t, sigma_bar)
+        for a in range(3):
+            for b in range(3):
+                block = heard[a, :, b]
+                assert (block > 1e-6).all() if a == b else (block == 0).all()
+
+
+def test_each_text_has_its_own_noise():
+    network, (x_t, sigma_bar) = small_network(), noised_batch()
+    jacobian = torch.autograd.functional.jacobian(lambda s: network.logits(x_t, s), sigma_bar)
+    moved = jacobian.abs().amax(dim=(1, 2))  # (B, B): the text that answers, the noise that moves
+    assert ((moved > 1e-6) == torch.eye(3, dtype=torch.bool)).all()
+
+
+test_every_position_hears_every_other_and_no_other_text()
+test_each_text_has_its_own_noise()
+
+# %% tags=["hide-input"]
+x_t, sigma_bar = noised_batch(1, 12)
+heard = influence(small_network(n_layer=1), x_t, sigma_bar)[0, :, 0]
+fig, ax = plt.subplots(figsize=(4.6, 3.8))
+image = ax.imshow(heard.log10(), extent=(0.5, 12.5, 12.5, 0.5))
+ax.grid(False)
+ax.set(xlabel="position that is heard", ylabel="position that answers")
+ax.set(xticks=range(1, 13), yticks=range(1, 13))
+bar = fig.colorbar(image, label="size of the derivative (powers of ten)")
+bar.outline.set_visible(False)
+plt.show()
+
+# %% [markdown]
+# ## What must hold, whatever the weights
+#
+# The rest are promises to the other chapters. For random weights, awake:
+#
+# * log-scores are 0 at the current token, in both parametrizations, and $\log q$ sums to 1;
+# * the identity from the beginning: the score is the mean of the true ratios over the posterior;
+# * a mask changes the answer if and only if `given` is not zero, and a mask without a single given token is no
+#   mask;
+# * shorter texts work, longer ones than `block_size` do not;
+# * double precision stays double. So does bfloat16 up to the last step, with an answer near the exact one;
+# * there is no dropout unless it is asked for.
+
+
+# %% tags=["test"]
+from ddlm_core.loss import log_posterior, log_ratio
+
+
+def test_log_score_is_zero_at_the_current_token():
+    x_t, sigma_bar = noised_batch()
+    for parametrization in ("denoiser", "score"):
+        network = small_network(parametrization=parametrization)
+        log_score = network(x_t, sigma_bar)
+        assert log_score.shape == (3, 7, 8) and log_score.isfinite().all()
+        assert (log_score.gather(-1, x_t[..., None]) == 0).all()
+        assert (log_score != 0).sum() == 3 * 7 * 7  # and nowhere else
+    logits = network.logits(x_t, sigma_bar)  # parametrization "score": differences of logits
+    difference = logits[0, 0] - logits[0, 0, x_t[0, 0]]
+    assert torch.equal(log_score[0, 0], difference)
+
+
+def test_denoise_is_a_distribution():
+    x_t, sigma_bar = noised_batch()
+    log_q = small_network().denoise(x_t, sigma_bar)
+    assert torch.allclose(log_q.exp().sum(-1), torch.ones(3, 7).double())
+    assert log_q.std(-1).min() > 0.1  # and not the uniform one
+    with pytest.raises(TypeError, match="'score' has no denoiser"):
+        small_network(parametrization="score").denoise(x_t, sigma_bar)
+
+
+def test_score_is_the_mean_ratio_whatever_the_network_says():
+    x_t, sigma_bar = noised_batch()
+    for seed in range(3):
+        network = small_network(seed)
+        posterior = log_posterior(network.denoise(x_t, sigma_bar), sigma_bar, x_t).exp()
+        mean = torch.zeros(3, 7, 8, dtype=torch.float64)
+        for z in range(8):
+            ratio = log_ratio(sigma_bar, x_t, torch.full_like(x_t, z), 8).exp()
+            mean += posterior[..., z, None] * ratio
+        assert torch.allclose(mean, network(x_t, sigma_bar).exp(), rtol=1e-9)
+
+
+def test_mask_matters_only_through_given():
+    network, (x_t, sigma_bar) = small_network(), noised_batch()
+    none, some = torch.zeros(3, 7, dtype=torch.bool), torch.zeros(3, 7, dtype=torch.bool)
+    some[0, 2] = True
+    plain = network(x_t, sigma_bar)
+    assert torch.equal(network(x_t, sigma_bar, none), plain)
+    told = network(x_t, sigma_bar, some)
+    assert (told[0] != plain[0]).any(-1).all() and torch.equal(told[1:], plain[1:])
+    with torch.no_grad():
+        network.given.zero_()
+    assert torch.equal(network(x_t, sigma_bar, some), plain)
+
+
+test_log_score_is_zero_at_the_current_token()
+test_denoise_is_a_distribution()
+test_score_is_the_mean_ratio_whatever_the_network_says()
+test_mask_matters_only_through_given()
+
+
+# %% tags=["test"]
+def test_texts_up_to_the_block_size():
+    network = small_network()
+    for length in (1, 2, 12):
+        x_t, sigma_bar = noised_batch(2, length)
+        assert network(x_t, sigma_bar).shape == (2, length, 8)
+    with pytest.raises(ValueError, match="a text has 1 to 12 tokens here, got 13"):
+        network(*noised_batch(2, 13))
+
+
+def test_precision_of_the_answer():
+    x_t, sigma_bar = noised_batch(2, 200)
+    sizes = {"block_size": 200, "n_embd": 32}
+    network, answers, angles = DiscreteDiffusionTransformer(small_config(**sizes)), {}, []
+    network.blocks[0].register_forward_pre_hook(lambda block, inputs: angles.append(inputs[2]))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        randomize(network.to(dtype), size=0.15)
+        answers[dtype] = network.denoise(x_t, sigma_bar.to(dtype))
+        assert answers[dtype].dtype == torch.promote_types(dtype, torch.float32)
+        network(x_t, sigma_bar.float())  # noise and network may differ in precision
+    randomize(network.float(), size=0.15)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network.denoise(x_t, sigma_bar.float())
+    assert all(torch.equal(a, rotary_angles(200, 16)) for a in angles)  # never rounded
+    exact = answers[torch.float64]
+    assert exact.std(-1).min() > 0.05
+    assert (answers[torch.float32] - exact).abs().max() < 1e-4
+    for half in (answers[torch.bfloat16], mixed):
+        assert half.dtype == torch.float32 and (half - exact).abs().max() < 0.1
+
+
+def test_no_dropout_unless_asked_for():
+    x_t, sigma_bar = noised_batch()
+    for dropout, same in ((0.0, True), (0.5, False)):
+        network = small_network(dropout=dropout)
+        settled = network(x_t, sigma_bar)
+        assert torch.equal(network(x_t, sigma_bar), settled)
+        assert torch.equal(network.train()(x_t, sigma_bar), settled) is same
+
+
+def test_network_refuses_inputs_in_one_line():
+    network, (x_t, s) = small_network(), noised_batch()
+    mask = torch.zeros(3, 7, dtype=torch.bool)
+    for message, inputs in {
+        r"int64 of shape \(B, L\), got torch.int32": (x_t.int(), s),
+        r"int64 of shape \(B, L\), got torch.int64, \(7,\)": (x_t[0], s),
+        "1 to 12 tokens here, got 0": (x_t[:, :0], s),
+        r"sigma_bar must be floating, of shape \(B,\) = \(3,\)": (x_t, s[:2]),
+        r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
+        "sigma_bar .* got torch.int64": (x_t, s.long()),
+        "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
+        r"mask must be bool of shape \(B, L\) = \(3, 7\)": (x_t, s, mask[:, :6]),
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            network(*inputs)
+        assert "\n" not in str(error.value)
+
+
+test_texts_up_to_the_block_size()
+test_precision_of_the_answer()
+test_no_dropout_unless_asked_for()
+test_network_refuses_inputs_in_one_line()
+
+# %% [markdown]
+# ## How many numbers is that?
+#
+# A linear map from $a$ to $b$ features has $ab$ weights and $b$ biases. Go through the picture, with
+# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $c$ the width of the noise vector, and no biases in the
+# blocks:
+#
+# $$ \underbrace{Vd + Ld + d}_{\text{embedding, places, given}} + \underbrace{2c(c+1)}_{\text{noise}}
+#    + n\big[\underbrace{6d(c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
+#    + \underbrace{8d^2}_{\text{feed-forward}}\big]
+#    + \underbrace{2d(c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
+#
+# Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
+# nothing is there twice.
+
+
+# %% tags=["test"]
+def expected_parameters(config: DiscreteDiffusionConfig) -> int:
+    V, d, c = config.vocab_size, config.n_embd, config.cond_dim
+    attention, feed_forward = 4 * d * d + 2 * d // config.n_head, 8 * d * d
+    biases = (4 + 5) * d if config.bias else 0
+    block = 6 * d * (c + 1) + attention + feed_forward + biases
+    ends = (V + config.block_size + 1) * d + 2 * c * (c + 1) + 2 * d * (c + 1) + V * (d + 1)
+    return ends + config.n_layer * block
+
+
+def test_number_of_parameters():
+    for config in (
+        DiscreteDiffusionConfig(),
+        small_config(),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6),
+    ):
+        network = DiscreteDiffusionTransformer(config)
+        assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)
+
+
+test_number_of_parameters()
+
+# %%
+expected_parameters(DiscreteDiffusionConfig()), 12 * 6 * 128**2
+
+# %% [markdown]
+# ## Save and load
+#
+# `PyTorchModelHubMixin` of [huggingface_hub](https://huggingface.co/docs/huggingface_hub/package_reference/mixins)
+# gives the network `save_pretrained`, `from_pretrained` and `push_to_hub`. A folder holds `config.json` and
+# `model.safetensors`, a format that holds numbers only and cannot run code. All of `config.json` but the alphabet:
+
+# %%
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+with tempfile.TemporaryDirectory() as folder:
+    network.save_pretrained(folder)
+    saved = json.loads((Path(folder) / "config.json").read_text())
+    files = sorted(path.name for path in Path(folder).iterdir())
+alphabet = saved.pop("vocab")
+print(files, f"{len(alphabet)} tokens", json.dumps(saved), sep="\n")
+
+# %% [markdown]
+# (The README is a model card that the mixin writes.) What is saved is the config object that the network was
+# made with. To note the step, set `model.config.step`; a *new* config must be handed over, as
+# `save_pretrained(folder, config=new)`.
+#
+# One default of the mixin we turn around. Its `from_pretrained` accepts a file in which weights are missing, and leaves
+# those as they were made. Elsewhere that shows quickly. Here a missing block is a block with shut gates: it
+# does nothing, the rest works, and the text gets a little worse. That is the kind of mistake that nobody
+# finds, so `_from_pretrained` in the network above asks for `strict=True`: all weights, or an error.
+
+
+# %% tags=["test"]
+import json
+from pathlib import Path
+
+
+def test_save_and_load(tmp_path: Path):
+    x_t, sigma_bar = noised_batch()
+    mask = x_t > 5
+    for parametrization in ("denoiser", "score"):
+        changes = {"parametrization": parametrization, "sigma_max": 5.0, "padded": True}
+        network = small_network(**changes).float()
+        network.config.step, network.config.ema = 1234, True
+        network.save_pretrained(tmp_path)
+        assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+        described = json.loads((tmp_path / "config.json").read_text())
+        assert DiscreteDiffusionConfig(**described) == network.config
+        assert described["step"] == 1234 and described["ema"] is True
+        torch.manual_seed(1)  # whatever was random at construction must be replaced
+        loaded = DiscreteDiffusionTransformer.from_pretrained(tmp_path)
+        assert loaded.config == network.config and not loaded.training
+        assert isinstance(loaded.config.vocab, tuple)
+        sigma = sigma_bar.float()
+        assert torch.equal(loaded(x_t, sigma, mask), network(x_t, sigma, mask))
+
+
+def test_missing_weights_are_an_error(tmp_path: Path):
+    network = DiscreteDiffusionTransformer(small_config())
+    network.save_pretrained(tmp_path, config=small_config(n_layer=3))  # a block that is not there
+    with pytest.raises(RuntimeError, match="blocks.2"):
+        DiscreteDiffusionTransformer.from_pretrained(tmp_path)
+
+
+# %% [markdown]
+# (The mixin prints a line when it loads. We send it nowhere.)
+
+# %%
+for test in (test_save_and_load, test_missing_weights_are_an_error):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        test(Path(folder))
+
+# %% [markdown]
+# ## Change it safely
+#
+# 1. Make it a GPT: give `scaled_dot_product_attention` in `Attention` the argument `is_causal=True`. Shapes,
+#    zeros and normalization all stay right, and it would train. `test_attention_is_the_formula` and
+#    `test_every_position_hears_every_other_and_no_other_text` fail.
+# 2. Fall into the trap: at the end of the network's `__init__`, loop over `self.modules()` and call
+#    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear`. `test_fresh_network_knows_nothing` fails. Now
+#    leave out `self.head`. It passes again, and only `test_modulation_is_zero_after_construction` and
+#    `test_network_wakes_from_the_top` still know.
+# 3. Forget the norm of the keys: `rotate(k, angles)`. `test_large_queries_and_keys_change_nothing` fails, and
+#    `test_attention_is_the_formula`.
+#
+# After each: `make export && pytest tests/test_model.py`.
+#
+# What is safe: `n_layer`, `n_head`, `n_embd`, `cond_dim`. They are in the config, and the checkpoint knows
+# them.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. Small, medium.** SEDD's small model has 12 blocks of 768 features; its noise vector has 128. What would
+# ours have at that size, with our 106 tokens? Which share is modulation? (Expected: 92.7
+# million, of which 7.9 %.)
+
+# %% tags=["solution", "hide-input"]
+sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "cond_dim": 128}
+medium = DiscreteDiffusionConfig(**sizes)
+modulation = (12 * 6 + 2) * 768 * 129
+total = expected_parameters(medium)
+assert round(total / 1e6, 1) == 92.7 and round(100 * modulation / total, 1) == 7.9
+total, round(100 * modulation / total, 1)
+
+# %% [markdown]
+# **2. Two zeros in a row.** Set `attention.out.weight` of every block to zero as well, train 20 steps as above,
+# and look at its largest entry. (Expected: 0, still, and for ever. The attention gates sleep as well.)
+
+# %% tags=["solution", "hide-input"]
+torch.manual_seed(0)
+sleeper = DiscreteDiffusionTransformer(config)
+for block in sleeper.blocks:
+    nn.init.zeros_(block.attention.out.weight)
+optimizer, g = torch.optim.SGD(sleeper.parameters(), lr=0.1), torch.Generator().manual_seed(0)
+for _ in range(20):
+    optimizer.zero_grad()
+    compute_loss(sleeper, x_0, config.noise, generator=g).mean().backward()
+    optimizer.step()
+block = sleeper.blocks[0]
+gate_of_attention = block.modulation.linear.weight[2 * 128 : 3 * 128]
+gate_of_thought = block.modulation.linear.weight[5 * 128 :]
+largest = [w.abs().max().item() for w in (block.attention.out.weight, gate_of_attention)]
+assert largest == [0, 0] and gate_of_thought.abs().max() > 0
+largest
+
+# %% [markdown]
+# **3. How far do the hands reach?** In a head of 32 features, after how many positions has the fastest pair come
+# round, and the slowest? (Expected: 6.3 and about 35,000. In a text of 256 the slow pairs hardly turn: they
+# compare features, not positions.)
+
+# %% tags=["solution", "hide-input"]
+speeds = rotary_angles(2, 32)[1]
+rounds = 2 * math.pi / speeds
+assert abs(rounds[0] - 6.283) < 1e-3 and 35_000 < rounds[-1] < 36_000
+round(rounds[0].item(), 1), round(rounds[-1].item())
+
+# %% [markdown]
+# **4. A bag of letters.** Without rotary positions and places, does the network know the order of the letters?
+# Leave the places out, replace the angles by zeros, reverse a text, and compare the answers. (Expected: the answers are the same,
+# reversed.)
+
+# %% tags=["solution", "hide-input"]
+bag = small_network()
+bag.places.data.zero_()
+x_t, sigma_bar = noised_batch(1, 7)
+
+
+def answer(x_t: Tensor, angles: Tensor) -> Tensor:
+    x, cond = bag.embedding(x_t), bag.noise_embedding(sigma_bar)
+    for block in bag.blocks:
+        x = block(x, cond, angles)
+    return bag.head(modulated_norm(x, *bag.modulation(cond)))
+
+
+real = rotary_angles(7, 8)
+assert torch.allclose(answer(x_t, real), bag.logits(x_t, sigma_bar))
+same = [torch.allclose(answer(x_t.flip(1), a), answer(x_t, a).flip(1)) for a in (0 * real, real)]
+assert same == [True, False]
+same
+
+# %% [markdown]
+# ## Summary
+#
+# * The network guesses the clean letter at each position from all other positions, left and right, and from
+#   the noise level. The own letter is left to Bayes' rule.
+# * Blocks only add, and gates that are zero at first decide how much. So the start is known exactly: scores of 1,
+#   $\log V$ nats a character. Of two factors, set one to zero and never both.
+# * A transformer with a mistake still trains. So each piece is compared with its formula, and the network with
+#   what must hold for any weights.
+#
+# | exported | what it is |
+# |---|---|
+# | `DiscreteDiffusionConfig` | sizes, alphabet, noise limits, training step: a checkpoint's description |
+# | `check_config(config)`, `check_input(...)` | one-line errors |
+# | `noise_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
+# | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
+# | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
+# | `Attention`, `FeedForward`, `Block` | one layer and its two branches |
+# | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |
+#
+# Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.

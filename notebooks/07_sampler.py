@@ -888,6 +888,7 @@ def _check(model: Any, method: str, temperature: float, each: Sequence, shape: t
 # What is left out is filled in: without a device, that of the model; without generators, PyTorch's
 # own; and one generator that is given alone serves all samples in turn.
 
+
 # %% tags=["export"]
 def denoising_steps(
     model: Any,

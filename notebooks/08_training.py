@@ -979,7 +979,9 @@ class Trainer:
 def _accelerator(config: TrainingConfig) -> Any:
     """An ``accelerate.Accelerator``; precision "auto" is bf16 where the hardware multiplies it."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()  # it is global: two trainers could not differ in precision
     precision = config.mixed_precision
     if precision == "auto":
         features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

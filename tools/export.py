@@ -134,7 +134,7 @@ def module_output(chapter: Chapter, module: str, cells: list[Cell]) -> Output:
         output.imports += cell.text(imports)
         output.body.append(cell.without(imports))
     names = [n for n, m in chapter.exports().items() if m == module and not n.startswith("_")]
-    output.body.insert(0, f"__all__ = {names!r}")
+    output.body.insert(0, f"__all__ = {names!r}  # fmt: skip")
     return output
 
 

@@ -1,28 +1,37 @@
 """``ddlm-generate``: let a model write."""
 
 import argparse
-import os
 import secrets
 import sys
-from collections.abc import Iterator
+from typing import Any
 
-from ddlm_core.apps.errors import one_line_errors
+from ddlm_core.apps.errors import OneLineParser, one_line_errors
 
-EXAMPLES = """examples:
-  ddlm-generate --visualize                         the bundled model writes in front of you
-  ddlm-generate --num-samples 5 --seed 1            five stories, always the same ones
-  ddlm-generate --num-samples 100 > stories.txt     to a file: text only
-  ddlm-generate --template "Lily ____ her _{4} drum in the park."
-                                                    fill in blanks: _ is one character, _{4} four,
-                                                    \\_ a real underscore
-  ddlm-generate --model checkpoints/best_model_hf   a model that ddlm-train wrote
-  ddlm-generate --num-steps 32 --schedule linear    fewer steps, faster and worse
+EXAMPLES = r"""examples:
+  ddlm-generate                                    one story by the model that ships with ddlm
+  ddlm-generate --visualize                        the same, written in front of you
+  ddlm-generate --model checkpoints/best_model_hf  by a model that ddlm-train wrote
+  ddlm-generate --model user/model --device cpu    by one from the Hugging Face Hub, without a GPU
+  ddlm-generate --num-samples 5 --seed 1           five stories, the same ones every time
+  ddlm-generate --num-samples 100 > stories.txt    a hundred, in a file
+  ddlm-generate --num-steps 16 --schedule cosine   faster and worse, with short steps at the end
+  ddlm-generate --temperature 0.7                  surer of itself: fewer slips, less surprise
+  ddlm-generate --template 'It was misty. ____ sat inside with ___ pink _{4}. _{103}'
+                                                   fill in blanks: _ is one character, _{4} is four,
+                                                   \_ a real underscore; the template is the whole text
+  ddlm-generate --template 'Lily wanted to ' --seq-len 160
+                                                   with a length, it is only how the text begins
+  ddlm-generate --num-samples 9 --null | xargs -0 -n 1 echo
+                                                   texts apart, even if there are line breaks in them
+
+Each text ends with a line break, or with a NUL character after --null. The seed that was drawn goes
+to stderr. What is wrong with your input is told there too, in one line, with exit code 2.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The options, with help."""
-    p = argparse.ArgumentParser(
+    p = OneLineParser(
         prog="ddlm-generate",
         description="Write text out of noise with a discrete diffusion language model.",
         epilog=EXAMPLES,
@@ -30,18 +39,21 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", help="folder, bundled name or Hub id (default: the bundled model)")
     p.add_argument("--num-samples", type=int, default=1, help="number of texts (default: 1)")
-    p.add_argument("--seq-len", type=int, help="tokens in a text (default: what the model takes)")
+    p.add_argument(
+        "--seq-len", type=int, help="characters in a text (default: what the model takes)"
+    )
     p.add_argument("--num-steps", type=int, default=128, help="denoising steps (default: 128)")
     p.add_argument(
         "--schedule",
         default="fraction",
-        help="where the steps lie: fraction, linear or cosine (default: fraction)",
+        help="where the steps lie: linear, cosine or fraction (default: fraction)",
     )
-    p.add_argument("--temperature", type=float, default=1.0, help="below 1: surer (default: 1)")
+    p.add_argument("--temperature", type=float, default=1.0, help="below 1 is surer (default: 1)")
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and told)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
-    p.add_argument("--device", help="cpu, cuda, mps (default: the fastest at hand)")
+    p.add_argument("--null", action="store_true", help="end each text with NUL, not a line break")
+    p.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
     return p
 
 
@@ -53,42 +65,39 @@ def main(argv: list[str] | None = None) -> None:
             write_texts(args)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        except BrokenPipeError:  # the reader of our output has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_texts(args: argparse.Namespace) -> None:
-    """Load the model and print what it writes."""
+    """Load the model and print what it writes, text by text."""
     from ddlm_core.pipeline import DiffusionPipeline
 
-    if args.seed is not None and args.seed < 0:
-        raise ValueError(f"--seed must be at least 0, got {args.seed}")
     pipeline = DiffusionPipeline.from_pretrained(args.model, args.device)
-    seed = secrets.randbits(31) if args.seed is None else args.seed
-    if args.seed is None:
-        print(f"seed {seed}", file=sys.stderr)
     options = {
         name: getattr(args, name)
         for name in ("seq_len", "num_steps", "schedule", "temperature", "template")
     }
-    for text in texts(pipeline, args, options | {"seed": seed}):
-        print(text, flush=True)
+    options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
+    pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
+    if args.seed is None:
+        print(f"seed {options['seed']}", file=sys.stderr)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
+    at_once = 1 if args.visualize or pipeline.device.type == "cpu" else 64
+    for first in range(0, args.num_samples, at_once):
+        count = min(at_once, args.num_samples - first)
+        if args.visualize and sys.stdout.isatty():
+            show(pipeline, first=first, **options)
+            continue
+        for text in pipeline.generate(count, first=first, **options):
+            print(text, end="\0" if args.null else "\n", flush=True)
 
 
-def texts(pipeline, args: argparse.Namespace, options: dict) -> Iterator[str]:
-    """The texts, as they get ready; with ``--visualize`` each is shown while it is written."""
+def show(pipeline: Any, **options: Any) -> None:
+    """Let one text appear in the terminal, character by character."""
     from ddlm_core.animation import iter_frames, render_terminal
-    from ddlm_core.pipeline import stream
 
-    if not args.visualize:
-        yield from pipeline.generate(args.num_samples, **options)
-        return
-    if args.num_samples < 1:
-        raise ValueError(f"--num-samples must be at least 1, got {args.num_samples}")
-    for number in range(args.num_samples):
-        steps = stream(pipeline, 1, first=number, **options)
-        states = ((step.tokens[0].cpu(), step.sigma_bar) for step in steps)
-        render_terminal(iter_frames(states), pipeline.tokenizer)
+    steps = pipeline.generate_streaming(**options)
+    render_terminal(iter_frames((s.tokens[0], s.sigma_bar) for s in steps), pipeline.tokenizer)
 
 
 if __name__ == "__main__":

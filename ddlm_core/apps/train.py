@@ -74,7 +74,10 @@ def train(settings: dict[str, Any]) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{parameters:,} parameters, {trainer.total:,} steps, {len(train_loader):,} in an epoch")
     print(f"training text: {train_loader.dataset.tokens.size:,} tokens")
-    report("before" if trainer.state.step == 0 else f"at step {trainer.state.step:,}", trainer.evaluate())
+    report(
+        "before" if trainer.state.step == 0 else f"at step {trainer.state.step:,}",
+        trainer.evaluate(),
+    )
     report("after", trainer.fit() or trainer.evaluate())
     print(f"models: {trainer.folder / 'best_model_hf'} and {trainer.folder / 'final_model_hf'}")
 
@@ -113,7 +116,10 @@ def main() -> None:
     except SystemExit as end:
         raise SystemExit(2 if end.code == 1 else end.code) from None
     except KeyboardInterrupt:
-        print("\nstopped; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth", file=sys.stderr)
+        print(
+            "\nstopped; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 

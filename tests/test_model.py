@@ -1,0 +1,427 @@
+# Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddlm_core.loss import compute_loss, log_posterior, log_ratio
+from ddlm_core.model import (
+    Attention,
+    Block,
+    DiscreteDiffusionConfig,
+    DiscreteDiffusionTransformer,
+    Modulation,
+    modulated_norm,
+    noise_features,
+    rotary_angles,
+    rotate,
+)
+from ddlm_core.noise import GeometricNoise
+
+
+def small_config(**changes) -> DiscreteDiffusionConfig:
+    sizes = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    vocab = ("<UNK>", "<PAD>", *"abcdef")
+    return DiscreteDiffusionConfig(**{**sizes, "vocab": vocab, **changes})
+
+
+def test_config_knows_its_alphabet_and_its_noise():
+    config = small_config(sigma_max=5.0, vocab=["<UNK>", "<PAD>", "x"])
+    assert config.vocab == ("<UNK>", "<PAD>", "x") and config.vocab_size == 3
+    assert config.tokenizer.encode("xyx").tolist() == [2, 0, 2]
+    assert config.noise == GeometricNoise(1e-4, 5.0)
+    assert DiscreteDiffusionConfig().vocab_size == 106 and DiscreteDiffusionConfig().dropout == 0
+
+
+BAD_CONFIGS = {
+    "block_size must be a whole number, at least 1": {"block_size": 0},
+    "n_layer must be a whole number, at least 1": {"n_layer": 2.0},
+    "n_head must be a whole number, at least 1": {"n_head": -1},
+    "step must be a whole number, at least 0": {"step": -1},
+    "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
+    "cond_dim must be even, got 7": {"cond_dim": 7},
+    r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
+    r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
+    "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
+    "graph must be uniform, got 'absorbing'": {"graph": "absorbing"},
+    "noise limits must satisfy": {"sigma_min": 30.0},
+    "a vocabulary starts with": {"vocab": "abc"},
+}
+
+
+@pytest.mark.parametrize("message", BAD_CONFIGS)
+def test_config_refuses_what_cannot_be_built(message):
+    with pytest.raises(ValueError, match=message) as error:
+        small_config(**BAD_CONFIGS[message])
+    assert "\n" not in str(error.value)
+
+
+def test_noise_features_tell_levels_apart():
+    levels = torch.logspace(-4, math.log10(20), 60, dtype=torch.float64)
+    features = noise_features(levels, 64)
+    assert features.shape == (60, 64) and features.abs().max() <= 1
+    apart = torch.cdist(features, features) + 9 * torch.eye(60)
+    assert apart.min() > 1.5  # levels that differ by a fifth are far from each other
+    for factor in (1.1, 2.0, 100.0):  # the distance depends on the factor, not on the level
+        moved = (noise_features(factor * levels, 64) - features).norm(dim=-1)
+        assert torch.allclose(moved, moved[0].expand(60), rtol=1e-9)
+
+
+def test_noise_features_are_finite_and_precise():
+    ends = torch.tensor([0.0, 1e-30, 1e-4, 20.0, math.inf])
+    assert noise_features(ends, 8).isfinite().all()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        found = noise_features(ends.to(dtype), 8)
+        assert found.dtype == torch.promote_types(dtype, torch.float32)
+        exact = noise_features(ends.to(dtype).double(), 8)
+        assert (found - exact).abs().max() < 1e-4
+
+
+def test_modulated_norm_by_hand():
+    x = torch.tensor([[[1.0, 3.0], [300.0, 100.0]]], dtype=torch.float64)
+    shift, scale = torch.tensor([[[0.0, 10.0]]]), torch.tensor([[[2.0, -0.5]]])
+    expected = torch.tensor([[[-3.0, 10.5], [3.0, 9.5]]], dtype=torch.float64)
+    assert torch.allclose(modulated_norm(x, shift, scale), expected, atol=1e-4)
+
+
+def test_modulation_hands_out_its_parts_in_order():
+    modulation = Modulation(2, 3, 2)
+    assert all((part == 0).all() for part in modulation(torch.randn(5, 2)))
+    with torch.no_grad():
+        modulation.linear.bias += torch.arange(6)
+        modulation.linear.weight[4] = 10.0
+    first, second = modulation(torch.tensor([[1.0, 2.0]]))
+    assert first.tolist() == [[[0, 1, 2]]] and second.tolist() == [[[3, 34, 5]]]
+
+
+def test_rotary_products_depend_on_the_distance_only():
+    g, length, size = torch.Generator().manual_seed(0), 40, 8
+    q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
+    angles = rotary_angles(length, size).double()
+    turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
+    products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
+    seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
+    for distance in range(-39, 40):
+        along = products.diagonal(distance)
+        assert torch.allclose(along, along[0].expand_as(along), atol=1e-5)
+    apart = (seen[:, None] - seen).abs() + torch.eye(79)
+    assert apart.min() > 1e-4  # no two distances look alike, nor does left look like right
+
+
+def test_rotation_keeps_lengths_and_the_first_position():
+    x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
+    y = rotate(x, rotary_angles(10, 8))
+    assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
+    assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+    assert torch.equal(rotary_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
+
+
+def test_rotation_in_bfloat16_still_counts():
+    x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
+    angles = rotary_angles(300, 8)
+    assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
+
+
+def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
+    """Give every weight a random value, the zeros too."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(size * torch.randn(parameter.shape, generator=g))
+    return module
+
+
+def attention_by_hand(attention: Attention, x: Tensor) -> Tensor:
+    """One text (L, 16), two heads of 8 features, by the formula."""
+    speeds = 10_000 ** -(torch.arange(4).double() / 4)
+
+    def arrows(row: Tensor, norm: nn.RMSNorm, position: int) -> Tensor:
+        row = norm.weight * row / row.square().mean().sqrt()
+        return torch.complex(row[:4], row[4:]) * torch.exp(1j * position * speeds)
+
+    seen = torch.zeros_like(x)
+    for h in (0, 1):
+        here = slice(8 * h, 8 * h + 8)
+        query, key, value = (x @ matrix[here].T for matrix in attention.qkv.weight.chunk(3))
+        for i in range(len(x)):
+            q = arrows(query[i], attention.query_norm, i)
+            k = [arrows(row, attention.key_norm, j) for j, row in enumerate(key)]
+            weights = torch.stack([(q * kj.conj()).real.sum() / 8**0.5 for kj in k]).softmax(0)
+            seen[i, here] = weights @ value
+    return seen @ attention.out.weight.T
+
+
+def test_attention_is_the_formula():
+    attention = randomize(Attention(small_config()).double())
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = attention(x, rotary_angles(5, 8).double())
+    for seen, text in zip(found, x):
+        assert torch.allclose(seen, attention_by_hand(attention, text), atol=1e-6)
+
+
+def test_large_queries_and_keys_change_nothing():
+    attention = randomize(Attention(small_config()).double())
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    before = attention(x, rotary_angles(5, 8))
+    with torch.no_grad():
+        attention.qkv.weight[:32] *= 1000  # queries and keys, not values
+    assert torch.allclose(attention(x, rotary_angles(5, 8)), before)
+
+
+def test_each_gate_opens_its_branch():
+    g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
+    x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
+    cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
+    block = Block(small_config()).double()
+    assert torch.equal(block(x, cond, angles), x)
+    randomize(block.attention)
+    randomize(block.feed_forward)
+    assert torch.equal(block(x, cond, angles), x)
+    parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
+    norm = nn.functional.layer_norm
+    for first, step in (
+        (0, lambda h: block.attention(h, angles)),
+        (3, block.feed_forward),
+    ):
+        parts.zero_()
+        parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
+        expected = x - 2.0 * step(1.5 * norm(x, (16,)) + 0.2)
+        assert torch.allclose(block(x, cond, angles), expected)
+
+
+def small_network(seed: int = 0, **changes) -> DiscreteDiffusionTransformer:
+    """A small network in double precision that has left its zeros; ``seed`` below 0: a fresh one."""
+    network = DiscreteDiffusionTransformer(small_config(**changes)).double().eval()
+    return network if seed < 0 else randomize(network, seed)
+
+
+def noised_batch(batch: int = 3, length: int = 7) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(2)
+    x_t = torch.randint(8, (batch, length), generator=g)
+    return x_t, torch.logspace(-2, 1, batch, dtype=torch.float64)
+
+
+def test_modulation_is_zero_after_construction():
+    sigma_bar = torch.logspace(-4, math.log10(20), 50)
+    for config in (DiscreteDiffusionConfig(), small_config()):
+        network = DiscreteDiffusionTransformer(config)
+        modulations = [m for m in network.modules() if isinstance(m, Modulation)]
+        assert len(modulations) == config.n_layer + 1
+        cond = network.noise_embedding(sigma_bar)
+        assert cond.std(dim=0).min() > 0  # the noise does get this far
+        for modulation in modulations:
+            assert all((part == 0).all() for part in modulation(cond))
+
+
+def test_fresh_network_knows_nothing():
+    x_t, sigma_bar = noised_batch()
+    for parametrization in ("denoiser", "score"):
+        network = small_network(-1, parametrization=parametrization)
+        assert (network(x_t, sigma_bar) == 0).all()
+    log_q = small_network(-1).denoise(x_t, sigma_bar)
+    assert torch.allclose(log_q, torch.full((3, 7, 8), -math.log(8)).double())
+
+
+def awake(network: DiscreteDiffusionTransformer) -> dict[str, bool]:
+    return {name: bool((p.grad != 0).any()) for name, p in network.named_parameters()}
+
+
+def test_network_wakes_from_the_top():
+    network = small_network(-1).train()
+    optimizer, g = torch.optim.SGD(network.parameters(), lr=0.1), torch.Generator().manual_seed(0)
+    x_0, mask = torch.randint(8, (64, 9), generator=g), torch.rand(64, 9, generator=g) < 0.3
+    for step in range(3):
+        optimizer.zero_grad()
+        t = torch.rand(64, generator=g, dtype=torch.float64)
+        compute_loss(network, x_0, network.config.noise, t, mask, generator=g).mean().backward()
+        optimizer.step()
+        moving = awake(network)
+        if step == 0:
+            assert {name for name, moves in moving.items() if moves} == {"head.weight", "head.bias"}
+        elif step == 1:
+            gates = {name for name in moving if "modulation" in name}
+            ends = {"embedding.weight", "places", "head.weight", "head.bias"}
+            assert {name for name, moves in moving.items() if moves} == ends | gates
+    assert all(moving.values())
+
+
+def influence(network: DiscreteDiffusionTransformer, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+    """Size of the derivatives of the logits by the embedded tokens: (B, L, B, L)."""
+    embedded = []
+    hook = network.embedding.register_forward_hook(lambda *call: embedded.append(call[-1]))
+    logits = network.logits(x_t, sigma_bar)
+    hook.remove()
+    answers = logits @ torch.linspace(-1, 1, logits.shape[-1], dtype=logits.dtype)  # (B, L)
+    rows = [torch.autograd.grad(a, embedded[0], retain_graph=True)[0] for a in answers.flatten()]
+    return torch.stack(rows).norm(dim=-1).view(*x_t.shape, *x_t.shape)
+
+
+def test_every_position_hears_every_other_and_no_other_text():
+    x_t, sigma_bar = noised_batch(3, 12)
+    for changes in ({}, {"n_layer": 1}, {"parametrization": "score"}):
+        heard = influence(small_network(**changes), x_t, sigma_bar)
+        for a in range(3):
+            for b in range(3):
+                block = heard[a, :, b]
+                assert (block > 1e-6).all() if a == b else (block == 0).all()
+
+
+def test_each_text_has_its_own_noise():
+    network, (x_t, sigma_bar) = small_network(), noised_batch()
+    jacobian = torch.autograd.functional.jacobian(lambda s: network.logits(x_t, s), sigma_bar)
+    moved = jacobian.abs().amax(dim=(1, 2))  # (B, B): the text that answers, the noise that moves
+    assert ((moved > 1e-6) == torch.eye(3, dtype=torch.bool)).all()
+
+
+def test_log_score_is_zero_at_the_current_token():
+    x_t, sigma_bar = noised_batch()
+    for parametrization in ("denoiser", "score"):
+        network = small_network(parametrization=parametrization)
+        log_score = network(x_t, sigma_bar)
+        assert log_score.shape == (3, 7, 8) and log_score.isfinite().all()
+        assert (log_score.gather(-1, x_t[..., None]) == 0).all()
+        assert (log_score != 0).sum() == 3 * 7 * 7  # and nowhere else
+    logits = network.logits(x_t, sigma_bar)  # parametrization "score": differences of logits
+    difference = logits[0, 0] - logits[0, 0, x_t[0, 0]]
+    assert torch.equal(log_score[0, 0], difference)
+
+
+def test_denoise_is_a_distribution():
+    x_t, sigma_bar = noised_batch()
+    log_q = small_network().denoise(x_t, sigma_bar)
+    assert torch.allclose(log_q.exp().sum(-1), torch.ones(3, 7).double())
+    assert log_q.std(-1).min() > 0.1  # and not the uniform one
+    with pytest.raises(TypeError, match="'score' has no denoiser"):
+        small_network(parametrization="score").denoise(x_t, sigma_bar)
+
+
+def test_score_is_the_mean_ratio_whatever_the_network_says():
+    x_t, sigma_bar = noised_batch()
+    for seed in range(3):
+        network = small_network(seed)
+        posterior = log_posterior(network.denoise(x_t, sigma_bar), sigma_bar, x_t).exp()
+        mean = torch.zeros(3, 7, 8, dtype=torch.float64)
+        for z in range(8):
+            ratio = log_ratio(sigma_bar, x_t, torch.full_like(x_t, z), 8).exp()
+            mean += posterior[..., z, None] * ratio
+        assert torch.allclose(mean, network(x_t, sigma_bar).exp(), rtol=1e-9)
+
+
+def test_mask_matters_only_through_given():
+    network, (x_t, sigma_bar) = small_network(), noised_batch()
+    none, some = torch.zeros(3, 7, dtype=torch.bool), torch.zeros(3, 7, dtype=torch.bool)
+    some[0, 2] = True
+    plain = network(x_t, sigma_bar)
+    assert torch.equal(network(x_t, sigma_bar, none), plain)
+    told = network(x_t, sigma_bar, some)
+    assert (told[0] != plain[0]).any(-1).all() and torch.equal(told[1:], plain[1:])
+    with torch.no_grad():
+        network.given.zero_()
+    assert torch.equal(network(x_t, sigma_bar, some), plain)
+
+
+def test_texts_up_to_the_block_size():
+    network = small_network()
+    for length in (1, 2, 12):
+        x_t, sigma_bar = noised_batch(2, length)
+        assert network(x_t, sigma_bar).shape == (2, length, 8)
+    with pytest.raises(ValueError, match="a text has 1 to 12 tokens here, got 13"):
+        network(*noised_batch(2, 13))
+
+
+def test_precision_of_the_answer():
+    x_t, sigma_bar = noised_batch(2, 200)
+    sizes = {"block_size": 200, "n_embd": 32}
+    network, answers, angles = DiscreteDiffusionTransformer(small_config(**sizes)), {}, []
+    network.blocks[0].register_forward_pre_hook(lambda block, inputs: angles.append(inputs[2]))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        randomize(network.to(dtype), size=0.15)
+        answers[dtype] = network.denoise(x_t, sigma_bar.to(dtype))
+        assert answers[dtype].dtype == torch.promote_types(dtype, torch.float32)
+        network(x_t, sigma_bar.float())  # noise and network may differ in precision
+    randomize(network.float(), size=0.15)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network.denoise(x_t, sigma_bar.float())
+    assert all(torch.equal(a, rotary_angles(200, 16)) for a in angles)  # never rounded
+    exact = answers[torch.float64]
+    assert exact.std(-1).min() > 0.05
+    assert (answers[torch.float32] - exact).abs().max() < 1e-4
+    for half in (answers[torch.bfloat16], mixed):
+        assert half.dtype == torch.float32 and (half - exact).abs().max() < 0.1
+
+
+def test_no_dropout_unless_asked_for():
+    x_t, sigma_bar = noised_batch()
+    for dropout, same in ((0.0, True), (0.5, False)):
+        network = small_network(dropout=dropout)
+        settled = network(x_t, sigma_bar)
+        assert torch.equal(network(x_t, sigma_bar), settled)
+        assert torch.equal(network.train()(x_t, sigma_bar), settled) is same
+
+
+def test_network_refuses_inputs_in_one_line():
+    network, (x_t, s) = small_network(), noised_batch()
+    mask = torch.zeros(3, 7, dtype=torch.bool)
+    for message, inputs in {
+        r"int64 of shape \(B, L\), got torch.int32": (x_t.int(), s),
+        r"int64 of shape \(B, L\), got torch.int64, \(7,\)": (x_t[0], s),
+        "1 to 12 tokens here, got 0": (x_t[:, :0], s),
+        r"sigma_bar must be floating, of shape \(B,\) = \(3,\)": (x_t, s[:2]),
+        r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
+        "sigma_bar .* got torch.int64": (x_t, s.long()),
+        "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
+        r"mask must be bool of shape \(B, L\) = \(3, 7\)": (x_t, s, mask[:, :6]),
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            network(*inputs)
+        assert "\n" not in str(error.value)
+
+
+def expected_parameters(config: DiscreteDiffusionConfig) -> int:
+    V, d, c = config.vocab_size, config.n_embd, config.cond_dim
+    attention, feed_forward = 4 * d * d + 2 * d // config.n_head, 8 * d * d
+    biases = (4 + 5) * d if config.bias else 0
+    block = 6 * d * (c + 1) + attention + feed_forward + biases
+    ends = (V + config.block_size + 1) * d + 2 * c * (c + 1) + 2 * d * (c + 1) + V * (d + 1)
+    return ends + config.n_layer * block
+
+
+def test_number_of_parameters():
+    for config in (
+        DiscreteDiffusionConfig(),
+        small_config(),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6),
+    ):
+        network = DiscreteDiffusionTransformer(config)
+        assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)
+
+
+def test_save_and_load(tmp_path: Path):
+    x_t, sigma_bar = noised_batch()
+    mask = x_t > 5
+    for parametrization in ("denoiser", "score"):
+        changes = {"parametrization": parametrization, "sigma_max": 5.0, "padded": True}
+        network = small_network(**changes).float()
+        network.config.step, network.config.ema = 1234, True
+        network.save_pretrained(tmp_path)
+        assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+        described = json.loads((tmp_path / "config.json").read_text())
+        assert DiscreteDiffusionConfig(**described) == network.config
+        assert described["step"] == 1234 and described["ema"] is True
+        torch.manual_seed(1)  # whatever was random at construction must be replaced
+        loaded = DiscreteDiffusionTransformer.from_pretrained(tmp_path)
+        assert loaded.config == network.config and not loaded.training
+        assert isinstance(loaded.config.vocab, tuple)
+        sigma = sigma_bar.float()
+        assert torch.equal(loaded(x_t, sigma, mask), network(x_t, sigma, mask))
+
+
+def test_missing_weights_are_an_error(tmp_path: Path):
+    network = DiscreteDiffusionTransformer(small_config())
+    network.save_pretrained(tmp_path, config=small_config(n_layer=3))  # a block that is not there
+    with pytest.raises(RuntimeError, match="blocks.2"):
+        DiscreteDiffusionTransformer.from_pretrained(tmp_path)
