@@ -472,10 +472,10 @@ test_templates_that_cannot_work_are_refused()
 # %% [markdown]
 # ## The same seed, the same text
 #
-# [Chapter 7](07_sampler.ipynb) gives each text its own random numbers, so that story 3 of seed 1 is the same
-# whether you ask for four stories or for four hundred. On paper. In floating point, sums depend on
-# their order: `(0.1 + 0.2) + 0.3` is not `0.1 + (0.2 + 0.3)`. And a matrix product adds up in another order when
-# the matrix has more rows. So a text that shares its batch with others gets slightly other
+# [Chapter 7](07_sampler.ipynb) gives each text its own random numbers, so that story 3 of seed 1 is the
+# same whether you ask for four stories or for four hundred. On paper. In floating point, sums depend on
+# their order: `(0.1 + 0.2) + 0.3` is not `0.1 + (0.2 + 0.3)`. And a matrix product adds up in another
+# order when the matrix has more rows. So a text that shares its batch with others gets slightly other
 # probabilities than alone:
 
 # %%
@@ -489,11 +489,11 @@ with torch.inference_mode():
 print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 
 # %% [markdown]
-# Does it matter? Each character is drawn by a dart on a ruler (chapter 7). If the dart falls into the tiny gap between
-# where a boundary is and where it would be, another character is drawn, and from then on everything
-# can go another way. We added up the gaps along runs of a half-trained model: about one story in 150
-# would have come out different. That is rare, and so it is the worst kind of difference: the kind you meet once,
-# and cannot find again.
+# Does it matter? Each character is drawn by a dart on a ruler (chapter 7). If the dart falls into the
+# tiny gap between where a boundary is and where it would be, another character is drawn, and from then on
+# everything can go another way. We added up the gaps along runs of a half-trained model: about one story
+# in 150 would have come out different. That is rare, and so it is the worst kind of difference: the kind
+# you meet once, and cannot find again.
 #
 # On a CPU there is a plain cure: one text after the other goes through the network. We expected to pay
 # for it, and did not: on one core, 16 texts took 5.4 seconds either way. A GPU would be left idle; there
@@ -802,22 +802,24 @@ test_what_cannot_work_is_refused_at_the_call()
 # %% [markdown]
 # ## Watching
 #
-# Here is one story as it is written, in 64 steps. At first every character is random. Then single letters
-# settle, then words, then the names agree with the pronouns. Colored and underlined is what the last step
-# changed; a dot is `<PAD>`, where the story has ended. Drag the slider to go back and forth.
+# Here is one story as it is written, in 64 steps: first 160 random characters, at the end a story. What
+# the last step changed is colored and underlined; a dot is `<PAD>`, where the story has ended. Drag the
+# slider to go back and forth.
 
 # %%
 animation = pipeline.generate_with_visualization(seed=4, num_steps=16 if smoke else 64)
 animation
 
 # %% [markdown]
-# The story does not grow from left to right. Its frame comes first, then what hangs on it.
+# Nothing grows from left to right. Letters settle all over the place, and words close around them.
 # `animation.save("story.gif")` writes a picture for a slide, `animation.save("story.html")` a page of its
 # own. On a terminal, `ddlm-generate --visualize` shows the same.
 #
 # The player has all steps at once. Code that wants to act *while* the text is written, such as a web page
 # or a progress bar, takes them one by one. Here are some steps of the same run, with the noise that
-# is left and the number of characters that the step changed. (`repr` shows line breaks as `\n`.)
+# is left and the number of characters that the step changed. (`!r` shows a line break as `\n`.) With our
+# schedule, `fraction`, each step takes away the same share of the noise. So with 128 steps about one
+# character in 128 settles at a time: of 160, one or two.
 
 # %%
 for step in pipeline.generate_streaming(seed=4, num_steps=num_steps):
@@ -876,8 +878,8 @@ show(texts)
 # ## Temperature
 #
 # The temperature $T$ sharpens or flattens what the network believes of each clean character, to $q^{1/T}$
-# made to sum to 1. With $T<1$ it is surer of itself than it was trained to be, and makes fewer slips. With $T>1$ rare
-# characters get a chance, and words come apart. The same seed, three temperatures:
+# made to sum to 1. With $T<1$ it is surer of itself than it was trained to be, and makes fewer slips.
+# With $T>1$ rare characters get a chance, and words come apart. The same seed, three temperatures:
 
 # %%
 for temperature in (0.5, 1.0, 1.5):
@@ -886,10 +888,10 @@ for temperature in (0.5, 1.0, 1.5):
     print()
 
 # %% [markdown]
-# Is the lowest the best, then? For a single story perhaps. But $T=1$ is the only temperature at which the texts
-# follow the distribution that the model has learned, so it is the one that
-# [chapter 9](09_evaluation.ipynb) measures. In chapter 7 we saw what a low one does to a small world: it
-# takes away what fits badly and hardly touches the choice among what fits.
+# Is the lowest the best, then? For a single story perhaps. But $T=1$ is the only temperature at which the
+# texts follow the distribution that the model has learned, so it is the one that [chapter
+# 9](09_evaluation.ipynb) measures. In chapter 7 we saw what a low one does to a small world: it takes
+# away what fits badly and hardly touches the choice among what fits.
 
 # %% [markdown]
 # ## In a script of your own
@@ -913,11 +915,11 @@ for name in ("Lily", "Otto", "Zoë"):
 # %% [markdown]
 # ## Change it safely
 #
-# Give templates a second kind of blank: let `?` stand for one character, too. In `encode_template`, replace
-# `None if c == "_"` by `None if c in "_?"`. `test_template_becomes_tokens_and_mask` fails: it holds a question mark that wants to stay one. And so do stories:
-# *Was it a monster?* would lose its end. So the sign has to be one that no story needs,
-# and has to have a way to be written as itself, as `\_` is. The command:
-# `make export && pytest tests/test_pipeline.py`.
+# Give templates a second kind of blank: let `?` stand for one character, too. In `encode_template`,
+# replace `None if c == "_"` by `None if c in "_?"`. `test_template_becomes_tokens_and_mask` fails: it
+# holds a question mark that wants to stay one. And so do stories: *Was it a monster?* would lose its end.
+# So the sign has to be one that no story needs, and has to have a way to be written as itself, as `\_`
+# is. The command: `make export && pytest tests/test_pipeline.py`.
 #
 # Then try this: in `generate_streaming`, leave out the line that makes `rows` 1 on a CPU. Only
 # `test_texts_do_not_depend_on_their_batch` fails. All stories look as good as before, which is why
@@ -926,7 +928,8 @@ for name in ("Lily", "Otto", "Zoë"):
 # ## Exercises
 #
 # **1.** Write a template for a text of 40 characters that begins with `Max` and ends with `happy.`, with
-# `encode_template` as the judge. How many of the tokens are given, for a model whose texts are not padded? (Expected: 9.)
+# `encode_template` as the judge. How many of the tokens are given, for a model whose texts are not
+# padded? (Expected: 9.)
 
 # %% tags=["solution", "hide-input"]
 _, mask = encode_template("Max_{31}happy.", None, DiscreteDiffusionConfig(block_size=64))
@@ -934,8 +937,9 @@ assert len(mask) == 40 and mask.sum() == 9
 int(mask.sum())
 
 # %% [markdown]
-# **2.** You liked the fourth of the stories that `generate(200, seed=9)` wrote, and lost it. Write it again without the
-# other 199. (Expected: the same text as the last of four. It takes one run and not two hundred.)
+# **2.** You liked the fourth of the stories that `generate(200, seed=9)` wrote, and lost it. Write it
+# again without the other 199. (Expected: the same text as the last of four. It takes one run and not two
+# hundred.)
 
 # %% tags=["solution", "hide-input"]
 (again,) = pipeline.generate(first=3, seed=9, num_steps=16)
@@ -943,8 +947,8 @@ assert again == pipeline.generate(4, seed=9, num_steps=16)[-1]
 show([again])
 
 # %% [markdown]
-# **3.** How many numbers does the bundled model hold? Find out from the header alone, without loading a weight.
-# (Expected: what `pipeline.model` says.)
+# **3.** How many numbers does the bundled model hold? Find out from the header alone, without loading a
+# weight. (Expected: what `pipeline.model` says.)
 
 # %% tags=["solution", "hide-input"]
 shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
@@ -953,19 +957,20 @@ assert count == sum(weight.numel() for weight in pipeline.model.parameters())
 count
 
 # %% [markdown]
-# **4.** With `generate_streaming`, stop a run as soon as three steps in a row have changed nothing. A network that knows
-# everything would stop early; use the tiny one of the tests, which knows nothing, with
-# `schedule="linear"` and 200 steps. After which step does seed 0 stop, and is its text already that of the full run? (Expected:
-# XXX)
+# **4.** Could we stop early? With `generate_streaming`, stop as soon as three steps in a row have changed
+# nothing. Try it on the tiny network of the tests with `schedule="linear"`, 200 steps and seed 0. Is the
+# text already that of the full run? (Expected: it stops before half of the steps are done, and no. A
+# quiet step only says that little noise was taken away. Any character that still has noise on it can
+# change.)
 
 # %% tags=["solution", "hide-input"]
-quiet = 0
-run = {"seed": 0, "num_steps": 200, "schedule": "linear"}
+run, quiet = {"seed": 0, "num_steps": 200, "schedule": "linear"}, 0
 for step in tiny_pipeline().generate_streaming(**run):
     quiet = 0 if step.changed.any() else quiet + 1
-    if step.index > 0 and quiet == 3:
+    if step.index >= 3 and quiet >= 3:
         break
-step.index, step.texts == tiny_pipeline().generate(**run)
+assert step.index < 100 and step.texts != tiny_pipeline().generate(**run)
+step.index
 
 # %% [markdown]
 # ## Summary
