@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="folder or bundled name (default: the bundled model)")
     p.add_argument("--samples", type=int, default=512, help="samples to judge (default: 512)")
     p.add_argument("--steps", type=int, default=128, help="denoising steps (default: 128)")
-    p.add_argument("--schedule", default="fraction", help="fraction, cosine or linear")
+    p.add_argument("--schedule", default="cosine", help="fraction, cosine or linear")
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     p.add_argument("--train-samples", type=int, default=125_000, help="stories it was trained on")

@@ -130,9 +130,9 @@ for name, own in (("own letter left out", False), ("own letter counted twice", T
 # ## The picture
 #
 # On the left is the whole network, from bottom to top. Tokens become vectors of $d$ features
-# (*embedding*); $n$ blocks work on them; a last linear map (*head*) gives $V$ numbers for each position,
-# which become $\log q$, and with $\kappa$ the score. The noise level enters at the side: as sines and
-# cosines, through two small layers, into every block, and once more as it is, in $\kappa$.
+# (*embedding*), and each place in the window adds its own; $n$ blocks work on them; a last linear map (*head*)
+# gives $V$ numbers for each position, which become $\log q$, and with $\kappa$ the score. The noise level
+# enters at the side: as sines and cosines, through two small layers, into every block, and once more as it is, in $\kappa$.
 #
 # On the right is one block. The thick line is the text on its way up, and the block only ever *adds* to
 # it, twice. The first branch lets positions look at each other, the second thinks about what was seen. The noise
@@ -160,7 +160,15 @@ def arrow(start: tuple, end: tuple, color: str, width: float = 1.2) -> None:
     ax.annotate("", end, start, arrowprops=style)
 
 
-steps = ["embedding", "block 1", "block n", "norm, scale, shift", "head", "log-softmax", "Bayes: κ"]
+steps = [
+    "embedding, place",
+    "block 1",
+    "block n",
+    "norm, scale, shift",
+    "head",
+    "log-softmax",
+    "Bayes: κ",
+]
 heights = [1.0, 2.5, 4.1, 5.4, 6.5, 7.6, 9.0]
 for text, y, below in zip(steps, heights, [0.05, *heights]):
     arrow((1.2, below + 0.32 * (y > 1)), (1.2, y - 0.32), TEXT, 2.4)
@@ -570,7 +578,7 @@ for m, n in ((2, 5), (7, 10), (5, 2)):
 # A head has more than two features, so each pair gets a speed of its own, again from fast to slow:
 # $\omega_j = 10000^{-2j/s}$, with $s$ the size of a head. The fast pairs see exactly which neighbor is which,
 # the slow ones see far. Feature $j$ is paired with feature $j + s/2$; any pairing would do. There is nothing to
-# learn here, and no table of positions that ends somewhere. (We compute the angles on every call, always in
+# learn here. (We compute the angles on every call, always in
 # single precision. A stored table would follow the network into bfloat16, which has 8 digits of binary
 # precision: above position 256 it cannot even count.)
 
@@ -629,8 +637,9 @@ test_rotation_in_bfloat16_still_counts()
 # Angles only tell how far apart two positions are. When nearly all characters are noise, nothing on the page
 # tells where in the window a position lies, and our stories all start at its first character. So each position
 # of the window also gets a vector of its own, `places`, which is added to its embedding. It is zero at first, and
-# learned. (A departure from the paper's network, which has rotary positions alone.)
-#
+# learned. (*Departure:* SEDD has rotary positions alone.)
+
+# %% [markdown]
 # ## Attention: everyone listens to everyone
 #
 # Position $i$ makes a query $q_i$; every position $j$ makes a key $k_j$ and a value $v_j$, all by linear maps.
@@ -1114,6 +1123,7 @@ plt.show()
 #
 # The rest are promises to the other chapters. For random weights, awake:
 #
+# * each position adds its own place, and no other;
 # * log-scores are 0 at the current token, in both parametrizations, and $\log q$ sums to 1;
 # * the identity from the beginning: the score is the mean of the true ratios over the posterior;
 # * a mask changes the answer if and only if `given` is not zero, and a mask without a single given token is no
@@ -1125,6 +1135,20 @@ plt.show()
 
 # %% tags=["test"]
 from ddlm_core.loss import log_posterior, log_ratio
+
+
+def test_places_are_added_by_position():
+    x_t, sigma_bar = noised_batch()
+    network = small_network(-1)  # its blocks do nothing yet
+    assert (network.places == 0).all() and (network.given == 0).all()
+    randomize(network.head)
+    alike = network.logits(torch.full_like(x_t, 5), sigma_bar)
+    assert torch.equal(alike, alike[:, :1].expand_as(alike))  # nothing tells the places apart
+    with torch.no_grad():
+        network.places.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
+    x = network.embedding.weight[x_t] + network.places[torch.arange(7)]
+    expected = network.head(nn.functional.layer_norm(x, (16,)))
+    assert torch.allclose(network.logits(x_t, sigma_bar), expected)
 
 
 def test_log_score_is_zero_at_the_current_token():
@@ -1174,6 +1198,7 @@ def test_mask_matters_only_through_given():
     assert torch.equal(network(x_t, sigma_bar, some), plain)
 
 
+test_places_are_added_by_position()
 test_log_score_is_zero_at_the_current_token()
 test_denoise_is_a_distribution()
 test_score_is_the_mean_ratio_whatever_the_network_says()
@@ -1250,7 +1275,7 @@ test_network_refuses_inputs_in_one_line()
 # $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $c$ the width of the noise vector, and no biases in the
 # blocks:
 #
-# $$ \underbrace{Vd + Ld + d}_{\text{embedding, places, given}} + \underbrace{2c(c+1)}_{\text{noise}}
+# $$ \underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2c(c+1)}_{\text{noise}}
 #    + n\big[\underbrace{6d(c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
 #    + \underbrace{8d^2}_{\text{feed-forward}}\big]
 #    + \underbrace{2d(c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
@@ -1377,16 +1402,16 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 # %% [markdown]
 # ## Exercises
 #
-# **1. Small, medium.** SEDD's small model has 12 blocks of 768 features; its noise vector has 128. What would
-# ours have at that size, with our 106 tokens? Which share is modulation? (Expected: 92.7
+# **1. Small, medium.** SEDD's small model has 12 blocks of 768 features; its noise vector has 128, its window
+# 1024 tokens. What would ours have at that size, with our 106 tokens? Which share is modulation? (Expected: 93.3
 # million, of which 7.9 %.)
 
 # %% tags=["solution", "hide-input"]
-sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "cond_dim": 128}
+sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "cond_dim": 128, "block_size": 1024}
 medium = DiscreteDiffusionConfig(**sizes)
 modulation = (12 * 6 + 2) * 768 * 129
 total = expected_parameters(medium)
-assert round(total / 1e6, 1) == 92.7 and round(100 * modulation / total, 1) == 7.9
+assert round(total / 1e6, 1) == 93.3 and round(100 * modulation / total, 1) == 7.9
 total, round(100 * modulation / total, 1)
 
 # %% [markdown]
@@ -1422,8 +1447,8 @@ assert abs(rounds[0] - 6.283) < 1e-3 and 35_000 < rounds[-1] < 36_000
 round(rounds[0].item(), 1), round(rounds[-1].item())
 
 # %% [markdown]
-# **4. A bag of letters.** Without rotary positions and places, does the network know the order of the letters?
-# Leave the places out, replace the angles by zeros, reverse a text, and compare the answers. (Expected: the answers are the same,
+# **4. A bag of letters.** Without `places` and rotary positions, does the network know the order of the letters?
+# Replace both by zeros, reverse a text, and compare the answers. (Expected: the answers are the same,
 # reversed.)
 
 # %% tags=["solution", "hide-input"]

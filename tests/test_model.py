@@ -277,6 +277,20 @@ def test_each_text_has_its_own_noise():
     assert ((moved > 1e-6) == torch.eye(3, dtype=torch.bool)).all()
 
 
+def test_places_are_added_by_position():
+    x_t, sigma_bar = noised_batch()
+    network = small_network(-1)  # its blocks do nothing yet
+    assert (network.places == 0).all() and (network.given == 0).all()
+    randomize(network.head)
+    alike = network.logits(torch.full_like(x_t, 5), sigma_bar)
+    assert torch.equal(alike, alike[:, :1].expand_as(alike))  # nothing tells the places apart
+    with torch.no_grad():
+        network.places.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
+    x = network.embedding.weight[x_t] + network.places[torch.arange(7)]
+    expected = network.head(nn.functional.layer_norm(x, (16,)))
+    assert torch.allclose(network.logits(x_t, sigma_bar), expected)
+
+
 def test_log_score_is_zero_at_the_current_token():
     x_t, sigma_bar = noised_batch()
     for parametrization in ("denoiser", "score"):

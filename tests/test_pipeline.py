@@ -137,7 +137,7 @@ def test_a_name_finds_its_folder(tmp_path):
 
 
 def test_devices_are_tried_out():
-    assert _pick_device(None).type in ("cuda", "mps", "cpu")
+    assert _pick_device(None).type in ("cuda", "mps", "xpu", "cpu")
     assert _pick_device("cpu") == _pick_device(torch.device("cpu")) == torch.device("cpu")
     for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
         with pytest.raises(ValueError, match="cannot be used here; 'cpu' always can$"):

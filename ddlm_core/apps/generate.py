@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num-steps", type=int, default=128, help="denoising steps (default: 128)")
     p.add_argument(
         "--schedule",
-        default="fraction",
-        help="where the steps lie: linear, cosine or fraction (default: fraction)",
+        default="cosine",
+        help="where the steps lie: linear, cosine or fraction (default: cosine)",
     )
     p.add_argument("--temperature", type=float, default=1.0, help="below 1 is surer (default: 1)")
     p.add_argument("--template", help="text with blanks to fill in")
