@@ -94,7 +94,7 @@ def test_generated_files(book, export):
     rain = (book / "ddlm_core/rain.py").read_text()
     assert rain.startswith("# Generated from notebooks/01_rain.py by tools/export.py: edit that, ")
     assert '"""Rain."""' in rain
-    assert '__all__ = ["survival"]' in rain
+    assert "__all__ = ['survival']" in rain
     assert "import math\n" not in rain  # the module does not use it; the test does
     tests = (book / "tests/test_rain.py").read_text()
     assert "import math\n" in tests

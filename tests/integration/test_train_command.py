@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
-SMALL = """model.n_layer=1 model.n_head=2 model.n_embd=16 model.cond_dim=8 context_length=32
-    batch_size=4 val_samples=4 eval_windows=8 num_epochs=50 max_steps=3 progress=false""".split()
+SMALL = [
+    *("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.cond_dim=8"),
+    *("context_length=32", "batch_size=4", "val_samples=4", "eval_windows=8"),
+    *("num_epochs=50", "max_steps=3", "progress=false"),
+]
 
 
 def ddlm_train(folder, *arguments):
