@@ -79,15 +79,12 @@ def _pick_device(name: str | None) -> torch.device:
 def encode_template(
     template: str, seq_len: int | None, config: DiscreteDiffusionConfig
 ) -> tuple[Tensor, Tensor]:
-    r"""Tokens of a template and which are given; a ``ValueError`` says why it cannot be filled.
+    r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
 
     Args:
         template: text with blanks: ``_`` is one, ``_{12}`` is twelve, ``\_`` is an underscore.
         seq_len: tokens in the text; by default the template is the whole text.
-        config: of the model that is to fill it.
-
-    Returns:
-        Tokens, int64 (L,), and a mask, bool (L,), true where a token is given.
+        config: of the model; a ``ValueError`` says why it cannot fill the template.
     """
     long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda match: "_" * min(int(match[1]), 10**6), template)
     characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
@@ -122,7 +119,6 @@ def _arguments(
     how = {"num_steps": 128, "schedule": "fraction", "temperature": 1.0} | how
     how["seq_len"] = config.block_size if seq_len is None else seq_len
     _check(1, config.block_size, seq_len=how["seq_len"])
-    _check(1, 100_000, num_steps=how["num_steps"])
     _check(0.001, 1000, temperature=how["temperature"])
     if template is not None:
         how["template"], how["mask"] = encode_template(template, seq_len, config)
@@ -155,14 +151,11 @@ class DiffusionPipeline:
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
-        """Load a model; a ``ValueError`` says what is missing or broken.
+        """The pipeline of a model; a ``ValueError`` says what is missing or broken.
 
         Args:
             source: a folder, the name of a bundled model, a Hub id, or None for the default.
             device: where to work; by default a GPU if there is one.
-
-        Returns:
-            The pipeline.
         """
         return cls(load_model(_model_folder(source)), device)
 
@@ -173,20 +166,17 @@ class DiffusionPipeline:
     def generate_streaming(
         self, num_samples: int = 1, *, seed: int | None = None, first: int = 0, **options: Any
     ) -> Iterator[TextStep]:
-        """Write texts and hand out every step.
+        """Write texts side by side: an iterator over the random start and each of ``num_steps`` steps.
 
         Args:
-            num_samples: number of texts, written side by side.
+            num_samples: number of texts.
             seed: the same seed, the same texts; drawn if it is not given.
             first: number of the first text, to go on where another call has ended.
             options: those of :meth:`generate`.
-
-        Returns:
-            An iterator over ``num_steps + 1`` steps; the first is the random start.
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
-        _check(1, 100_000, num_samples=num_samples, batch_size=rows)
+        _check(1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"])
         _check(0, 2**63, seed=seed, first=first)
         rows = 1 if self.device.type == "cpu" else rows
         own = sample_generators(seed, num_samples, first)
@@ -198,32 +188,22 @@ class DiffusionPipeline:
     def generate(
         self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
     ) -> list[str] | Tensor:
-        """Write texts; a ``ValueError`` says what cannot work, before any work is done.
+        """The finished texts; a ``ValueError`` says what cannot work, before any work is done.
 
         Args:
             num_samples: number of texts.
-            return_tokens: give tokens, int64 of shape (num_samples, L), instead of texts.
+            return_tokens: return tokens, int64 (num_samples, L), instead.
             options: ``seq_len``: tokens in a text, by default what the model takes; ``num_steps``
                 (128); ``schedule`` ("fraction"); ``template``: see :func:`encode_template`;
                 ``temperature`` (1.0), less is surer; ``batch_size`` (64), texts at once on a GPU,
                 always one on a CPU; ``seed`` and ``first``: see :meth:`generate_streaming`.
-
-        Returns:
-            The texts, or their tokens.
         """
         for step in self.generate_streaming(num_samples, **options):
             pass
         return step.tokens if return_tokens else step.texts
 
     def generate_with_visualization(self, **options: Any) -> Animation:
-        """Write one text and keep every step.
-
-        Args:
-            options: those of :meth:`generate`.
-
-        Returns:
-            The animation: a notebook shows it as a player.
-        """
+        """Write one text, with the options of :meth:`generate`, and keep all steps for a player."""
         steps = self.generate_streaming(**options)
         frames = iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
         return Animation(list(frames), self.tokenizer)

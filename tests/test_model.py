@@ -358,8 +358,12 @@ def test_precision_of_the_answer():
         assert answers[dtype].dtype == torch.promote_types(dtype, torch.float32)
         network(x_t, sigma_bar.float())  # noise and network may differ in precision
     randomize(network.float(), size=0.15)
+    attended = []
+    out = network.blocks[0].attention.out
+    out.register_forward_pre_hook(lambda layer, inputs: attended.append(inputs[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         mixed = network.denoise(x_t, sigma_bar.float())
+    assert attended == [torch.float32]  # exact up to here, whatever the linear maps do
     assert all(torch.equal(a, rotary_angles(200, 16)) for a in angles)  # never rounded
     exact = answers[torch.float64]
     assert exact.std(-1).min() > 0.05

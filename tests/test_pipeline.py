@@ -213,6 +213,14 @@ def test_texts_do_not_depend_on_their_batch():
         assert pipeline.generate(5, **options | {"seed": 8}) != texts
 
 
+def test_a_saved_pipeline_comes_back(tmp_path):
+    pipeline = tiny_pipeline(step=7, padded=True)
+    pipeline.save_pretrained(tmp_path / "saved")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "saved", "cpu")
+    assert loaded.config == pipeline.config and loaded.device.type == "cpu"
+    assert loaded(num_steps=2, seed=0) == pipeline(num_steps=2, seed=0)
+
+
 def test_without_a_seed_every_text_is_another():
     pipeline = tiny_pipeline()
     texts = pipeline.generate(3, num_steps=2, batch_size=1) + pipeline(3, num_steps=2)

@@ -181,6 +181,14 @@ def test_interrupt_ends_with_130(run, monkeypatch):
     assert run() == (130, "", "")
 
 
+def test_an_error_of_many_lines_is_told_in_one(run, monkeypatch):
+    def fail(*_):
+        raise ValueError("too\n  bad")
+
+    monkeypatch.setattr(generate, "write_texts", fail)
+    assert run() == (2, "", "ddlm-generate: too bad\n")
+
+
 def test_in_a_process_of_its_own(model: Path, run):
     arguments = ["--model", str(model), "--num-steps", "3", "--num-samples", "2", "--seed", "4"]
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60)
