@@ -116,7 +116,7 @@ def _arguments(
     config: DiscreteDiffusionConfig, seq_len: int | None = None, template: str | None = None, **how
 ) -> dict[str, Any]:
     """Arguments for ``denoising_steps``, from what :meth:`DiffusionPipeline.generate` was asked."""
-    how = {"num_steps": 128, "schedule": "fraction", "temperature": 1.0} | how
+    how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0} | how
     how["seq_len"] = config.block_size if seq_len is None else seq_len
     _check(1, config.block_size, seq_len=how["seq_len"])
     _check(0.001, 1000, temperature=how["temperature"])
@@ -194,7 +194,7 @@ class DiffusionPipeline:
             num_samples: number of texts.
             return_tokens: return tokens, int64 (num_samples, L), instead.
             options: ``seq_len``: tokens in a text, by default what the model takes; ``num_steps``
-                (128); ``schedule`` ("fraction"); ``template``: see :func:`encode_template`;
+                (128); ``schedule`` ("cosine"); ``template``: see :func:`encode_template`;
                 ``temperature`` (1.0), less is surer; ``batch_size`` (64), texts at once on a GPU,
                 always one on a CPU; ``seed`` and ``first``: see :meth:`generate_streaming`.
         """

@@ -14,7 +14,7 @@ EXAMPLES = r"""examples:
   ddlm-generate --model user/model --device cpu    by one from the Hugging Face Hub, without a GPU
   ddlm-generate --num-samples 5 --seed 1           five stories, the same ones every time
   ddlm-generate --num-samples 100 > stories.txt    a hundred, in a file
-  ddlm-generate --num-steps 16 --schedule cosine   faster and worse, with short steps at the end
+  ddlm-generate --num-steps 16 --schedule linear   faster and worse; steps that are equal in time
   ddlm-generate --temperature 0.7                  surer of itself: fewer slips, less surprise
   ddlm-generate --template 'It was misty. ____ sat inside with ___ pink _{4}. _{103}'
                                                    fill in blanks: _ is one character, _{4} is four,
