@@ -28,7 +28,7 @@ _NAMES = {
     "tokenizer": "UNK_ID PAD_ID SPECIAL_TOKENS VOCAB look_up CharacterLevelTokenizer",
     "noise": "rate_matrix as_float_tensor corrupted_fraction transition_matrix GeometricNoise",
     "forward": "transition sample_prior perturb_batch",
-    "animation": "Frame iter_frames make_frames PAD_MARK render_terminal Animation",
+    "animation": "Frame iter_frames make_frames PAD_MARK ARROWS characters final_text encode_frames render_player Animation",
     "loss": "kappa log_ratio score_entropy_loss denoiser_log_score log_posterior low_discrepancy_times free_mean compute_loss prior_kl reconstruction_nats",
     "model": "DiscreteDiffusionConfig check_config noise_features NoiseEmbedding Modulation modulated_norm rotary_angles rotate Attention FeedForward Block check_input DiscreteDiffusionTransformer",
     "sampler": "euler_probs staggered_score analytic_probs SCHEDULES create_timestep_schedule noise_levels sample_generators reverse_probs DenoisingStep denoising_steps sample_diffusion",

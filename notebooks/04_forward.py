@@ -578,20 +578,19 @@ test_frames_refuse_other_shapes()
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 PAD_MARK = "·"
-_ARROWS = {ord("\n"): "↵", ord("\t"): "⇥"}
+ARROWS = {ord("\n"): "↵", ord("\t"): "⇥"}
 
 
-def _characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
+def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
     """One character a token: ``<PAD>`` becomes a dot, what a terminal would obey becomes ``�``."""
     special = {tokenizer.unk_token_id: "�", tokenizer.pad_token_id: PAD_MARK}
     marks = [special.get(token) or tokenizer.vocab[token] for token in tokens]
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
 
 
-def _final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
+def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
     """The text of a frame as it is read: without ``<PAD>``."""
-    kept = (token for token in frame.tokens if token != tokenizer.pad_token_id)
-    return _characters(kept, tokenizer)
+    return characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
 
 
 # %% [markdown]
@@ -601,7 +600,7 @@ def _final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
 # in a file sent to a friend. So the player is a single piece of HTML that carries its frames, its looks
 # and its script, and asks no server for anything.
 #
-# **Frames** travel as differences. Most characters stay as they are from one frame to the next, so we write only
+# Frames travel as differences. Most characters stay as they are from one frame to the next, so we write only
 # the new ones, with the gaps between their positions (small numbers, few digits). 64 frames of 256
 # characters take under 10 kB. Inside a `<script>` element a text could end the element early, with `</script>`.
 # Writing every `<` as the escape `\u003c` rules that out.
@@ -610,16 +609,16 @@ def _final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
 import json
 
 
-def _encode(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
+def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
     """Frames as JSON that is safe inside ``<script>``: the first text, then differences only.
 
     A step is ``[noise, gaps, characters]``: the changed positions, each as its distance from the
     one before, and what stands there now.
     """
-    first = before = _characters(frames[0].tokens, tokenizer)
+    first = before = characters(frames[0].tokens, tokenizer)
     steps = []
     for frame in frames:
-        text = _characters(frame.tokens, tokenizer)
+        text = characters(frame.tokens, tokenizer)
         moved = [i for i in range(len(text)) if text[i] != before[i]]
         gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
         steps.append([float(f"{frame.sigma_bar:.3g}"), gaps, "".join(text[i] for i in moved)])
@@ -630,444 +629,32 @@ def _encode(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
 
 
 # %% [markdown]
-# **Looks.** Cells are one character wide, so nothing shifts sideways. The color of the page itself is
-# kept and mixed into ours, so the text reads well on white and on black. What changed is orange, *and* bold, *and* underlined:
-# color is never the only sign. (The last rule is for the theme of this book, which in the dark puts a
-# bright box behind every HTML output. The player does not need one.)
+# The looks and the script are two small files of the package,
+# [`player.css`](../ddlm_core/views/player.css) and
+# [`player.js`](../ddlm_core/views/player.js), beside the views for terminals and GIFs.
+# Three of their habits are worth stealing. Lines break where the *cleanest* frame has its spaces, in
+# every frame, so noise full of accidental spaces cannot make lines jump. What changed is orange, *and*
+# bold, *and* underlined: color is never the only sign. And without scripts the final text simply
+# stands there.
 
 # %% tags=["export:animation"]
-_CSS = """
-.ddlm-player { margin: 1em 0; }
-.ddlm-player pre {
-  margin: 0; padding: 0.5em 0; border: 0; box-shadow: none; background: none; color: inherit;
-  font: 0.95em/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  white-space: pre-wrap; overflow-wrap: anywhere;
-}
-.ddlm-player pre span { display: inline-block; vertical-align: top; }
-.ddlm-player pre span span { width: 1ch; height: 1.5em; text-align: center; white-space: pre; }
-.ddlm-player .ddlm-newline, .ddlm-player .ddlm-tab { overflow: hidden; }
-.ddlm-player .ddlm-newline::before { content: "↵"; opacity: 0.5; }
-.ddlm-player .ddlm-tab::before { content: "⇥"; opacity: 0.5; }
-.ddlm-player .ddlm-pad::before { content: "·"; opacity: 0.5; }
-.ddlm-player .ddlm-end::before { content: "·"; opacity: 0.15; }
-.ddlm-player .ddlm-changed {
-  color: #d55e00; color: color-mix(in srgb, #d55e00 75%, currentColor);
-  background: rgba(213, 94, 0, 0.15); font-weight: bold; text-decoration: underline;
-}
-.ddlm-player div { display: flex; gap: 0.8em; align-items: center; }
-.ddlm-player button { font: inherit; min-width: 5em; padding: 0.1em 0.6em; }
-.ddlm-player input { flex: 1; min-width: 0; accent-color: #0072b2; }
-.ddlm-player output, .ddlm-player figcaption { font-size: 0.9em; text-align: left; color: inherit; }
-html[data-theme="dark"] .bd-content div.cell_output .text_html:has(figure.ddlm-player) {
-  background: none; color: inherit;
-}
-"""
-
-# %% [markdown]
-# **Script.** Four short parts. The first undoes the differences:
-
-# %% tags=["export:animation"]
-_JS_DECODE = """
-const decode = ({ first, steps }) => {
-  let text = [...first];
-  return steps.map(([sigma, gaps, marks]) => {
-    const changed = new Set();
-    let position = 0;
-    text = [...text];
-    [...marks].forEach((mark, i) => {
-      position += gaps[i];
-      changed.add(position);
-      text[position] = mark;
-    });
-    return { sigma, text, changed };
-  });
-};
-"""
-
-# %% [markdown]
-# The second makes a cell for each character and fills the cells. Lines break where the *cleanest*
-# frame has its spaces, in every frame: noise full of accidental spaces and newlines cannot make lines jump. A
-# newline elsewhere shows as `↵`. Text enters through `textContent`, never as HTML, so it cannot
-# become a tag.
-
-# %% tags=["export:animation"]
-_JS_CELLS = """
-const make = (tag, parent) => parent.appendChild(document.createElement(tag));
-const layOut = (pre, marks, pad) => {
-  let word = null;
-  pre.textContent = "";
-  return marks.map((mark) => {
-    word ||= make("span", pre);
-    const cell = make("span", word);
-    if (mark === "\\n") make("br", pre);
-    if (" \\t\\n".includes(mark) || mark === pad) word = null;
-    return cell;
-  });
-};
-const draw = (cells, { text, changed }, pad) => {
-  const end = text.reduce((end, mark, i) => (mark === pad ? end : i), -1);
-  cells.forEach((cell, i) => {
-    const name = { "\\n": "newline", "\\t": "tab", [pad]: i > end ? "end" : "pad" }[text[i]];
-    cell.textContent = text[i] === pad ? "" : text[i];
-    cell.className = (name ? `ddlm-${name}` : "") + (changed.has(i) ? " ddlm-changed" : "");
-  });
-};
-"""
-
-# %% [markdown]
-# The third plays. It starts by itself once, when it first comes into view, unless the reader has
-# asked the system for less motion or has already touched a control.
-
-# %% tags=["export:animation"]
-_JS_PLAY = """
-const connect = (root, button, range, last, show) => {
-  let timer, touched = false;
-  const pause = () => {
-    timer = clearInterval(timer);
-    button.textContent = "Play";
-  };
-  const play = () => {
-    if (+range.value === last) show(0);
-    button.textContent = "Pause";
-    timer = setInterval(() => {
-      if (+range.value < last) show(+range.value + 1);
-      if (+range.value === last || !root.isConnected) pause();
-    }, 1000 / root.dataset.fps);
-  };
-  button.onclick = () => { touched = true; timer ? pause() : play(); };
-  range.oninput = () => { touched = true; pause(); show(+range.value); };
-  pause();
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-  const seen = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    seen.disconnect();
-    if (!touched) play();
-  }, { threshold: 0.5 });
-  seen.observe(root);
-};
-"""
-
-# %% [markdown]
-# The last one sets up every player on the page that is not set up yet. It does not ask which element
-# it belongs to, since notebooks differ in how they insert scripts. The controls are native, so the keyboard
-# works: arrow keys scrub, the space bar presses the button, and a screen reader hears the caption as the value of the
-# slider. The script builds them, because without a script they would do nothing; the final text then
-# simply stands there.
-
-# %% tags=["export:animation"]
-_JS_START = """
-document.querySelectorAll(".ddlm-player:not([data-ready])").forEach((root) => {
-  root.dataset.ready = "yes";
-  const { id } = root;
-  for (let n = 2, other; (other = document.getElementById(root.id)) && other !== root; n++)
-    root.id = `${id}-${n}`;
-  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  const frames = decode(data), last = frames.length - 1;
-  const cells = layOut(root.querySelector("pre"), frames[data.cleanest].text, data.pad);
-  const bar = make("div", root), button = make("button", bar), range = make("input", bar);
-  const caption = make("output", root);
-  button.type = "button";
-  Object.assign(range, { type: "range", min: 0, max: last });
-  range.setAttribute("aria-label", "Step");
-  caption.setAttribute("aria-live", "off");
-  const show = (k) => {
-    const { sigma, changed: { size } } = frames[k];
-    draw(cells, frames[k], data.pad);
-    caption.textContent = `step ${k} of ${last} · noise σ̄ = ${sigma} · `
-      + `${size} character${size === 1 ? "" : "s"} changed`;
-    range.value = k;
-    range.setAttribute("aria-valuetext", caption.textContent);
-  };
-  show(last);
-  connect(root, button, range, last, show);
-});
-"""
-
-# %% [markdown]
-# And a page to put the player in, for a file of its own.
-
-# %% tags=["export:animation"]
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
-body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
-</style>
-<main>
-{player}
-</main>
-</html>
-"""
-
-# %% [markdown]
-# ## The terminal
-#
-# On a terminal each frame is drawn over the one before. Rows are one cell narrower than the terminal,
-# so that it never wraps them itself.
-
-
-# %% tags=["export:animation"]
-def _rows(text: str, changed: Iterable[int], width: int) -> list[str]:
-    """Rows of ``width`` cells for a terminal; what changed is bold, underlined and magenta."""
-    on, off, marked = "\x1b[1;4;35m", "\x1b[0m", set(changed)
-    marks = text.translate(_ARROWS)
-    cells = [f"{on}{mark}{off}" if i in marked else mark for i, mark in enumerate(marks)]
-    lines = ["".join(cells[start : start + width]) for start in range(0, len(cells), width)]
-    return [line.replace(off + on, "") for line in lines]
-
-
-# %% [markdown]
-# One write a frame, so that nothing flickers. An old terminal without `σ` or curly quotes gets a
-# question mark, not a crash.
-
-# %% tags=["export:animation"]
-from typing import TextIO
-
-
-def _write(stream: TextIO, text: str) -> None:
-    """Write at once, with ``?`` for what the encoding of the stream lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))
-    stream.flush()
-
-
-# %% [markdown]
-# The cursor is hidden while we draw. Press Ctrl-C at any moment: `finally` gives it back.
-
-# %% tags=["export:animation"]
-import shutil
-import time
-
-
-def _draw(
-    frames: Iterable[Frame], tokenizer: CharacterLevelTokenizer, stream: TextIO, fps: float
-) -> Frame | None:
-    """Draw each frame over the one before, then leave the final text and give back the cursor."""
-    frame, up = None, ""
-    columns, height = shutil.get_terminal_size()
-    try:
-        _write(stream, "\x1b[?25l")
-        for step, frame in enumerate(frames):
-            due = time.monotonic() + (1 / fps if fps else 0)
-            rows = _rows(_characters(frame.tokens, tokenizer), frame.changed, max(columns - 1, 1))
-            status = f"step {step} · noise {frame.sigma_bar:.3g} · {len(frame.changed)} changed"
-            lines = [*rows[: max(height - 2, 1)], status[: columns - 1]]
-            _write(stream, up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
-            up = f"\x1b[{len(lines)}A"
-            time.sleep(max(0, due - time.monotonic()))
-        if frame is not None:
-            _write(stream, f"{up}\x1b[J{_final_text(frame, tokenizer)}\n")
-        return frame
-    finally:
-        _write(stream, "\x1b[0m\x1b[?25h")
-
-
-# %% [markdown]
-# When the output goes to a file or a pipe, nothing can be drawn over. Then the final text is all that
-# is printed, with no control characters in it.
-
-# %% tags=["export:animation"]
-import os
-import sys
-from collections import deque
-
-
-def render_terminal(
-    frames: Iterable[Frame],
-    tokenizer: CharacterLevelTokenizer,
-    stream: TextIO | None = None,
-    fps: float = 12.0,
-) -> Frame | None:
-    """Show frames in place as they arrive; where that cannot be, print the final text alone.
-
-    Args:
-        frames: frames, from a list or from a sampler that is still at work.
-        tokenizer: gives the characters.
-        stream: where to write; by default the standard output.
-        fps: frames per second at most; 0 never waits.
-
-    Returns:
-        The last frame; None if there was none.
-    """
-    stream = sys.stdout if stream is None else stream
-    if stream.isatty() and os.environ.get("TERM") != "dumb":
-        return _draw(frames, tokenizer, stream, fps)
-    for frame in deque(frames, maxlen=1):
-        _write(stream, _final_text(frame, tokenizer) + "\n")
-        return frame
-    return None
-
-
-# %% tags=["test:animation"]
-import io
-import os
-import re
-from unittest import mock
-
-from ddlm_core.tokenizer import CharacterLevelTokenizer
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def story_frames() -> list[Frame]:
-    """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
-    tokenizer = CharacterLevelTokenizer()
-    end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
-    start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
-    middle = torch.where(torch.arange(40) % 2 == 0, start, end)
-    return make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
-
-
-SCREEN = {"TERM": "xterm", "COLUMNS": "21", "LINES": "24"}
-
-
-def test_terminal_draws_in_place():
-    tokenizer, stream = CharacterLevelTokenizer(), Terminal()
-    with mock.patch.dict(os.environ, SCREEN):
-        last = render_terminal(iter(story_frames()), tokenizer, stream, fps=0)
-    shown = stream.getvalue()
-    assert last == story_frames()[-1]
-    assert shown.startswith("\x1b[?25l") and shown.endswith("\x1b[?25h")
-    assert shown.count("\x1b[3A") == 4  # two rows and a status line, gone over four times
-    assert "\x1b[1;4;35m" in shown
-    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).split("\n")
-    assert max(map(len, lines[:-3])) == 20
-    assert lines[-3:-1] == ["“Hi,” said", "Mo. </script><b>&"]
-
-
-def test_a_text_taller_than_the_terminal_does_not_scroll_it():
-    stream = Terminal()
-    with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
-        render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
-    # 3 of 8 rows and the status: one line less than the screen.
-    assert "\x1b[4A" in stream.getvalue()
-
-
-def test_terminal_marks_exactly_what_changed():
-    bold, off = "\x1b[1;4;35m", "\x1b[0m"
-    assert _rows("ab\ncde", [1, 2, 3, 5], 3) == [f"a{bold}b↵{off}", f"{bold}c{off}d{bold}e{off}"]
-
-
-def test_terminal_shows_each_frame_before_it_asks_for_the_next():
-    stream, seen = Terminal(), []
-    live = (seen.append(stream.getvalue().count("step")) or frame for frame in story_frames())
-    with mock.patch.dict(os.environ, SCREEN):
-        render_terminal(live, CharacterLevelTokenizer(), stream, fps=0)
-    assert seen == [0, 1, 2, 3]
-
-
-def test_terminal_gives_back_the_cursor_on_interrupt():
-    def interrupted():
-        yield story_frames()[0]
-        raise KeyboardInterrupt
-
-    stream = Terminal()
-    with mock.patch.dict(os.environ, SCREEN), pytest.raises(KeyboardInterrupt):
-        render_terminal(interrupted(), CharacterLevelTokenizer(), stream, fps=0)
-    assert stream.getvalue().endswith("\x1b[?25h")
-
-
-def test_no_terminal_gets_the_final_text_alone():
-    stream, tokenizer = io.StringIO(), CharacterLevelTokenizer()
-    render_terminal(iter(story_frames()), tokenizer, stream)
-    assert stream.getvalue() == "“Hi,” said\nMo. </script><b>&\n"
-    assert render_terminal([], tokenizer, stream) is None
-    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    render_terminal(story_frames(), tokenizer, narrow)
-    assert narrow.buffer.getvalue() == b"?Hi,? said\nMo. </script><b>&\n"
-    dumb = Terminal()
-    with mock.patch.dict(os.environ, TERM="dumb"):
-        render_terminal(story_frames(), tokenizer, dumb)
-    assert dumb.getvalue() == stream.getvalue()
-
-
-def test_control_characters_do_not_reach_the_terminal():
-    tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
-    render_terminal(make_frames([torch.tensor([2, 3, 1, 0])], [0.0]), tokenizer, stream)
-    assert stream.getvalue() == "a��\n"
-
-
-test_terminal_draws_in_place()
-test_a_text_taller_than_the_terminal_does_not_scroll_it()
-test_terminal_marks_exactly_what_changed()
-test_terminal_shows_each_frame_before_it_asks_for_the_next()
-test_terminal_gives_back_the_cursor_on_interrupt()
-test_no_terminal_gets_the_final_text_alone()
-test_control_characters_do_not_reach_the_terminal()
-
-# %% [markdown]
-# ## The GIF
-#
-# A GIF has no slider, but it moves in a README. Its lines too are broken between the words of the
-# cleanest frame.
-
-# %% tags=["export:animation"]
-import re
-
-
-def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
-    """A row and a column for each character; lines break between words where they can."""
-    cells, row, column = [], 0, 0
-    for word in re.findall(rf"[^\s{PAD_MARK}]*[\s{PAD_MARK}]|[^\s{PAD_MARK}]+", text):
-        if column and column + len(word.rstrip()) > width:
-            row, column = row + 1, 0
-        for _ in word:
-            if column == width:
-                row, column = row + 1, 0
-            cells.append((row, column))
-            column += 1
-        if word.endswith("\n"):
-            row, column = row + 1, 0
-    return cells
-
-
-# %% [markdown]
-# The font is the DejaVu Sans Mono that comes with matplotlib: the same on every machine, and it has every
-# token of our vocabulary. The font inside PIL is only the way out when matplotlib is not there: it is not monospaced.
-
-# %% tags=["export:animation"]
-from importlib.util import find_spec
-from pathlib import Path
-
-
-def _font(size: int):
-    """DejaVu Sans Mono, as matplotlib ships it, for its typographic quotes; else PIL's own."""
-    from PIL import ImageFont
-
-    try:
-        folder = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf"
-        return ImageFont.truetype(folder / "DejaVuSansMono.ttf", size)
-    except (AttributeError, OSError):
-        return ImageFont.load_default(size)
-
-
-# %% tags=["export:animation"]
-def _pictures(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> Iterator:
-    """One PIL image a frame: a grid of characters, with what changed in red and underlined."""
-    from PIL import Image, ImageDraw
-
-    font, columns = _font(16), 64
-    cleanest = min(frames, key=lambda frame: frame.sigma_bar)
-    cells = _lay_out(_characters(cleanest.tokens, tokenizer), columns)
-    bottom = 8 + 22 * (max((row for row, _ in cells), default=0) + 1)
-    for step, frame in enumerate(frames):
-        image = Image.new("RGB", (columns * 10 + 24, bottom + 36), "white")
-        draw, changed = ImageDraw.Draw(image), set(frame.changed)
-        for i, mark in enumerate(_characters(frame.tokens, tokenizer)):
-            x, y = 12 + 10 * cells[i][1], 8 + 22 * cells[i][0]
-            ink = "#b34700" if i in changed else "#222" if mark not in f"{PAD_MARK}\n\t" else "#bbb"
-            draw.text((x, y), mark.translate(_ARROWS), ink, font)
-            if i in changed:
-                draw.line((x, y + 19, x + 9, y + 19), ink)
-        status = f"step {step} of {len(frames) - 1}   noise {frame.sigma_bar:.3g}"
-        draw.text((12, bottom + 8), status, "#666", font)
-        yield image.quantize(32)
+from html import escape
+from importlib.resources import files
+
+
+def render_player(animation: "Animation") -> str:
+    """The player: it makes no request; without scripts the final text stands there."""
+    frames, tokenizer = animation.frames, animation.tokenizer
+    views = files("ddlm_core.views")
+    css, js = (views.joinpath(f"player.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    title = f"<figcaption>{escape(animation.title)}</figcaption>\n" if animation.title else ""
+    return (
+        f'<figure class="ddlm-player" id="{escape(animation.player_id)}"'
+        f' data-fps="{animation.fps:g}">\n<style>{css}</style>\n{title}'
+        f"<pre>{escape(final_text(frames[-1], tokenizer))}</pre>\n"
+        f'<script type="application/json">{encode_frames(frames, tokenizer)}</script>\n'
+        f"<script>{{{js}}}</script>\n</figure>"
+    )
 
 
 # %% [markdown]
@@ -1076,48 +663,21 @@ def _pictures(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> It
 # `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view.
 
 # %% tags=["export:animation"]
-from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
 
 
-def _player(animation: "Animation") -> str:
-    """The player: it makes no request; without scripts the final text stands there."""
-    frames, tokenizer = animation.frames, animation.tokenizer
-    title = f"<figcaption>{escape(animation.title)}</figcaption>\n" if animation.title else ""
-    return (
-        f'<figure class="ddlm-player" id="{escape(animation.player_id)}"'
-        f' data-fps="{animation.fps:g}">\n<style>{_CSS}</style>\n{title}'
-        f"<pre>{escape(_final_text(frames[-1], tokenizer))}</pre>\n"
-        f'<script type="application/json">{_encode(frames, tokenizer)}</script>\n'
-        f"<script>{{{_JS_DECODE}{_JS_CELLS}{_JS_PLAY}{_JS_START}}}</script>\n</figure>"
-    )
-
-
-def _page(animation: "Animation") -> str:
-    """A whole page that holds the player."""
-    return _PAGE.format(title=escape(animation.title or "Animation"), player=_player(animation))
-
-
-def _save_gif(animation: "Animation", path: Path) -> None:
-    """All pictures in one file; the last one stays for three seconds, then it starts again."""
-    first, *rest = _pictures(animation.frames, animation.tokenizer)
-    times = [round(1000 / animation.fps)] * len(rest) + [3000]
-    first.save(path, save_all=True, append_images=rest, duration=times, loop=0)
-
-
-# %% tags=["export:animation"]
 @dataclass(frozen=True, repr=False)
 class Animation:
     """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
 
     Args:
-        frames: at least one frame.
+        frames: at least one frame, else a ``ValueError``.
         tokenizer: gives the characters.
         title: shown above the text.
         player_id: the id of the HTML element; fixed, so that a stored output stays the same.
         fps: frames per second.
-
-    Raises:
-        ValueError: if there is no frame.
     """
 
     frames: Sequence[Frame]
@@ -1133,40 +693,50 @@ class Animation:
     def __repr__(self) -> str:
         return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
 
-    _repr_html_ = _player
-    to_html = _page
+    _repr_html_ = render_player
 
-    def play_in_terminal(self, stream: TextIO | None = None, fps: float | None = None) -> None:
-        """Play in place on a terminal; elsewhere print the final text."""
-        render_terminal(self.frames, self.tokenizer, stream, self.fps if fps is None else fps)
+    def to_html(self) -> str:
+        """A whole page that holds the player."""
+        page = Template(files("ddlm_core.views").joinpath("page.html").read_text("utf-8"))
+        return page.substitute(title=escape(self.title or "Animation"), player=render_player(self))
+
+    def play_in_terminal(self, **how: Any) -> None:
+        """Play in place on a terminal (see ``views.terminal``); elsewhere print the final text."""
+        from ddlm_core.views.terminal import render_terminal
+
+        render_terminal(self.frames, self.tokenizer, **{"fps": self.fps} | how)
 
     def save(self, path: str | Path) -> Path:
-        """Write a web page or a GIF, by the ending of the name.
-
-        Args:
-            path: a name that ends in ``.html`` or ``.gif``.
-
-        Returns:
-            The path.
-
-        Raises:
-            ValueError: if the name ends in anything else.
-        """
+        """Write a page or a picture: ``path`` ends in .html or .gif, else a ``ValueError``."""
         path = Path(path)
-        if path.suffix not in (".html", ".gif"):
-            raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
         if path.suffix == ".html":
             path.write_text(self.to_html(), encoding="utf-8")
+        elif path.suffix == ".gif":
+            from ddlm_core.views.pictures import save_gif
+
+            save_gif(self, path)
         else:
-            _save_gif(self, path)
+            raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
         return path
 
 
 # %% tags=["test:animation"]
 import json
+import re
 import tempfile
 from itertools import accumulate
 from pathlib import Path
+
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+
+def story_frames() -> list[Frame]:
+    """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
+    tokenizer = CharacterLevelTokenizer()
+    end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
+    start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
+    middle = torch.where(torch.arange(40) % 2 == 0, start, end)
+    return make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
 
 
 def decode_player(html: str) -> list[str]:
@@ -1183,14 +753,14 @@ def decode_player(html: str) -> list[str]:
 def test_player_carries_every_frame():
     frames, tokenizer = story_frames(), CharacterLevelTokenizer()
     for chosen in (frames, frames[::2], frames[:1]):
-        expected = [_characters(frame.tokens, tokenizer) for frame in chosen]
+        expected = [characters(frame.tokens, tokenizer) for frame in chosen]
         assert decode_player(Animation(chosen, tokenizer)._repr_html_()) == expected
     assert expected[0].replace("·", "") == tokenizer.decode(frames[0].tokens)
 
 
 def test_player_is_self_contained_and_safe():
     frames, tokenizer = story_frames(), CharacterLevelTokenizer()
-    assert "<" not in _encode(frames[::-1], tokenizer)  # the first text holds "</script>"
+    assert "<" not in encode_frames(frames[::-1], tokenizer)  # the first text holds "</script>"
     html = Animation(frames, tokenizer, "<i>Mo</i>", 'a"b').to_html()
     assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
     assert html.count("</script>") == html.count("<script") == 2
@@ -1227,27 +797,10 @@ def test_saved_files():
         Animation([], CharacterLevelTokenizer())
 
 
-def test_the_font_has_every_token():
-    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·"
-    assert font.getname()[0] == "DejaVu Sans Mono"
-    missing = bytes(font.getmask("\uffff"))
-    assert all(bytes(font.getmask(mark)) != missing for mark in marks.translate(_ARROWS))
-
-
-def test_lines_break_between_words():
-    rows = {}
-    for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
-        rows[row] = rows.get(row, "") + mark
-        assert len(rows[row]) == column + 1  # no gap, no overlap
-    assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
-
-
 test_player_carries_every_frame()
 test_player_is_self_contained_and_safe()
 test_player_is_small()
 test_saved_files()
-test_the_font_has_every_token()
-test_lines_break_between_words()
 
 # %% [markdown]
 # ## Watch it dissolve

@@ -94,7 +94,8 @@ def write_texts(args: argparse.Namespace) -> None:
 
 def show(pipeline: Any, **options: Any) -> None:
     """Let one text appear in the terminal, character by character."""
-    from ddlm_core.animation import iter_frames, render_terminal
+    from ddlm_core.animation import iter_frames
+    from ddlm_core.views.terminal import render_terminal
 
     steps = pipeline.generate_streaming(**options)
     render_terminal(iter_frames((s.tokens[0], s.sigma_bar) for s in steps), pipeline.tokenizer)

@@ -1,0 +1,63 @@
+"""The GIF view: a grid of characters, with its lines broken between the words of the cleanest frame."""
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ddlm_core.animation import ARROWS, PAD_MARK, Animation, Frame, characters
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+
+def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
+    """A row and a column for each character; lines break between words where they can."""
+    cells, row, column = [], 0, 0
+    for word in re.findall(rf"[^\s{PAD_MARK}]*[\s{PAD_MARK}]|[^\s{PAD_MARK}]+", text):
+        if column and column + len(word.rstrip()) > width:
+            row, column = row + 1, 0
+        for _ in word:
+            if column == width:
+                row, column = row + 1, 0
+            cells.append((row, column))
+            column += 1
+        if word.endswith("\n"):
+            row, column = row + 1, 0
+    return cells
+
+
+def _font(size: int):
+    """DejaVu Sans Mono, as matplotlib ships it, for its typographic quotes; else PIL's own."""
+    try:
+        folder = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf"
+        return ImageFont.truetype(folder / "DejaVuSansMono.ttf", size)
+    except (AttributeError, OSError):
+        return ImageFont.load_default(size)
+
+
+def _pictures(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> Iterator:
+    """One PIL image a frame: a grid of characters, with what changed in red and underlined."""
+    font, columns = _font(16), 64
+    cleanest = min(frames, key=lambda frame: frame.sigma_bar)
+    cells = _lay_out(characters(cleanest.tokens, tokenizer), columns)
+    bottom = 8 + 22 * (max((row for row, _ in cells), default=0) + 1)
+    for step, frame in enumerate(frames):
+        image = Image.new("RGB", (columns * 10 + 24, bottom + 36), "white")
+        draw, changed = ImageDraw.Draw(image), set(frame.changed)
+        for i, mark in enumerate(characters(frame.tokens, tokenizer)):
+            x, y = 12 + 10 * cells[i][1], 8 + 22 * cells[i][0]
+            ink = "#b34700" if i in changed else "#222" if mark not in f"{PAD_MARK}\n\t" else "#bbb"
+            draw.text((x, y), mark.translate(ARROWS), ink, font)
+            if i in changed:
+                draw.line((x, y + 19, x + 9, y + 19), ink)
+        status = f"step {step} of {len(frames) - 1}   noise {frame.sigma_bar:.3g}"
+        draw.text((12, bottom + 8), status, "#666", font)
+        yield image.quantize(32)
+
+
+def save_gif(animation: Animation, path: Path) -> None:
+    """All pictures in one file; the last one stays for three seconds, then it starts again."""
+    first, *rest = _pictures(animation.frames, animation.tokenizer)
+    times = [round(1000 / animation.fps)] * len(rest) + [3000]
+    first.save(path, save_all=True, append_images=rest, duration=times, loop=0)

@@ -1,0 +1,96 @@
+// Undo the differences: the text and the changed positions of every frame.
+const decode = ({ first, steps }) => {
+  let text = [...first];
+  return steps.map(([sigma, gaps, marks]) => {
+    const changed = new Set();
+    let position = 0;
+    text = [...text];
+    [...marks].forEach((mark, i) => {
+      position += gaps[i];
+      changed.add(position);
+      text[position] = mark;
+    });
+    return { sigma, text, changed };
+  });
+};
+
+// A cell for each character. Lines break where the cleanest frame has its spaces, in every frame, so
+// that noise full of accidental spaces cannot make lines jump. Text enters through textContent, never
+// as HTML.
+const make = (tag, parent) => parent.appendChild(document.createElement(tag));
+const layOut = (pre, marks, pad) => {
+  let word = null;
+  pre.textContent = "";
+  return marks.map((mark) => {
+    word ||= make("span", pre);
+    const cell = make("span", word);
+    if (mark === "\n") make("br", pre);
+    if (" \t\n".includes(mark) || mark === pad) word = null;
+    return cell;
+  });
+};
+const draw = (cells, { text, changed }, pad) => {
+  const end = text.reduce((end, mark, i) => (mark === pad ? end : i), -1);
+  cells.forEach((cell, i) => {
+    const name = { "\n": "newline", "\t": "tab", [pad]: i > end ? "end" : "pad" }[text[i]];
+    cell.textContent = text[i] === pad ? "" : text[i];
+    cell.className = (name ? `ddlm-${name}` : "") + (changed.has(i) ? " ddlm-changed" : "");
+  });
+};
+
+// Play and pause. It starts by itself once, when it first comes into view, unless the reader asked the
+// system for less motion or has touched a control.
+const connect = (root, button, range, last, show) => {
+  let timer, touched = false;
+  const pause = () => {
+    timer = clearInterval(timer);
+    button.textContent = "Play";
+  };
+  const play = () => {
+    if (+range.value === last) show(0);
+    button.textContent = "Pause";
+    timer = setInterval(() => {
+      if (+range.value < last) show(+range.value + 1);
+      if (+range.value === last || !root.isConnected) pause();
+    }, 1000 / root.dataset.fps);
+  };
+  button.onclick = () => { touched = true; timer ? pause() : play(); };
+  range.oninput = () => { touched = true; pause(); show(+range.value); };
+  pause();
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen.disconnect();
+    if (!touched) play();
+  }, { threshold: 0.5 });
+  seen.observe(root);
+};
+
+// Set up every player on the page that is not set up yet; notebooks differ in how they insert scripts,
+// so it does not ask which element it belongs to. The controls are native: arrow keys scrub, the space
+// bar presses the button, a screen reader hears the caption as the value of the slider.
+document.querySelectorAll(".ddlm-player:not([data-ready])").forEach((root) => {
+  root.dataset.ready = "yes";
+  const { id } = root;
+  for (let n = 2, other; (other = document.getElementById(root.id)) && other !== root; n++)
+    root.id = `${id}-${n}`;
+  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const frames = decode(data), last = frames.length - 1;
+  const cells = layOut(root.querySelector("pre"), frames[data.cleanest].text, data.pad);
+  const bar = make("div", root), button = make("button", bar), range = make("input", bar);
+  const caption = make("output", root);
+  button.type = "button";
+  Object.assign(range, { type: "range", min: 0, max: last });
+  range.setAttribute("aria-label", "Step");
+  caption.setAttribute("aria-live", "off");
+  const show = (k) => {
+    const { sigma, changed: { size } } = frames[k];
+    draw(cells, frames[k], data.pad);
+    caption.textContent = `step ${k} of ${last} · noise σ̄ = ${sigma} · `
+      + `${size} character${size === 1 ? "" : "s"} changed`;
+    range.value = k;
+    range.setAttribute("aria-valuetext", caption.textContent);
+  };
+  show(last);
+  connect(root, button, range, last, show);
+});

@@ -1,0 +1,112 @@
+"""The views: what the terminal and the GIF make of a run."""
+
+import io
+import os
+import re
+from unittest import mock
+
+import pytest
+import torch
+
+from ddlm_core.animation import ARROWS, Frame, make_frames
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+from ddlm_core.views.pictures import _font, _lay_out
+from ddlm_core.views.terminal import _rows, render_terminal
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def story_frames() -> list[Frame]:
+    """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
+    tokenizer = CharacterLevelTokenizer()
+    end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
+    start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
+    middle = torch.where(torch.arange(40) % 2 == 0, start, end)
+    return make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
+
+
+SCREEN = {"TERM": "xterm", "COLUMNS": "21", "LINES": "24"}
+
+
+def test_terminal_draws_in_place():
+    tokenizer, stream = CharacterLevelTokenizer(), Terminal()
+    with mock.patch.dict(os.environ, SCREEN):
+        last = render_terminal(iter(story_frames()), tokenizer, stream, fps=0)
+    shown = stream.getvalue()
+    assert last == story_frames()[-1]
+    assert shown.startswith("\x1b[?25l") and shown.endswith("\x1b[?25h")
+    assert shown.count("\x1b[3A") == 4  # two rows and a status line, gone over four times
+    assert "\x1b[1;4;35m" in shown
+    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).split("\n")
+    assert max(map(len, lines[:-3])) == 20
+    assert lines[-3:-1] == ["“Hi,” said", "Mo. </script><b>&"]
+
+
+def test_a_text_taller_than_the_terminal_does_not_scroll_it():
+    stream = Terminal()
+    with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
+        render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
+    # 3 of 8 rows and the status: one line less than the screen.
+    assert "\x1b[4A" in stream.getvalue()
+
+
+def test_terminal_marks_exactly_what_changed():
+    bold, off = "\x1b[1;4;35m", "\x1b[0m"
+    assert _rows("ab\ncde", [1, 2, 3, 5], 3) == [f"a{bold}b↵{off}", f"{bold}c{off}d{bold}e{off}"]
+
+
+def test_terminal_shows_each_frame_before_it_asks_for_the_next():
+    stream, seen = Terminal(), []
+    live = (seen.append(stream.getvalue().count("step")) or frame for frame in story_frames())
+    with mock.patch.dict(os.environ, SCREEN):
+        render_terminal(live, CharacterLevelTokenizer(), stream, fps=0)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_terminal_gives_back_the_cursor_on_interrupt():
+    def interrupted():
+        yield story_frames()[0]
+        raise KeyboardInterrupt
+
+    stream = Terminal()
+    with mock.patch.dict(os.environ, SCREEN), pytest.raises(KeyboardInterrupt):
+        render_terminal(interrupted(), CharacterLevelTokenizer(), stream, fps=0)
+    assert stream.getvalue().endswith("\x1b[?25h")
+
+
+def test_no_terminal_gets_the_final_text_alone():
+    stream, tokenizer = io.StringIO(), CharacterLevelTokenizer()
+    render_terminal(iter(story_frames()), tokenizer, stream)
+    assert stream.getvalue() == "“Hi,” said\nMo. </script><b>&\n"
+    assert render_terminal([], tokenizer, stream) is None
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    render_terminal(story_frames(), tokenizer, narrow)
+    assert narrow.buffer.getvalue() == b"?Hi,? said\nMo. </script><b>&\n"
+    dumb = Terminal()
+    with mock.patch.dict(os.environ, TERM="dumb"):
+        render_terminal(story_frames(), tokenizer, dumb)
+    assert dumb.getvalue() == stream.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
+    render_terminal(make_frames([torch.tensor([2, 3, 1, 0])], [0.0]), tokenizer, stream)
+    assert stream.getvalue() == "a��\n"
+
+
+def test_the_font_has_every_token():
+    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·"
+    assert font.getname()[0] == "DejaVu Sans Mono"
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(mark)) != missing for mark in marks.translate(ARROWS))
+
+
+def test_lines_break_between_words():
+    rows = {}
+    for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
+        rows[row] = rows.get(row, "") + mark
+        assert len(rows[row]) == column + 1  # no gap, no overlap
+    assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
