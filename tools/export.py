@@ -26,37 +26,16 @@ HEADER = "# Generated from {} by tools/export.py: edit that, then run `make expo
 INIT = '''
 """A character-level discrete diffusion language model, exported from the chapters of the book.
 
-Every name below resolves on first use, so that `import ddlm_core` costs next to nothing.
+The names are those of `__init__.pyi`. Each resolves on first use, so that `import ddlm_core` costs
+next to nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    {imports}
+import lazy_loader
 
 __version__ = {version!r}
-
-_MODULES = {modules!r}.split()
-_NAMES = {{
-    {names}
-}}
-_HOME = {{name: module for module, names in _NAMES.items() for name in names.split()}}
-__all__ = [*_HOME, {whole}]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = globals()[name] = getattr(import_module(f"ddlm_core.{{_HOME[name]}}"), name)
-        return value
-    if name in _MODULES:
-        return import_module(f"ddlm_core.{{name}}")
-    raise AttributeError(f"module 'ddlm_core' has no attribute {{name!r}}")
-
-
-def __dir__() -> list[str]:
-    return sorted({{*globals(), *_HOME, *_MODULES}})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 '''
+BY_HAND = {"views.playground": ["Playground"]}  # public names that no chapter exports
 
 
 @dataclass
@@ -162,22 +141,23 @@ def test_output(chapter: Chapter, cells: list[Cell]) -> Output:
     return output
 
 
-def init_text(chapters: list[Chapter], root: Path) -> str:
-    """`ddlm_core/__init__.py`: a table of names, resolved lazily (PEP 562)."""
+def init_texts(chapters: list[Chapter], root: Path) -> dict[str, str]:
+    """`ddlm_core/__init__.py`, and the stub beside it that lists the public names."""
     modules = [m for chapter in chapters for m in chapter.tagged("export")]
     exports = [pair for chapter in chapters for pair in chapter.exports().items()]
-    home = {n: m for n, m in exports if n[0] != "_" and m not in MODULE_ONLY}
-    whole = [m for m in modules if m in MODULE_ONLY]
-    imports = [f"from ddlm_core.{m} import *" for m in dict.fromkeys(home.values())]
-    names = {m: " ".join(n for n, h in home.items() if h == m) for m in home.values()}
+    names = {module: [n for n, m in exports if m == module and n[0] != "_"] for module in modules}
+    by_hand = {
+        m: n for m, n in BY_HAND.items() if (root / f"ddlm_core/{m.replace('.', '/')}.py").exists()
+    }
+    named = {m: names[m] for m in modules if m not in MODULE_ONLY} | by_hand
+    lines = [f"from . import {m} as {m}" for m in modules]
+    lines += [f"from .{m} import {n} as {n}" for m in named for n in named[m]]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return HEADER.format("notebooks/") + INIT.format(
-        imports="\n    ".join(imports or ["pass"]),
-        version=project["version"],
-        modules=" ".join(modules),
-        names="\n    ".join(f"{m!r}: {n!r}," for m, n in names.items()),
-        whole=", ".join(map(repr, whole)),
-    )
+    head = HEADER.format("notebooks/")
+    return {
+        "ddlm_core/__init__.py": head + INIT.format(version=project["version"]),
+        "ddlm_core/__init__.pyi": "\n".join([head, *lines, ""]),
+    }
 
 
 def ruff(root: Path, stage: Path, *arguments: str) -> str:
@@ -206,7 +186,9 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
             outputs[f"tests/test_{module}.py"] = test_output(chapter, cells)
     for folder in ("ddlm_core", "tests"):
         (stage / folder).mkdir()
-    (stage / "ddlm_core/__init__.py").write_text(init_text(chapters, root), encoding="utf-8")
+    inits = init_texts(chapters, root)
+    for path, text in inits.items():
+        (stage / path).write_text(text, encoding="utf-8")
     for path, output in outputs.items():
         (stage / path).write_text(output.text(), encoding="utf-8")
     # What a file uses and does not define, it imports the way the chapter has it.
@@ -219,7 +201,7 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
             problem(chapter.path, f"{path} uses {name}, which no cell exports or imports (F821)")
     ruff(root, stage, "check", "--select=I,F401", "--fix-only")
     ruff(root, stage, "format")
-    return {"ddlm_core/__init__.py": None, **outputs}
+    return dict.fromkeys(inits) | outputs
 
 
 def check_import(stage: Path, module: str) -> None:
@@ -272,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(new, encoding="utf-8")
                 print(f"wrote {name}")
-    for path in sorted([*root.glob("ddlm_core/*.py"), *root.glob("tests/test_*.py")]):
+    for path in sorted([*root.glob("ddlm_core/*.py*"), *root.glob("tests/test_*.py")]):
         name, ours = path.relative_to(root).as_posix(), HEADER.split("{}")[0]
         if name not in files and path.read_text(encoding="utf-8").startswith(ours):
             if options.check:
