@@ -257,9 +257,7 @@ rows = torch.stack([transition_matrix(level, 3)[0] for level in levels])  # (121
 limits = torch.stack([torch.linalg.matrix_exp(s * rate_matrix(3))[0] for s in levels[::10]])
 fig, ax = plt.subplots()
 for letter, dash in ((0, "-"), (1, "--")):
-    ax.plot(
-        levels, rows[:, letter], dash, color=f"C{letter}", label=f"`{'ab'[letter]}`, closed form"
-    )
+    ax.plot(levels, rows[:, letter], dash, color=f"C{letter}", label=f"{'ab'[letter]}: closed form")
     ax.plot(levels[::10], limits[:, letter], "o", color=f"C{letter}", label="matrix_exp")
 ax.axhline(1 / 3, color="0.46", linestyle=":", linewidth=1.2)
 ax.set(xlabel="total noise (redraws per character)", ylabel="probability", ylim=(0, 1.03))
@@ -370,7 +368,7 @@ class GeometricNoise:
 # Three choices in this code. The two powers stand as in the formula, so both ends are exact; `exp` of the
 # line would miss them by a rounding. Times are not checked: to look at a number on a GPU, the processor
 # must wait for it, in every training step. And times keep their precision: give them in single or double, for
-# a time in bfloat16 has so few digits that the noise is off by up to three percent.
+# a time in bfloat16 has so few digits that the noise is off by more than two percent.
 #
 # At five times, for a story of 160 characters: the noise, and how many characters were redrawn.
 
@@ -504,7 +502,7 @@ lower.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)), color="C2")
 lower.set(xlabel="time t", ylabel="characters redrawn (%)", xlim=(0, 1), ylim=(0, 103))
 for ax in (upper, lower):
     for start, end in ((0, almost_clean), (almost_gone, 1)):
-        ax.axvspan(start, end, color="C4", alpha=0.15, linewidth=0)
+        ax.axvspan(start, end, color="C4", alpha=0.1, linewidth=0)
 lower.text(almost_clean / 2, 50, f"almost clean:\n{almost_clean:.0%} of the time", ha="center")
 gone = f"almost gone:\n{1 - almost_gone:.0%} of the time"
 lower.text(almost_gone - 0.01, 20, gone, ha="right", va="center")
