@@ -131,7 +131,7 @@ def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
 def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
     """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
-        return float(not text)
+        return float(not text)  # 1.0 if no text is left
     ways = options(parts[0], grammar, bound)
     return sum(
         probability(new + parts[1:], text[len(written) :], grammar, bound | drawn)

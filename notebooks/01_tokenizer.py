@@ -18,6 +18,11 @@
 #
 # Such a list is a *vocabulary*, its entries are *tokens*, and the position of a token in the list, counted
 # from 0, is its *id*. What turns text into ids and back is a *tokenizer*.
+#
+# **How to read the code.** A chapter is also a module of the package `ddlm_core`, this one `ddlm_core.tokenizer`:
+# `make export` writes it, together with its tests. A function named `test_…` is such a test. It also runs
+# here, on the page, in the cell that defines it. A test that fails would stop the page with an error, so
+# no output means that it passed.
 
 # %% [markdown]
 # ## By hand: five tokens
@@ -74,6 +79,7 @@ shown = ["�", "", "a", "b", "c"]
 # |---|---|---|
 # | $V$ | `vocab_size` | number of tokens, 106 here |
 # | $L$ | – | number of tokens in a text |
+# | $B$ | – | number of texts that are handled together, a *batch* |
 #
 # After the two special tokens comes everything on an English keyboard, and then the seven typographic marks
 # that printed stories use: four quotation marks, two dashes, and the ellipsis.
@@ -149,9 +155,9 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
 # %%
 import numpy as np
 
-small_table = np.zeros(99 + 2, dtype=np.uint8)  # 0 is <UNK>
+small_table = np.zeros(99 + 2, dtype=np.uint8)  # one byte an entry; 0 is <UNK>
 small_table[[97, 98, 99]] = [2, 3, 4]
-small_table[90:]
+small_table[95:]  # the entries from 95 on; all before are 0
 
 # %% [markdown]
 # NumPy looks up a whole array of positions at once. Its `take` knows the minimum in the formula as
@@ -191,10 +197,10 @@ from torch import Tensor
 
 def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int) -> np.ndarray:
     """Ids as an array, once it is sure that they are integers in [0, vocab_size), in ndim axes."""
-    is_tensor = isinstance(ids, Tensor)  # of any device and dtype, bfloat16 among them
+    is_tensor = isinstance(ids, Tensor)  # tolist() works on any device, for any dtype
     array = np.array(ids.tolist()).reshape(ids.shape) if is_tensor else np.asarray(ids)
     if array.ndim != ndim:
-        raise ValueError(f"ids of shape {('(L,)', '(B, L)')[ndim - 1]} are due, got {array.shape}")
+        raise ValueError(f"ids must have shape {('(L,)', '(B, L)')[ndim - 1]}, got {array.shape}")
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"token ids are integers, got {array.dtype}")
     if array.size and not 0 <= array.min() <= array.max() < vocab_size:
@@ -273,7 +279,7 @@ tokenizer.encode("Hi, you…")
 tokenizer.decode(tokenizer.encode("Hi, you…"))
 
 # %% [markdown]
-# A token that is not on the list loses its face, but not its place: the text stays as long as it was. And
+# A character that is not on the list keeps its place: one `�` each, and the text stays as long as it was.
 # `unknown_characters` tells you beforehand what would be lost.
 
 # %%
@@ -338,8 +344,8 @@ strip(tokenizer.pad(story, 80), tokenizer)
 #
 # For any text of our characters, decoding the encoding gives the text back. "Any" is a large word,
 # so we do not pick the examples ourselves. [Hypothesis](https://hypothesis.readthedocs.io) makes up
-# hundreds of texts, and when one fails, it looks for the shortest that still does. In the second test the
-# texts hold anything that Unicode has. Each stranger must become one `�`, and no text may forge a special
+# a hundred texts as `given` describes them, and when one fails, it looks for the shortest that still does. In
+# the second test the texts hold anything that Unicode has. Each stranger must become one `�`, and no text may forge a special
 # token: the five characters `<`, `P`, `A`, `D`, `>` are five ids, none of which is 1.
 
 # %% tags=["test"]
@@ -441,12 +447,12 @@ def test_bad_ids_are_refused():
         ([0.5, 1.0], "integers, got float64"),
         (torch.zeros(3, dtype=torch.bfloat16), "integers, got float64"),
         (torch.ones(3, dtype=torch.bool), "integers, got bool"),
-        (torch.tensor(7), r"shape \(L,\) are due, got \(\)"),
-        ([[1, 2]], r"shape \(L,\) are due, got \(1, 2\)"),
+        (torch.tensor(7), r"shape \(L,\), got \(\)"),
+        ([[1, 2]], r"shape \(L,\), got \(1, 2\)"),
     ):
         with pytest.raises(ValueError, match=reason):
             tokenizer.decode(ids)
-    with pytest.raises(ValueError, match=r"shape \(B, L\) are due, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"shape \(B, L\), got \(2,\)"):
         tokenizer.decode_batch([1, 2])
     with pytest.raises(ValueError, match="3 characters does not fit in 2"):
         tokenizer.pad("abc", 2)

@@ -60,14 +60,16 @@ import math
 # ## The floor
 #
 # A language model gives each text $x$ a probability $q(x)$. Its score is its surprise at the stories that
-# really come, on average: $-\sum_x p(x) \log q(x)$. How low can that be? Use $-\log u \ge 1 - u$, which is
-# true for every $u > 0$ (the two sides touch at $u = 1$), with $u = q/p$:
+# really come, on average: $-\sum_x p(x) \log q(x)$. How low can that be? We need one inequality,
+# $-\log u \ge 1 - u$ for every $u > 0$: the line $1 - u$ is the tangent of $-\log u$ at $u = 1$, and the curve bends
+# upward, so it touches its tangent there and is above it everywhere else. Use it with $u = q/p$:
 #
 # $$ \underbrace{-\sum_x p \log q}_{\text{score of the model}} - H = -\sum_x p \log\frac{q}{p}
 #    \;\ge\; \sum_x p\,\Big(1 - \frac{q}{p}\Big) = 1 - \sum_x q \;\ge\; 0, $$
 #
-# with all sums over the stories of the world. So nothing scores below $H$, ever, and only $q = p$ reaches
-# it. The entropy is the floor. The gap above it is what the model has still to learn, in nats a story.
+# with all sums over the stories of the world. (The last step: $q$ sums to at most 1 over them, for it may
+# waste some on other texts.) So nothing scores below $H$, ever. And only $q = p$ reaches it, because $u$ must be
+# 1 for each story. The entropy is the floor. The gap above it is what the model has still to learn, in nats a story.
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
@@ -114,7 +116,8 @@ class Grammar(NamedTuple):
 
 
 # %% [markdown]
-# The six stories from above, in this notation. We shall need them to check everything that follows.
+# The six stories from above, in this notation. We shall need them to check everything that follows. Their
+# heroes are two words, and each brings its form `his` along:
 
 # %% tags=["test"]
 TINY = Grammar(
@@ -125,9 +128,12 @@ TINY = Grammar(
     },
 )
 
+# %%
+TINY.variables["hero"]
+
 # %% [markdown]
 # To read a template we cut it into parts. A regular expression does it: a choice, or a field, or
-# everything up to the next of these.
+# everything up to the next of these. (`cache`, because we shall read the same few templates again and again.)
 
 # %% tags=["export"]
 import re
@@ -146,10 +152,14 @@ parts_of("[Once|Soon], {hero} lost {hero.his} {thing}.")
 # %% [markdown]
 # ## What can come next
 #
-# One function holds all that the notation means. It takes a part and says what can become of it, all equally
-# likely. A choice writes nothing yet: it becomes the parts of one of its alternatives. A field writes a
-# word. A dictionary, `bound`, remembers the words that were drawn so far. If the field's variable is in it,
-# there is one possibility; if not, there are as many as the variable has words.
+# One function holds all that the notation means. It takes a part and lists what can become of it, all equally
+# likely. Each option is a triple: the parts that take its place, the text that is written, and the word that
+# is drawn.
+#
+# * A choice writes nothing yet. It is replaced by the parts of one of its alternatives.
+# * A field writes a word. A dictionary, `bound`, remembers the words that were drawn so far. If the field's
+#   variable is in it, there is one option; if not, there are as many as the variable has words.
+# * Plain text writes itself.
 
 
 # %% tags=["export"]
@@ -169,7 +179,8 @@ for new_parts, text, drawn in options("{hero}", TINY, {}):
     print(text, "→", options("{hero.his}", TINY, drawn)[0][1])
 
 # %% [markdown]
-# To tell a story, go through the parts and pick one option at each.
+# To tell a story, go through the parts and pick one option at each. (Where there is only one, `tell`
+# asks for no random number: random numbers are slow.)
 
 # %% tags=["export"]
 import random
@@ -337,7 +348,7 @@ test_stories_differ()
 def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
     """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
-        return float(not text)
+        return float(not text)  # 1.0 if no text is left
     ways = options(parts[0], grammar, bound)
     return sum(
         probability(new + parts[1:], text[len(written) :], grammar, bound | drawn)
@@ -365,8 +376,9 @@ for text in ("Tom slept.", "Tom lost his cup.", "Lily lost his hat."):
 
 # %% [markdown]
 # As by hand. Now the same for whole worlds, small enough to list. The list comes from another source than
-# our code: Python's own `str.format` also knows fields like `{hero.his}`. We draw all words in all
-# combinations, take all outcomes of the choices, and let it fill them in. Each telling of a plot is equally
+# our code: Python's own `str.format` also knows fields like `{hero.his}`, for the attribute `his` of its
+# argument `hero`. So we make each word a text with attributes, take all words and all outcomes of the choices in all
+# combinations, and let it fill them in. Each telling of a plot is equally
 # likely.
 #
 # Four worlds: the six stories; one with a field inside a choice; one that is ambiguous on purpose (`abc` is
@@ -544,7 +556,8 @@ print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits a story")
 # The rest, 727 nats, is spelling, phrases and agreement: that is what a model can learn.
 #
 # The checks: on the small worlds, count and entropy must be what the lists say. On the full one, the
-# surprise of samples must meet the entropy, on average, within four standard errors. The third test is
+# surprise of samples must meet the entropy, on average, within four standard errors (by chance, a right
+# program would miss that once in 16,000 seeds, and our seed is fixed). The third test is
 # sharper, and uses something that we saw in the numbers only later: each plot mentions a fixed set of
 # variables, whatever its choices, so all of its stories have the *same* probability. Two billion stories,
 # and only seven surprises! The plots are equally likely, so the entropy is the average of the seven. And
@@ -635,7 +648,7 @@ def bill(plot: str, rng: random.Random) -> str:
             written = f'<span class="{kind}">{written}<small>{label} {cost:.2f}</small></span>'
         html, bound, total = html + written, bound | drawn, total + cost
     assert abs(total + log_prob(tell(plot, rng, STORIES))) < 1e-9
-    return f"<p>{html} = <b>{total:.2f} nats</b></p>"
+    return f"<p>{html} = <b>{total:.2f}&nbsp;nats</b></p>"
 
 
 rng = random.Random(9)
@@ -648,9 +661,9 @@ HTML(f'{STYLE}<div class="bill">{"".join(bill(plot, rng) for plot in PLOTS)}</di
 # text could be told in two ways, as `abc` can in the ambiguous world, it would be counted twice.
 #
 # The fixed lengths help us here. Take two different ways to tell. If the plots differ, the texts differ in their
-# first seven characters. If not, go to the first place where a word or an alternative differs. Up to there, both
-# have written the same text. There, one writes something else than the other, *of the same length*. So
-# the texts differ in these characters, whatever follows.
+# first seven characters. If not, go to the first place where a word is drawn, or an alternative chosen, that
+# differs. Up to there, both have written the same text. There, one writes something else than the other, *of
+# the same length*. So the texts differ in these characters, whatever follows.
 #
 # The first test checks what the proof uses: words and alternatives are distinct and of one length, the
 # first mention of a variable is its plain form and stands in no choice, and the seven characters
@@ -770,13 +783,14 @@ test_a_flawless_window_is_a_story_and_then_padding()
 
 # %% [markdown]
 # Two numbers, then: the gap to the entropy, and the fraction of flawless samples. They are related. Let
-# $m$ be the probability that the model gives to all true stories together, so the fraction of its samples
-# that are flawless. Jensen's inequality says that the average of a logarithm is at most the logarithm
-# of the average. So, with all sums over the true stories,
+# $m = \sum_x q(x)$ be the probability that the model gives to all true stories together, so the fraction of
+# its samples that are flawless. With all sums over the true stories, and the inequality from above once more,
+# $\log u \le u - 1$, now with $u = q/(mp)$:
 #
-# $$ -\,\text{gap} = \sum_x p \log\frac{q}{p} \;\le\; \log \sum_x p\,\frac{q}{p} = \log m,
-#    \qquad\text{so}\qquad m \ge e^{-\text{gap}}. $$
+# $$ -\,\text{gap} = \sum_x p \log\frac{q}{p} = \log m + \sum_x p \log\frac{q}{m p}
+#    \;\le\; \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. $$
 #
+# So $m \ge e^{-\text{gap}}$.
 # A gap of 0.05 nats promises that at least 95 % of the samples are flawless. Without an exact entropy there
 # is no gap to speak of, and no such promise.
 

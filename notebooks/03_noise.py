@@ -15,7 +15,7 @@
 # **We want** a way to ruin them, little by little, from clean text to pure chance, such that for any
 # moment we can write down the probability of every outcome.
 # **Why**: a diffusion model learns to undo damage. To train it we need text that is damaged to any
-# degree, in one step ([chapter 4](04_forward.ipynb)). To score it, and to run the damage backwards
+# degree, in one step ([chapter 4](04_forward.ipynb)). To judge it, and to run the damage backwards
 # ([chapter 7](07_sampler.ipynb)), we need the exact probabilities.
 #
 # Every character is ruined on its own, whatever its neighbors are. So this chapter is about one
@@ -102,62 +102,28 @@ rate_matrix(3)
 # in the loss of [chapter 5](05_loss.ipynb), and there it must be the same.
 
 # %% [markdown]
-# ## Many short steps
+# ## Many short steps: the closed form
 #
-# A total noise of $\bar\sigma$, cut into $n$ equal steps, is $n$ factors $I + \tfrac{\bar\sigma}{n} Q$. You know what
-# happens to $(1 + \tfrac{x}{n})^n$ as $n$ grows: it tends to $e^x$, which is the sum of all $x^k / k!$. The
-# same holds for matrices, and the same sum is what "$e$ to the power of a matrix" means:
+# What do two steps do, one of length $x$, then one of length $y$? To redraw twice is to redraw once:
+# $P^2 = P$. (Each entry of $J^2$ adds up $V$ ones, so $J^2 = VJ$.) It follows that
 #
-# $$ \Big(I + \tfrac{\bar\sigma}{n}\,Q\Big)^n \;\longrightarrow\;
-#    e^{\bar\sigma Q} = I + \bar\sigma Q + \tfrac{\bar\sigma^2}{2}Q^2 + \tfrac{\bar\sigma^3}{6}Q^3 + \dots $$
+# $$ Q^2 = (P - I)^2 = P^2 - 2P + I = P - 2P + I = -Q, $$
 #
-# PyTorch has it as `torch.linalg.matrix_exp`. Ten steps of 0.1 gave 0.5658 for the `a`; the limit is 0.5786:
-
-# %%
-torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
-
-
-# %% tags=["test"]
-import pytest
-
-
-def test_rate_matrix_is_what_short_steps_leave():
-    for vocab_size in (1, 2, 3, 106):
-        Q = rate_matrix(vocab_size)
-        assert Q.dtype == torch.float64 and Q.shape == (vocab_size, vocab_size)
-        assert Q.sum(1).abs().max() < 1e-14
-        others = (1 - torch.eye(vocab_size).double()) / vocab_size
-        assert torch.allclose(Q - Q.diagonal().diag(), others, atol=1e-15)
-    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
-        rate_matrix(0)
-
-
-def test_many_short_steps_tend_to_the_exponential():
-    Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
-    errors = []
-    for steps in (10, 100, 1000):
-        chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
-        errors.append((chopped - torch.linalg.matrix_exp(2.5 * Q)).abs().max().item())
-    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
-
-
-test_rate_matrix_is_what_short_steps_leave()
-test_many_short_steps_tend_to_the_exponential()
-
-# %% [markdown]
-# ## The closed form
+# and with it
 #
-# The exponential of a matrix is a lot of work. For this $Q$ there is none, because to redraw twice is to
-# redraw once: $P^2 = P$. (Each entry of $J^2$ adds up $V$ ones, so $J^2 = VJ$.) It follows that
+# $$ \begin{aligned} (I + xQ)(I + yQ) &= I + (x + y)\,Q + xy\,Q^2 = I + (x + y - xy)\,Q \\
+#    &= I + \big(1 - (1-x)(1-y)\big)\,Q. \end{aligned} $$
 #
-# $$ Q^2 = (P - I)^2 = P^2 - 2P + I = P - 2P + I = -(P - I) = -Q, $$
+# In words: $1 - x$ is the chance that the first step spares the letter, $(1-x)(1-y)$ that both do. The rest
+# is the chance of being redrawn at all, and it takes the place of $x$. So $n$ equal steps with a total noise of
+# $\bar\sigma$ give
 #
-# hence $Q^3 = -Q^2 = Q$, and so on: all powers are $Q$ with changing sign. The sum collapses:
+# $$ \Big(I + \tfrac{\bar\sigma}{n}\,Q\Big)^n = I + \Big(1 - \big(1 - \tfrac{\bar\sigma}{n}\big)^n\Big)\,Q
+#    \;\longrightarrow\; I + (1 - e^{-\bar\sigma})\,Q \qquad (n \to \infty), $$
 #
-# $$ e^{\bar\sigma Q} = I + \Big(\bar\sigma - \tfrac{\bar\sigma^2}{2} + \tfrac{\bar\sigma^3}{6} - \dots\Big)\,Q
-#    = I + (1 - e^{-\bar\sigma})\,Q, $$
-#
-# for the bracket is the series of $1 - e^{-\bar\sigma}$. Put in $Q = P - I$ and collect what belongs to $I$:
+# because $(1 - x/n)^n$ tends to $e^{-x}$. By hand: ten steps of 0.1 spare a letter with probability
+# $0.9^{10} = 0.3487$. So an `a` stands with $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. In the
+# limit it is $e^{-1} = 0.3679$, and $0.5786$. Put in $Q = P - I$ and collect what belongs to $I$:
 #
 # $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
@@ -165,6 +131,10 @@ test_many_short_steps_tend_to_the_exponential()
 # probability $1 - e^{-\bar\sigma}$ it was redrawn at least once, and is now anything, evenly. How often it
 # was redrawn leaves no trace. These sentences are the whole forward process of this book. The matrix is
 # called its *kernel*.
+#
+# Why is it written as a power of $e$? As $(1 + x/n)^n$ tends to $e^x$ for a number, so for every matrix
+# $(I + \tfrac{\bar\sigma}n Q)^n$ tends to a limit, the *matrix exponential* $e^{\bar\sigma Q}$. For most it can only be
+# computed, by `torch.linalg.matrix_exp`. Ours has a formula, so we can hold one against the other.
 
 
 # %% tags=["export"]
@@ -202,12 +172,38 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
 # %%
 transition_matrix(1.0, 3)[0]
 
+# %%
+torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
+
 # %% [markdown]
-# The same as `matrix_exp` said, for one noise and one alphabet. Now for all sizes that this book uses and
-# all noise levels, from none to almost chaos:
+# The same, for one noise and one alphabet. Now for all sizes that this book uses and all noise levels, from
+# none to almost chaos. And does chopping really tend to it? The error must shrink with the steps.
 
 
 # %% tags=["test"]
+import pytest
+
+
+def test_rate_matrix_is_what_short_steps_leave():
+    for vocab_size in (1, 2, 3, 106):
+        Q = rate_matrix(vocab_size)
+        assert Q.dtype == torch.float64 and Q.shape == (vocab_size, vocab_size)
+        assert Q.sum(1).abs().max() < 1e-14
+        others = (1 - torch.eye(vocab_size).double()) / vocab_size
+        assert torch.allclose(Q - Q.diagonal().diag(), others, atol=1e-15)
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        rate_matrix(0)
+
+
+def test_many_short_steps_tend_to_the_closed_form():
+    Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
+    errors = []
+    for steps in (10, 100, 1000):
+        chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
+        errors.append((chopped - transition_matrix(2.5, 3)).abs().max().item())
+    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
+
+
 def test_closed_form_equals_matrix_exp():
     for vocab_size in (1, 2, 3, 27, 106):
         for sigma_bar in (0.0, 1e-4, 1e-2, 0.5, 1.0, 3.0, 10.0, 20.0):
@@ -238,6 +234,8 @@ def test_transition_matrix_refuses_what_is_no_noise():
     assert corrupted_fraction(torch.tensor([0, 1])).dtype == torch.float64
 
 
+test_rate_matrix_is_what_short_steps_leave()
+test_many_short_steps_tend_to_the_closed_form()
 test_closed_form_equals_matrix_exp()
 test_small_noise_keeps_its_digits()
 test_transition_matrix_refuses_what_is_no_noise()
@@ -267,15 +265,13 @@ plt.show()
 # %% [markdown]
 # ## Noise adds up
 #
-# Add noise $a$, then noise $b$. To multiply the two kernels, use $P^2 = P$ once more:
+# Add noise $a$, then noise $b$. Both kernels have the form $I + xQ$, so the rule for two steps holds for them,
+# with $1 - x = e^{-a}$ and $1 - y = e^{-b}$:
 #
-# $$ e^{aQ}e^{bQ} = \big(e^{-a} I + (1 - e^{-a})P\big)\big(e^{-b} I + (1 - e^{-b})P\big)
-#    = e^{-a-b}\,I + (\dots)\,P. $$
+# $$ e^{aQ}\,e^{bQ} = I + \big(1 - e^{-a}e^{-b}\big)\,Q = e^{(a+b)Q}. $$
 #
-# The bracket need not be worked out: the rows of the product sum to 1, so it is the rest, $1 - e^{-a-b}$. (Spared
-# twice, or not.) The result is $e^{(a+b)Q}$: two damages are one damage of the summed noise. That
-# is why noise needs no history. From a text at noise $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only
-# the difference counts.
+# Two damages are one damage of the summed noise. That is why noise needs no history. From a text at noise
+# $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only the difference counts.
 
 
 # %% tags=["test"]
@@ -422,8 +418,7 @@ def test_time_is_the_inverse_and_the_ends_are_met():
         line = (1 - t.double()) * math.log(1e-4) + t.double() * math.log(20)
         assert torch.allclose(noise.sigma_bar(t).double(), line.exp(), rtol=digits, atol=0)
         ends = torch.tensor([1e-4, 20], dtype=dtype)
-        error = (noise.sigma_bar(t)[[0, -1]] / ends - 1).abs()
-        assert error.max() <= torch.finfo(dtype).eps
+        assert torch.equal(noise.sigma_bar(t)[[0, -1]], ends)
 
 
 def test_any_shape_and_dtype():
@@ -455,7 +450,7 @@ test_limits_that_make_no_schedule_are_refused()
 # %% [markdown]
 # ## Is anything left at the end?
 #
-# At $t = 1$ we want pure chance, because that is what a sampler starts from. Put $\epsilon = e^{-\bar\sigma}$, the
+# At $t = 1$ we want pure chance, because from that a new text will start. Put $\epsilon = e^{-\bar\sigma}$, the
 # probability that a character was spared. The kernel gives $\epsilon + (1-\epsilon)/V = (1 + (V-1)\epsilon)/V$ to the clean token,
 # and $(1-\epsilon)/V$ to each of the $V - 1$ other ones. How far is that from $\tfrac1V$ everywhere? The usual measure
 # is the *Kullback–Leibler divergence*, the sum of $p \log(p / \tfrac1V)$, which is 0 only if the two are equal:
@@ -496,7 +491,7 @@ t = torch.linspace(0, 1, 401, dtype=torch.float64)
 fig, (upper, lower) = plt.subplots(2, sharex=True, figsize=(7, 5))
 upper.semilogy(t, noise.sigma_bar(t), label="total noise σ̄(t)")
 upper.semilogy(t, noise.sigma(t), "--", label="rate σ(t)")
-upper.set(ylabel="redraws", yticks=[1e-4, 1e-2, 1, 100])
+upper.set(ylabel="redraws per character", yticks=[1e-4, 1e-2, 1, 100])
 upper.legend()
 lower.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)), color="C2")
 lower.set(xlabel="time t", ylabel="characters redrawn (%)", xlim=(0, 1), ylim=(0, 103))
@@ -517,7 +512,7 @@ plt.show()
 # $$ \frac{\log(10^{-2}/10^{-4})}{\log(20/10^{-4})} = \frac{4.605}{12.206} = 0.377. $$
 #
 # Is that a waste? Chapter 5 shows that the loss, weighted with the rate $\sigma(t)$ and added up over all times,
-# bounds the information in the text. The left third adds little to that sum, because the rate is tiny: of the 20
+# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum, because the rate is tiny: of the 20
 # redraws per character that come in all, $\int \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) = 0.01$ come there. But a trainer that
 # draws its times evenly spends a third of its work on it. There are two cures. One is another clock
 # (exercise 4), at a price. The other leaves the clock alone, draws more noise levels where the loss is, and

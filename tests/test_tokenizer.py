@@ -93,12 +93,12 @@ def test_bad_ids_are_refused():
         ([0.5, 1.0], "integers, got float64"),
         (torch.zeros(3, dtype=torch.bfloat16), "integers, got float64"),
         (torch.ones(3, dtype=torch.bool), "integers, got bool"),
-        (torch.tensor(7), r"shape \(L,\) are due, got \(\)"),
-        ([[1, 2]], r"shape \(L,\) are due, got \(1, 2\)"),
+        (torch.tensor(7), r"shape \(L,\), got \(\)"),
+        ([[1, 2]], r"shape \(L,\), got \(1, 2\)"),
     ):
         with pytest.raises(ValueError, match=reason):
             tokenizer.decode(ids)
-    with pytest.raises(ValueError, match=r"shape \(B, L\) are due, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"shape \(B, L\), got \(2,\)"):
         tokenizer.decode_batch([1, 2])
     with pytest.raises(ValueError, match="3 characters does not fit in 2"):
         tokenizer.pad("abc", 2)
