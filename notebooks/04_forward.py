@@ -85,12 +85,10 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
     if x.dim() != 2 or x.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
     noise = torch.as_tensor(noise, device=x.device)
+    if noise.shape not in ((), x.shape[:1]):
+        raise ValueError(f"noise must be a scalar or ({len(x)},), got shape {tuple(noise.shape)}")
     if not noise.is_floating_point():
         noise = noise.to(torch.get_default_dtype())
-    if noise.dim() > 0 and noise.shape != x.shape[:1]:
-        raise ValueError(
-            f"noise must be a scalar or of shape ({len(x)},), got shape {tuple(noise.shape)}"
-        )
     return noise.expand(len(x))[:, None]
 
 
@@ -105,21 +103,10 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
 
 # %% tags=["export"]
 def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Kernel rows of the forward process: where each token may go next.
+    r"""Kernel rows $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$: (B, L, V).
 
-    $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_t: tokens, int64 of shape (B, L).
-        delta_sigma: noise $\Delta \ge 0$ still to be added, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        Probabilities of shape (B, L, V), in the dtype of ``delta_sigma``; the last axis sums to 1.
-
-    Raises:
-        ValueError: if the tokens are not int64 of shape (B, L), or the noise has another shape.
+    The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
+    dtype; else a ValueError. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
     leak = corrupted_fraction(delta) / vocab_size
@@ -181,17 +168,9 @@ def sample_prior(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Tokens drawn uniformly from the whole vocabulary: pure noise.
+    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L).
 
-    Args:
-        batch_size: number of texts $B$.
-        length: tokens in each text $L$.
-        vocab_size: number of tokens $V$.
-        generator: source of randomness; the draw happens on its device.
-        device: where the result lives; by default where the draw happened.
-
-    Returns:
-        Tokens, int64 of shape (B, L).
+    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
@@ -216,23 +195,11 @@ def perturb_batch(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Draw $x_t$ given $x_0$: each token is redrawn with probability $1 - e^{-\bar\sigma}$.
+    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
 
-    A redrawn token is uniform over all $V$ tokens, so it may come out as it was
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_0: clean tokens, int64 of shape (B, L); not modified.
-        sigma_bar: total noise, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-        mask: optional bool of shape (B, L), true where a token is kept.
-        generator: source of randomness; the draws happen on its device.
-
-    Returns:
-        Noised tokens, int64 of shape (B, L).
-
-    Raises:
-        ValueError: if a shape or dtype is not as above.
+    A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
+    or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
+    on the device of ``generator``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
@@ -474,17 +441,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of a text that changes.
-
-    Args:
-        tokens: the L token ids of the text.
-        sigma_bar: the total noise at this moment.
-        changed: the positions whose token differs from the frame before, ascending.
-    """
+    """One moment of a text that changes: its tokens, the total noise, and what has just changed."""
 
     tokens: tuple[int, ...]
     sigma_bar: float
-    changed: tuple[int, ...]
+    changed: tuple[int, ...]  # positions whose token differs from the frame before, ascending
 
 
 # %% [markdown]
@@ -496,14 +457,7 @@ class Frame:
 def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
     """Frames of a run that is still going on: each one as soon as its state arrives.
 
-    Args:
-        states: pairs of tokens, integers of shape (L,), and total noise.
-
-    Yields:
-        One frame a state; in the first, nothing has changed.
-
-    Raises:
-        ValueError: if a state has not the shape (L,) of the first.
+    A state is a pair of tokens, integers of one shape (L,), else a ``ValueError``, and total noise.
     """
     before = None
     for state, sigma_bar in states:
@@ -516,18 +470,7 @@ def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
 
 
 def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[Frame]:
-    """Frames of a finished run.
-
-    Args:
-        tokens: the states of one text in order, each of integers of shape (L,).
-        sigma_bars: the total noise of each state.
-
-    Returns:
-        One frame a state.
-
-    Raises:
-        ValueError: if there is not one noise level a state, or the states differ in shape.
-    """
+    """Frames of a finished run: its states, each (L,), and as many noise levels, else a ``ValueError``."""
     if len(tokens) != len(sigma_bars):
         raise ValueError(f"{len(tokens)} states need as many noise levels, got {len(sigma_bars)}")
     return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
@@ -670,21 +613,15 @@ from typing import Any
 
 @dataclass(frozen=True, repr=False)
 class Animation:
-    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
+    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF."""
 
-    Args:
-        frames: at least one frame, else a ``ValueError``.
-        tokenizer: gives the characters.
-        title: shown above the text.
-        player_id: the id of the HTML element; fixed, so that a stored output stays the same.
-        fps: frames per second.
-    """
-
-    frames: Sequence[Frame]
+    frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
-    title: str = ""
-    player_id: str = "ddlm-player"
-    fps: float = 12.0
+    title: str = ""  # shown above the text
+    player_id: str = (
+        "ddlm-player"  # of the HTML element; fixed, so that stored outputs do not change
+    )
+    fps: float = 12.0  # frames per second
 
     def __post_init__(self) -> None:
         if not self.frames:
