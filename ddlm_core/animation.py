@@ -106,9 +106,7 @@ class Animation:
     frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
     title: str = ""  # shown above the text
-    player_id: str = (
-        "ddlm-player"  # of the HTML element; fixed, so that stored outputs do not change
-    )
+    player_id: str = "ddlm-player"  # of the HTML element: fixed, so stored outputs stay the same
     fps: float = 12.0  # frames per second
 
     def __post_init__(self) -> None:

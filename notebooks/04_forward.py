@@ -230,7 +230,7 @@ def perturb_batch(
 
 # %% [markdown]
 # A text at three noise levels, from the same seed. At 0.05 you see a few misprints, at 0.5 you can
-# still guess most words, at 5 nothing is left but an accident or two.
+# still guess many words, at 5 hardly a letter is left.
 
 # %%
 from ddlm_core.tokenizer import CharacterLevelTokenizer
@@ -269,7 +269,7 @@ for ax, level in zip(panels, (0.2, 0.8, 3.0), strict=True):
     ax.hlines(formula, torch.arange(5) - 0.45, torch.arange(5) + 0.45, color="C1", label="formula")
     ax.set(title=f"noise {level:g}", xlabel="token", xticks=range(5))
 panels[0].set_ylabel("share")
-panels[0].legend()
+panels[2].legend()
 plt.show()
 
 # %% [markdown]
@@ -691,9 +691,7 @@ class Animation:
     frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
     title: str = ""  # shown above the text
-    player_id: str = (
-        "ddlm-player"  # of the HTML element; fixed, so that stored outputs do not change
-    )
+    player_id: str = "ddlm-player"  # of the HTML element: fixed, so stored outputs stay the same
     fps: float = 12.0  # frames per second
 
     def __post_init__(self) -> None:
