@@ -31,8 +31,8 @@
 # one we see, or must have been redrawn into it; [chapter 4](04_forward.ipynb) has the chances. Multiply,
 # add up, divide.
 #
-# One thing is odd, and on purpose: `guess` leaves out the letter at its own place. The $q$ of chapter 5
-# is the guess *before* that letter counts as evidence. With `own=True` it counts, too.
+# One thing is odd, and on purpose: `guess` skips the letter at its own place. The $q$ of chapter 5 is
+# the guess *before* that letter counts as evidence.
 
 # %%
 import math
@@ -41,20 +41,23 @@ WORDS = {"ant": 5, "ate": 4, "eat": 6, "net": 3, "tan": 1, "tea": 4, "ten": 7}
 LETTERS = "aent"
 
 
-def guess(seen: str, place: int, sigma_bar: float, own: bool = False) -> dict[str, float]:
-    """Probability of each clean letter at one place of a word."""
+def chance(word: str, seen: str, sigma_bar: float, skip: int = -1) -> float:
+    """Probability that the noise turns a word into what is seen, one place skipped."""
     redrawn = -math.expm1(-sigma_bar) / 4  # into one given letter of four
+    places = [i for i in range(3) if i != skip]
+    return math.prod(redrawn + math.exp(-sigma_bar) * (word[i] == seen[i]) for i in places)
+
+
+def guess(seen: str, place: int, sigma_bar: float) -> dict[str, float]:
+    """q: probability of each clean letter at one place, from all other places."""
     total = dict.fromkeys(LETTERS, 0.0)
     for word, count in WORDS.items():
-        for i, (clean, noised) in enumerate(zip(word, seen)):
-            if own or i != place:
-                count *= redrawn + math.exp(-sigma_bar) * (clean == noised)
-        total[word[place]] += count
+        total[word[place]] += count * chance(word, seen, sigma_bar, skip=place)
     return {letter: weight / sum(total.values()) for letter, weight in total.items()}
 
 
-def show(title: str, q: dict[str, float]) -> None:
-    print(f"{title:32}", "  ".join(f"{letter} {p:.3f}" for letter, p in q.items()))
+def show(title: str, numbers: dict[str, float]) -> None:
+    print(f"{title:32}", "  ".join(f"{letter} {number:.3f}" for letter, number in numbers.items()))
 
 
 for sigma_bar in (0.01, 0.5, 1.0, 20.0):
@@ -75,45 +78,70 @@ show("een, first letter, noise 0.1", guess("een", 0, 0.1))
 # after is the answer. Here nothing is hidden and nothing is certain: every position may be wrong, and
 # any other may hold the evidence. So there is **no causal mask**. The name for that is *bidirectional*.
 #
+# ## From a guess to a score, in one line
+#
+# The loss of chapter 5 and the sampler of chapter 7 do not ask for a guess. They ask for the *score*
+# $s_y$: how many times as probable would the noisy text be with the letter $y$ at this place? Why
+# may the network answer another question? Because the guess contains the answer. Fix the other letters.
+# If the clean letter here was $z$, it is now seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}(1+\kappa[y=z])$,
+# where $\kappa = V/(e^{\bar\sigma}-1)$ (chapter 5). We do not know $z$, but $q_z$ is its probability, given the others. So
+#
+# $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
+#    \qquad\text{and}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
+#
+# On the left is a number that can be a millionth or a million, and that a network hits badly. On the right is a
+# distribution over $V$ letters, which networks are good at, and a $\kappa$ that we know exactly. By hand,
+# with $\bar\sigma = 1$: count how probable `tea`, `tee`, `ten` and `tet` are as noisy words, or use the line.
+
+
+# %%
+def seen_at_all(seen: str, sigma_bar: float) -> float:
+    """p_t, by going through all words (30 in all)."""
+    return sum(count * chance(word, seen, sigma_bar) for word, count in WORDS.items()) / 30
+
+
+kappa, q = 4 / math.expm1(1.0), guess("tet", 2, 1.0)
+counted = {y: seen_at_all("te" + y, 1.0) / seen_at_all("tet", 1.0) for y in LETTERS}
+show("score by counting", counted)
+show("score from the guess", {y: (1 + kappa * q[y]) / (1 + kappa * q["t"]) for y in LETTERS})
+
+# %% [markdown]
 # ### Why leave out the own letter, and why it does no harm to show it
 #
 # The own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
-# multiplies $q_y$ with $1 + \kappa[y = x_t]$, where $\kappa = V/(e^{\bar\sigma}-1)$. Chapter 5 puts that
-# in by one line. A network that counted it as well would count it twice. What would the loss say? Here is
-# the mean loss at the last letter of `tet`, over all words that it may come from, for both answers:
+# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above has done that already. A network that counted it
+# as well would count it twice. What would the loss say? Here is the mean loss at the last letter of `tet`,
+# over all letters that it may come from, for both answers:
 
 # %%
 import torch
 
 from ddlm_core.loss import denoiser_log_score, score_entropy_loss
 
-level, t = torch.ones(4, dtype=torch.float64), LETTERS.index("t")
-x_t, x_0 = (
-    torch.full((4, 1), t),
-    torch.arange(4)[:, None],
-)  # what we see; each possible clean letter
-truth = torch.tensor(list(guess("tet", 2, 1.0, own=True).values()), dtype=torch.float64)
-for name, own in (("own letter left out", False), ("own letter counted twice", True)):
-    q = torch.tensor(list(guess("tet", 2, 1.0, own).values()), dtype=torch.float64)
-    log_score = denoiser_log_score(q.log().expand(4, 1, 4), level, x_t)
+left_out = torch.tensor([q[y] for y in LETTERS], dtype=torch.float64)
+counted_in = left_out * (1 + kappa * torch.tensor([y == "t" for y in LETTERS]))
+truth = counted_in / counted_in.sum()  # p(x_0 | x_t), what the last letter really was
+x_t, x_0 = torch.full((4, 1), 3), torch.arange(4)[:, None]  # we see t; each possible clean letter
+level = torch.ones(4, dtype=torch.float64)
+for name, answer in (("left out", left_out), ("counted twice", truth)):
+    log_score = denoiser_log_score(answer.log().expand(4, 1, 4), level, x_t)
     loss = truth @ score_entropy_loss(log_score, level, x_t, x_0)[:, 0]
-    print(f"{name:26} {loss:.4f} nats per unit of noise")
+    print(f"own letter {name:14} {loss:.4f} nats per unit of noise")
 
 # %% [markdown]
 # Counting twice costs. So we can show the network the whole text, its own position included, and let the
 # loss teach it not to look. Hiding it would be hard: each layer mixes all positions, so after two layers a
 # position hears about its own letter from its neighbors.
 #
-# This is more than a hope. Fix $x_t$. Any $q$ at all, right or wrong, gives a score that is an average of
-# the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$):
+# And whatever the network says, right or wrong, its guess, its posterior and its score fit together. The
+# score is the mean of the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$) over the
+# posterior of $z$:
 #
 # $$ \sum_z \underbrace{\frac{q_z\,(1+\kappa[z=x_t])}{1+\kappa q_{x_t}}}_{\text{posterior of } z}\;
 #    \underbrace{\frac{1+\kappa[y=z]}{1+\kappa[x_t=z]}}_{a_y(z)}
 #    \;=\; \frac{\sum_z q_z\,(1+\kappa[y=z])}{1+\kappa q_{x_t}} \;=\; \frac{1+\kappa q_y}{1+\kappa q_{x_t}} = s_y. $$
 #
-# So whatever the network finds, guess, posterior and score never contradict each other. And the way from
-# $q$ to $s$ can be walked back (exercise 3 of chapter 5): only one $q$ gives the true score, the one
-# that leaves the own letter out. A test below holds the network to this identity.
+# A test below holds the network to this identity.
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -737,10 +765,9 @@ class FeedForward(nn.Sequential):
 # Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
 # attention, then the same for the feed-forward map.
 #
-# Letters make words with their neighbors, so we also tried what suggests itself, and what
-# [Primer](https://arxiv.org/abs/2109.08668) found by search: to mix each letter with the two on either side
-# before it attends (a depthwise convolution). In a trial on the stories of chapter 2 it was ahead at first, and
-# no longer after 300 steps. Attention learns to find the neighbors soon enough. So it is not here.
+# (Letters make words with their neighbors, so we also tried to mix each letter with the two on either side
+# before it attends, as in [Primer](https://arxiv.org/abs/2109.08668). In a trial on the stories of chapter 2 that
+# was ahead at first, and no longer after 300 steps. So it is not here.)
 
 
 # %% tags=["export"]
