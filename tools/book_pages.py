@@ -142,5 +142,6 @@ def setup(app: Sphinx) -> dict:
     app.add_transform(SourceLinks)
     app.add_transform(ChapterNumber)
     app.add_directive("stored-player", StoredPlayer)
+    app.add_css_file("book.css")
     app.connect("html-page-context", page_context, priority=400)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
