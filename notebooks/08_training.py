@@ -820,6 +820,8 @@ test_bound_of_an_untrained_network()
 # the seed and $k$. With the order of the windows this is what makes resuming exact. (`hash` turns the pair of whole
 # numbers into one. Python salts the hashes of texts, which differ from process to process, but not those of numbers.)
 #
+# Only dropout asks torch's global generator, so the step seeds that one too.
+#
 # The step ends before the weights change if the loss is no number any more, or far above $\log V$, the price of
 # guessing.
 
@@ -988,18 +990,22 @@ class Trainer:
         """Train to the end; returns the last validation bound (in the first process)."""
         from ddlm_core.views.progress import Progress
 
-        bound, batches = None, batches_from(self.train_loader, self.parts, self.step)
+        bound, stopped, batches = (
+            None,
+            False,
+            batches_from(self.train_loader, self.parts, self.step),
+        )
         with Progress(self) as progress:
-            while self.step < self.total:
+            while self.step < self.total and not stopped:
                 x_0 = next(batches)
                 loss, stopped = train_step(self, x_0, progress.stop)
                 if self.accelerator.is_main_process:
                     new = _measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), new)
                     bound = new or bound
-                if stopped:
-                    raise KeyboardInterrupt(f"stopped after step {self.step}")
         self.accelerator.wait_for_everyone()
+        if stopped:
+            raise KeyboardInterrupt(f"stopped after step {self.step}")
         return bound
 
 
@@ -1202,29 +1208,25 @@ steps = 6 if smoke else 600
 train, val, _, tokenizer = setup_dataloaders(
     "pocket-stories",
     train_samples=500 if smoke else 20_000,
-    val_samples=128,
+    val_samples=16 if smoke else 128,
     context_len=160,
     batch_size=16,
 )
-torch.manual_seed(0)
-network = DiscreteDiffusionConfig(block_size=160, n_layer=4, n_head=3, n_embd=96, padded=True)
-model = DiscreteDiffusionTransformer(network)
 folder = TemporaryDirectory()
-config = TrainingConfig(
-    dataset_name="pocket-stories",
-    context_length=160,
-    batch_size=16,
-    max_steps=steps,
-    learning_rate=5e-3,
-    matrix_learning_rate=0.05,
-    eval_every_steps=max(2, steps // 6),
-    eval_windows=128,
-    checkpoint_dir=folder.name,
-    progress=False,
-)
-trainer = Trainer(model, train, val, config)
-before = trainer.evaluate()
-after = trainer.fit()
+
+
+def practice(steps, **changes):
+    """Train a small network in the folder; the bound before and after, and the trainer."""
+    torch.manual_seed(0)
+    network = DiscreteDiffusionConfig(block_size=160, n_layer=4, n_head=3, n_embd=96, padded=True)
+    settings = {"learning_rate": 5e-3, "matrix_learning_rate": 0.05, "progress": False}
+    settings |= {"eval_every_steps": max(2, steps // 6), "eval_windows": 128}
+    config = TrainingConfig(max_steps=steps, checkpoint_dir=folder.name, **(settings | changes))
+    trainer = Trainer(DiscreteDiffusionTransformer(network), train, val, config)
+    return trainer.evaluate(), trainer.fit(), trainer
+
+
+before, after, trainer = practice(steps)
 print(f"before:  {before.nats_per_window:6.1f} nats a story")
 print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
@@ -1234,10 +1236,8 @@ print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 # what, and who found it).
 
 # %% tags=["hide-input"]
-lines = [
-    json.loads(line) for line in (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
-]
-measured = [line for line in lines if "nats_per_window" in line]
+log = (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
+measured = [line for line in map(json.loads, log) if "nats_per_window" in line]
 plt.plot(
     [0, *(line["step"] for line in measured)],
     [before.nats_per_window, *(line["nats_per_window"] for line in measured)],
@@ -1260,7 +1260,7 @@ from ddlm_core.sampler import sample_diffusion, sample_generators
 
 tokens = sample_diffusion(
     trainer.average,
-    network.noise,
+    trainer.average.config.noise,
     batch_size=2,
     seq_len=160,
     num_steps=8 if smoke else 64,
@@ -1269,12 +1269,90 @@ tokens = sample_diffusion(
 )
 for text in tokenizer.decode_batch(tokens):
     print(text)
+
+# %% [markdown]
+# ## Which proposal is best?
+#
+# Two questions, on the same network. How much does one sample of the loss scatter, now that the network is trained?
+# And how low is the bound, if a new network practices with each proposal for the same, short time?
+
+# %%
+windows, generator = torch.cat(list(val)).long(), torch.Generator()
+print("proposal        mean  scatter of a sample  bound after a short run, nats a story")
+for name, power in (("uniform in t", None), ("power 2", 2.0), ("power 1", 1.0)):
+    t, weight = proposal_times(8 * len(windows), noise, power, generator=generator.manual_seed(0))
+    with torch.inference_mode():
+        loss = compute_loss(trainer.average, windows.repeat(8, 1), noise, t, generator=generator)
+    sample = weight * loss  # nats a token
+    _, bound, _ = practice(4 if smoke else 150, noise_power=power, eval_every_steps=1000)
+    print(f"{name:14}{sample.mean():6.3f}{sample.std():14.3f}{bound.nats_per_window:22.1f}")
 folder.cleanup()
 
 # %% [markdown]
-# The model that ships with the package is larger and trained longer, with `ddlm-train --config-name pocket`. Its
-# [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures. All of
-# this was run on a CPU; nothing here has been run on a GPU yet.
+# The means agree, as they must: it is the same integral. PROPOSALS
+#
+# ## On a GPU
+#
+# The command has presets: `ddlm-train --config-name smoke` (seconds), `cpu` (hours), `gpu` and `gpu-large`. Before you
+# rent a machine, compute what you need. The `gpu` preset is 10 layers of width 640, windows of 256 characters, 64 at
+# a time. We run it once on two windows, and count.
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+
+network = DiscreteDiffusionConfig(block_size=256, n_layer=10, n_head=10, n_embd=640, cond_dim=128)
+model, config = DiscreteDiffusionTransformer(network), TrainingConfig()
+drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, 106, torch.Generator().manual_seed(0))
+kept = {}  # what the forward pass keeps for the gradients: address → bytes
+own = {parameter.data_ptr() for parameter in model.parameters()}
+
+
+def keep(x):
+    if x.data_ptr() not in own:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+    return x
+
+
+counter = FlopCounterMode(display=False)
+hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+with counter, hooks, torch.autocast("cpu", torch.bfloat16):
+    training_loss(model, *drawn).backward()
+parameters = sum(p.numel() for p in model.parameters())
+matrices = sum(p.numel() for p in build_optimizers(model, config)["muon"].param_groups[0]["params"])
+flops = counter.get_total_flops() * 32
+# weights, gradients, average, and what the optimizers remember: one number (Muon) or two (AdamW)
+state_bytes = 4 * (3 * parameters + matrices + 2 * (parameters - matrices))
+print(f"parameters:      {parameters / 1e6:.1f} million")
+print(f"FLOPs in a step: {flops / 1e12:.1f} · 10¹² (64 windows of 256)")
+print(
+    f"memory:          {state_bytes / 1e9:.1f} GB, and {sum(kept.values()) * 32 / 1e9:.1f} GB for a batch"
+)
+
+# %% [markdown]
+# One epoch of TinyStories, about 1.9 billion characters, is some 116,000 such steps. What follows is an **estimate**,
+# for a GPU that reaches 30 % of the speed on its data sheet (dense, 16 bit). Nothing in this book has been run on a
+# GPU yet.
+
+# %%
+for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
+    hours = 1.9e9 / 256 / 64 * flops / (0.3 * peak) / 3600
+    print(f"{card:9} {hours:5.1f} hours an epoch (estimated)")
+
+# %% [markdown]
+# What makes it faster or smaller, as keys of the configuration:
+#
+# - `mixed_precision`: bf16 where the hardware multiplies it fast, else fp16 on a GPU (`auto`). What stays in 32 bits
+#   uses TF32 there.
+# - `torch_compile=true` fuses operations. On one core of a CPU, a network of 1.56 million weights (16 windows of 160,
+#   bf16) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some 700 steps on.
+# - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
+#   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.
+# - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines). The
+#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and the curve depends on that product
+#   alone: a test trains with one process and with two.
+#
+# The model that ships with the package was trained on a CPU, with `ddlm-train --config-name pocket`. Its
+# [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures.
 #
 # ## Change it safely
 #
@@ -1286,8 +1364,7 @@ folder.cleanup()
 # (Expected: 0.378.) And proposals with power 1? (Expected: 0.01.)
 
 # %% tags=["solution", "hide-input"]
-noise, generator = GeometricNoise(), torch.Generator().manual_seed(0)
-shares = []
+generator, shares = torch.Generator().manual_seed(0), []
 for power in (None, 1.0):
     t, _ = proposal_times(100_000, noise, power, generator=generator)
     shares.append((corrupted_fraction(noise.sigma_bar(t)) < 0.01).double().mean().item())
@@ -1309,6 +1386,18 @@ assert constant == 919
 steps_taken, constant
 
 # %% [markdown]
+# **Exercise 3.** A story of 90 characters occurs twice in a data set of 30 stories, as number 5 and as number 29.
+# Three stories each are held out. How many are left to validate and to test with? (Expected: 3 and 2.)
+
+# %% tags=["solution", "hide-input"]
+told = [f"Story {i}." for i in range(30)]
+told[5] = told[29] = "a" * 90
+parts = split_stories(*encode_stories([(s, True) for s in told], CharacterLevelTokenizer()), 3)
+counts = [int((part == PAD_ID).sum()) for part in parts[1:]]
+assert counts == [3, 2]
+counts
+
+# %% [markdown]
 # ## Summary
 #
 # | name | module | meaning |
@@ -1318,8 +1407,8 @@ steps_taken, constant
 # | `TokenWindows`, `WindowSampler` | `data` | windows, in an order that depends on seed and epoch alone |
 # | `TrainingConfig`, `Trainer` | `training` | what a run needs to know; the run |
 # | `proposal_times` | `training` | noise levels to practice on, with weights that keep the objective |
-# | `draw_given` | `training` | spans that are given, for infilling |
+# | `draw_given`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
 # | `validation_bound`, `Bound` | `training` | nats a window, bits per character |
-# | `save_checkpoint`, `load_checkpoint`, `write_whole` | `training` | a stop costs nothing |
+# | `save_checkpoint`, `load_checkpoint` | `training` | a stop costs nothing |
 #
 # Next: [from weights to stories](10_pipeline.ipynb).

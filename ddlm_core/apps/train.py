@@ -131,7 +131,7 @@ def main() -> None:
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         warnings.simplefilter("ignore")
     warnings.showwarning = lambda message, *_: print(f"ddlm-train: {message}", file=sys.stderr)
     sys.argv[1:] = prefixed(sys.argv[1:])

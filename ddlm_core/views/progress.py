@@ -99,8 +99,6 @@ class Progress:
 
     def note(self, loss: float, characters: int, bound: Any = None) -> None:
         """Show and log a step on so many characters, with the bound if it was measured."""
-        if not self.main:
-            return
         self.characters += characters
         self.bar.update()
         if bound is not None:
