@@ -341,19 +341,15 @@ class Trainer:
         """Train to the end; returns the last validation bound (in the first process)."""
         from ddlm_core.views.progress import Progress
 
-        bound, stopped, batches = (
-            None,
-            False,
-            batches_from(self.train_loader, self.parts, self.step),
-        )
+        bound, stopped = None, False
+        batches = batches_from(self.train_loader, self.parts, self.step)
         with Progress(self) as progress:
             while self.step < self.total and not stopped:
                 x_0 = next(batches)
                 loss, stopped = train_step(self, x_0, progress.stop)
                 if self.accelerator.is_main_process:
-                    new = _measure_and_save(self, stopped)
-                    progress.note(loss, int((x_0 != PAD_ID).sum()), new)
-                    bound = new or bound
+                    bound = _measure_and_save(self, stopped)
+                    progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
         self.accelerator.wait_for_everyone()
         if stopped:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
