@@ -31,7 +31,6 @@ from .data import read_file as read_file
 from .data import read_stories as read_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
-from .data import training_loader as training_loader
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
@@ -88,12 +87,10 @@ from .tokenizer import look_up as look_up
 from .training import Bound as Bound
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
-from .training import TrainingDiverged as TrainingDiverged
-from .training import TrainingState as TrainingState
 from .training import batches_from as batches_from
 from .training import build_optimizers as build_optimizers
-from .training import checkpoint_blocks as checkpoint_blocks
 from .training import draw_given as draw_given
+from .training import draw_noise as draw_noise
 from .training import learning_rate_factor as learning_rate_factor
 from .training import load_checkpoint as load_checkpoint
 from .training import proposal_times as proposal_times
@@ -104,4 +101,3 @@ from .training import training_loss as training_loss
 from .training import update_average as update_average
 from .training import validation_bound as validation_bound
 from .training import window_nats as window_nats
-from .training import write_whole as write_whole
