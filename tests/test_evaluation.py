@@ -1,0 +1,90 @@
+# Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddlm_core.evaluation import Estimate, bits_per_character, estimate_bound, mean_of, spread_times
+from ddlm_core.loss import denoiser_log_score
+from ddlm_core.noise import GeometricNoise, corrupted_fraction
+
+
+def test_mean_and_interval():
+    found = mean_of(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    error = (14 / 3) ** 0.5 / 2  # squares of the distances from 3 add up to 14
+    assert found == pytest.approx((3, 3 - 1.96 * error, 3 + 1.96 * error))
+    assert all(type(value) is float for value in found)
+    assert found.scaled(2) == pytest.approx(tuple(2 * value for value in found))
+    assert f"{Estimate(1.0, 0.5, 1.5):.2f}" == "1.00 (0.50 to 1.50)"
+
+
+class Letters:
+    """A network that believes in independent letters, whatever it sees."""
+
+    def __init__(self, *probs: float) -> None:
+        self.log_q = torch.tensor(probs, dtype=torch.float64).log()
+        self.config = SimpleNamespace(vocab_size=len(probs), noise=GeometricNoise())
+
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return self.log_q.expand(*x_t.shape, -1)
+
+    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return denoiser_log_score(self.denoise(x_t, sigma_bar), sigma_bar.double(), x_t)
+
+    def nats(self, tokens: Tensor) -> Tensor:
+        """Exact -log q of each window (N, L): (N,)."""
+        return -self.log_q[tokens].sum(-1)
+
+
+def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
+    """Windows of the two-letter language."""
+    return (torch.rand(windows, length, generator=g) < 1 / 4).long()
+
+
+def share_of_hits(windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
+    """How often the interval holds the bound of the text (fixed), or that of the language."""
+    g, model, hits = torch.Generator().manual_seed(1), Letters(0.6, 0.4), 0
+    language = -20 * (0.75 * math.log(0.6) + 0.25 * math.log(0.4))
+    text = draw(windows, 20, g)
+    for run in range(runs):
+        text = text if fixed else draw(windows, 20, g)
+        truth = model.nats(text).mean().item() if fixed else language
+        found = estimate_bound(model, text, repeats, seed=run)
+        hits += found.low <= truth <= found.high
+    return hits / runs
+
+
+def test_interval_hits_the_bound_of_a_text():
+    assert 0.9 <= share_of_hits(windows=2, repeats=64, fixed=True) < 0.995
+
+
+def test_interval_hits_the_bound_of_a_language():
+    assert 0.9 <= share_of_hits(windows=60, repeats=4, fixed=False) < 0.995
+
+
+def test_levels_are_spread_and_weights_keep_the_integral():
+    noise, g = GeometricNoise(), torch.Generator().manual_seed(0)
+    t, weight = spread_times(4096, noise, g)
+    assert t.min() >= 0 and t.max() <= 1 and weight.max() < 2.001
+    assert weight.mean().item() == pytest.approx(1, abs=1e-3)  # the integral of 1 over [0, 1]
+    f = corrupted_fraction(noise.sigma_bar(t))
+    in_the_middle = ((f > 0.3) & (f < 0.7)).double().mean().item()
+    assert in_the_middle > 0.2  # 0.4 of the half that is uniform in f
+    assert (t < 0.2).double().mean().item() > 0.1  # 0.2 of the half that is uniform in t
+
+
+def test_bound_counts_windows_and_characters():
+    model, text = Letters(0.1, 0.2, 0.3, 0.4), torch.tensor([[2, 3, 2, 1], [3, 1, 1, 1]])
+    found, exact = estimate_bound(model, text[:1], 4000), model.nats(text)[0].item()
+    assert found.low < exact < found.high < 1.1 * exact
+    found = estimate_bound(model, text)
+    bits = bits_per_character(found, text)  # four characters: <PAD> is token 1
+    assert bits.mean == pytest.approx(found.mean * 2 / 4 / math.log(2))
+    assert estimate_bound(model, text.to(torch.uint8), seed=3) == estimate_bound(model, text, 8, 3)
+    assert estimate_bound(model, text, seed=4) != estimate_bound(model, text, seed=3)
+    for bad, repeats in ((text[0], 8), (text[:0], 8), (text, 1)):
+        with pytest.raises(ValueError, match="need tokens"):
+            estimate_bound(model, bad, repeats)
