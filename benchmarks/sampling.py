@@ -28,12 +28,12 @@ SAMPLERS = [  # method, schedule, temperature
     ("euler", "cosine", 1.0),
     ("analytic", "cosine", 0.5),
 ]
-STEPS = (8, 16, 32, 64, 128)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--samples", type=int, default=256, help="of each sampler (default: 256)")
+    p.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 128])
     p.add_argument("--windows", type=int, default=512, help="held-out stories for the bound")
     p.add_argument("--train-samples", type=int, default=125_000, help="stories it was trained on")
     p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
@@ -72,9 +72,8 @@ def repeats(texts: list[str], train_samples: int) -> dict[str, float]:
 
 def main() -> None:
     args = parser().parse_args()
-    all_steps = STEPS
     if args.quick:
-        args.samples, args.windows, args.train_samples, all_steps = 4, 8, 1000, (2, 4)
+        args.samples, args.windows, args.train_samples, args.steps = 4, 8, 1000, [2, 4]
     pipeline = DiffusionPipeline.from_pretrained(device="cpu")
     model, noise, length = pipeline.model, pipeline.config.noise, pipeline.config.block_size
     tokenizer = pipeline.tokenizer
@@ -87,7 +86,7 @@ def main() -> None:
         "samplers": [],
     }
     for method, schedule, temperature in SAMPLERS:
-        for num_steps in all_steps:
+        for num_steps in args.steps:
             start, batches = time.perf_counter(), []
             how = {"num_steps": num_steps, "schedule": schedule, "method": method}
             how["temperature"] = temperature
@@ -103,7 +102,7 @@ def main() -> None:
                 how | judge(tokens, tokenizer) | {"seconds_a_sample": round(seconds, 2)}
             )
             print(result["samplers"][-1], flush=True)
-            if (method, schedule, temperature) == SAMPLERS[0] and num_steps == all_steps[-1]:
+            if (method, schedule, temperature) == SAMPLERS[0] and num_steps == args.steps[-1]:
                 rows = zip(tokenizer.decode_batch(tokens), tokens.tolist())
                 broken = [text for text, row in rows if not stories.is_flawless(row, tokenizer)]
                 result["broken"] = broken[:100]

@@ -1,15 +1,27 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
 
 import math
+import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddlm_core.evaluation import Estimate, bits_per_character, estimate_bound, mean_of, spread_times
+from ddlm_core import stories
+from ddlm_core.evaluation import (
+    Estimate,
+    bits_per_character,
+    estimate_bound,
+    mean_of,
+    spread_times,
+    wilson,
+    word_entropy,
+)
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.stories import STORIES, log_prob, options, parts_of
 
 
 def test_mean_and_interval():
@@ -88,3 +100,84 @@ def test_bound_counts_windows_and_characters():
     for bad, repeats in ((text[0], 8), (text[:0], 8), (text, 1)):
         with pytest.raises(ValueError, match="need tokens"):
             estimate_bound(model, bad, repeats)
+
+
+def test_wilson_ends_are_where_the_share_is_just_possible():
+    for hits, n in ((0, 10), (3, 10), (16, 16), (94, 128)):
+        share = hits / n
+        found = wilson(hits, n)
+        assert found.mean == share and 0 <= found.low <= share <= found.high <= 1
+        for end in found[1:]:
+            far = abs(share - end) - 1.96 * math.sqrt(end * (1 - end) / n)
+            assert far == pytest.approx(0, abs=1e-9)
+
+
+def test_wilson_hits_as_often_as_it_says():
+    n, hit = 40, []
+    for p in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95):
+        chances = [math.comb(n, h) * p**h * (1 - p) ** (n - h) for h in range(n + 1)]
+        intervals = [wilson(h, n) for h in range(n + 1)]
+        hit.append(sum(c for c, i in zip(chances, intervals) if i.low <= p <= i.high))
+    assert min(hit) > 0.92 and 0.94 < sum(hit) / len(hit) < 0.97
+
+
+def flaws(parts: tuple, text: str, at: int, bound: dict) -> Iterator[tuple[int, int, str]]:
+    """Where each reading of ``text`` from ``at`` on gives up: (explained up to, flaw at, kind)."""
+    if not parts:
+        yield at, at, "end"
+        return
+    variable, _, form = parts[0].strip("{}").partition(".")
+    for new, wanted, drawn in options(parts[0], STORIES, bound):
+        place = at + len(os.path.commonprefix([text[at:], wanted]))
+        if place == at + len(wanted):
+            yield from flaws(new + parts[1:], text, place, bound | drawn)
+            continue
+        yield place, place, "end" if place == len(text) else "spelling"
+        if variable in bound:
+            others = [word[form] for word in STORIES.variables[variable]]
+            ends = [at + len(other) for other in others if text.startswith(other, at)]
+            yield from ((end, place, parts[0].strip("{}")) for end in ends)
+
+
+def first_flaw(text: str) -> tuple[int, str] | None:
+    """Place and kind of the first flaw, by the reading that explains most; None for a story."""
+    if log_prob(text) > -math.inf:
+        return None
+    plots = [parts_of(plot) for plot in STORIES.plots]
+    return max(flaw for parts in plots for flaw in flaws(parts, text, 0, {}))[1:]
+
+
+def test_first_flaw_is_found():
+    frog = "Lily met a kind frog in the park. It was tired, so she gave it a soft bed. "
+    frog += "Then the frog was not tired any more. Lily sang a new song."
+    assert first_flaw(frog) is None
+    for old, new, kind in (
+        ("so she", "so he", "hero.he"),
+        ("Lily sang", "Rose sang", "hero"),
+        ("Lily sang", "Luky sang", "spelling"),
+        ("the frog", "the toad", "animal"),
+        ("a soft bed", "a hot bath", "need.gift"),
+        ("not tired", "not bored", "need"),
+        ("kind", "kinf", "spelling"),
+        ("in the park", "in the farm", "spelling"),
+        (" new song.", " new", "end"),
+        ("song.", "song..", "end"),
+    ):
+        assert old in frog
+        place, found = first_flaw(frog.replace(old, new))
+        assert found == kind
+        assert frog.index(old) <= place <= frog.index(old) + len(old)
+
+
+def test_first_flaw_of_any_story_with_a_blot():
+    for number, story in enumerate(stories.sample(50, seed=1)):
+        at = 7 * number % len(story)
+        assert first_flaw(story) is None
+        assert first_flaw(story[:at] + "#" + story[at + 1 :]) == (at, "spelling")
+        assert first_flaw(story[:at]) == (at, "end")
+
+
+def test_word_entropy():
+    assert word_entropy(["a b", "c d"]) == pytest.approx(math.log(4))
+    assert word_entropy(["a a", "a"]) == pytest.approx(0, abs=1e-6)
+    assert word_entropy(["a b", "a c"]) == pytest.approx(1.5 * math.log(2))
