@@ -1,6 +1,7 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
 from . import animation as animation
 from . import data as data
+from . import evaluation as evaluation
 from . import forward as forward
 from . import loss as loss
 from . import model as model
@@ -31,6 +32,14 @@ from .data import read_file as read_file
 from .data import read_stories as read_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
+from .evaluation import Estimate as Estimate
+from .evaluation import bits_per_character as bits_per_character
+from .evaluation import bound_draws as bound_draws
+from .evaluation import estimate_bound as estimate_bound
+from .evaluation import mean_of as mean_of
+from .evaluation import spread_times as spread_times
+from .evaluation import wilson as wilson
+from .evaluation import word_entropy as word_entropy
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
