@@ -72,6 +72,7 @@ from .noise import corrupted_fraction as corrupted_fraction
 from .noise import rate_matrix as rate_matrix
 from .noise import transition_matrix as transition_matrix
 from .pipeline import DiffusionPipeline as DiffusionPipeline
+from .pipeline import Estimate as Estimate
 from .pipeline import TextStep as TextStep
 from .pipeline import bundled_models as bundled_models
 from .pipeline import encode_template as encode_template

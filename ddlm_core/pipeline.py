@@ -3,16 +3,19 @@
 """From weights to stories."""
 
 import json
+import math
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,24 +26,31 @@ from ddlm_core.animation import Animation, iter_frames
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
+from ddlm_core.training import window_nats
 
-__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'DiffusionPipeline']  # fmt: skip
+__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'Estimate', 'DiffusionPipeline']  # fmt: skip
+
+
+@contextmanager
+def _told(what: str, mend: str) -> Iterator[None]:
+    """Turn every error of a block into a ``ValueError`` of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} ({shorten(str(error), 200)}): {mend}") from error
 
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
-    path = folder / "config.json"
-    try:
+    mend = "a model is a folder that ddlm-train or save_pretrained wrote"
+    with _told(f"cannot use {(path := folder / 'config.json')}", mend):
         config = json.loads(path.read_text(encoding="utf-8"))
         model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-        weights = load_file(path := folder / "model.safetensors")
+    with _told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+        weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinity")
         model.load_state_dict(weights)
-    except Exception as error:  # JSON, safetensors and PyTorch have no common one
-        reason = shorten(str(error), 250)
-        mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-        raise ValueError(f"cannot use {path} ({reason}): {mend}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -57,22 +67,17 @@ def _model_folder(source: str | Path | None) -> Path:
         return Path(name)
     if name in bundled:
         return bundled[name]
-    try:
+    with _told(f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"):
         if Path(name).parent.is_dir():
             raise FileNotFoundError("no such folder")
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-    except Exception as error:  # no network, no such id, no permission
-        ways = ", ".join(["a folder", "a Hub id (user/model)", *bundled])
-        raise ValueError(f"no model {name!r} ({shorten(str(error), 150)}): name {ways}") from error
 
 
 def _pick_device(name: str | None) -> torch.device:
     """A device, once it has held a number; by default a GPU if there is one."""
     name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    try:
+    with _told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
         torch.ones(1, device=name).item()
-    except Exception as error:  # PyTorch has many
-        raise ValueError(f"device {str(name)!r} cannot be used here; 'cpu' always can") from error
     return torch.device(name)
 
 
@@ -81,12 +86,10 @@ def encode_template(
 ) -> tuple[Tensor, Tensor]:
     r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
 
-    Args:
-        template: text with blanks: ``_`` is one, ``_{12}`` is twelve, ``\_`` is an underscore.
-        seq_len: tokens in the text; by default the template is the whole text.
-        config: of the model; a ``ValueError`` says why it cannot fill the template.
+    A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` is an underscore. Without ``seq_len`` the template
+    is the whole text. A ``ValueError`` says why the model of ``config`` cannot fill it in.
     """
-    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda match: "_" * min(int(match[1]), 10**6), template)
+    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda m: "_" * int(min(float(m[1]), 9999)), template)
     characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
@@ -141,6 +144,43 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     return TextStep(**vars(parts[0]) | joined)
 
 
+def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
+    """The tokens of a text, int64 (N,), in whole windows if the model knows padding."""
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"need a text of at least one character, got {text!r:.50}")
+    if unknown := config.tokenizer.unknown_characters(text):
+        few = shorten(", ".join(map(repr, unknown)), 100)
+        warnings.warn(f"the model does not know {few}: they count as <UNK>", stacklevel=4)
+    missing = -len(text) % config.block_size if config.padded else 0
+    return config.tokenizer.pad(text, len(text) + missing)
+
+
+class Estimate(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def _bits_per_character(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
+    """The bound on a text, in bits for each character, from eight independent estimates."""
+    tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
+    length, generator = model.config.block_size, torch.Generator().manual_seed(seed)
+    whole = len(tokens) // length * length
+    parts = tokens[:whole].view(whole // length, length), tokens[None, whole:]
+    batches = [rows for part in parts if part.numel() for rows in part.split(-(-4096 // length))]
+
+    def nats(rows: Tensor) -> float:
+        many = rows.repeat(-(-4096 // rows.numel()), 1)  # few windows, but at many noise levels
+        return window_nats(model, many, model.config.noise, generator).mean().item() * len(rows)
+
+    totals = torch.tensor([sum(map(nats, batches)) for _ in range(8)]).double()
+    bits = totals / len(text) / math.log(2)
+    mean, reach = bits.mean().item(), 2.365 * bits.std().item() / math.sqrt(8)
+    return Estimate(mean, mean - reach, mean + reach)
+
+
 class DiffusionPipeline:
     """From a model to stories, on ``device``: by default a GPU if there is one."""
 
@@ -151,28 +191,25 @@ class DiffusionPipeline:
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
-        """The pipeline of a model; a ``ValueError`` says what is missing or broken.
-
-        Args:
-            source: a folder, the name of a bundled model, a Hub id, or None for the default.
-            device: where to work; by default a GPU if there is one.
-        """
+        """The pipeline of a folder, a bundled model (by default) or a Hub id, else ``ValueError``."""
         return cls(load_model(_model_folder(source)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
         self.model.save_pretrained(folder, config=asdict(self.config))
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
+        with _told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+            return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
+
     def generate_streaming(
         self, num_samples: int = 1, *, seed: int | None = None, first: int = 0, **options: Any
     ) -> Iterator[TextStep]:
         """Write texts side by side: an iterator over the random start and each of ``num_steps`` steps.
 
-        Args:
-            num_samples: number of texts.
-            seed: the same seed, the same texts; drawn if it is not given.
-            first: number of the first text, to go on where another call has ended.
-            options: those of :meth:`generate`.
+        The same ``seed`` gives the same texts; one is drawn if none is given. ``first`` is the number
+        of the first text, to go on where another call has ended. More options: :meth:`generate`.
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
@@ -188,15 +225,11 @@ class DiffusionPipeline:
     def generate(
         self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
     ) -> list[str] | Tensor:
-        """The finished texts; a ``ValueError`` says what cannot work, before any work is done.
+        """The finished texts, or tokens (num_samples, L); ``ValueError`` before any work is done.
 
-        Args:
-            num_samples: number of texts.
-            return_tokens: return tokens, int64 (num_samples, L), instead.
-            options: ``seq_len``: tokens in a text, by default what the model takes; ``num_steps``
-                (128); ``schedule`` ("cosine"); ``template``: see :func:`encode_template`;
-                ``temperature`` (1.0), less is surer; ``batch_size`` (64), texts at once on a GPU,
-                always one on a CPU; ``seed`` and ``first``: see :meth:`generate_streaming`.
+        Options: ``seq_len``, by default what the model takes; ``num_steps`` (128); ``schedule``
+        ("cosine"); ``template``: see :func:`encode_template`; ``temperature`` (1.0), less is surer;
+        ``batch_size`` (64), texts at once on a GPU; ``seed``, ``first``: see the method above.
         """
         for step in self.generate_streaming(num_samples, **options):
             pass
@@ -207,5 +240,10 @@ class DiffusionPipeline:
         steps = self.generate_streaming(**options)
         frames = iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
         return Animation(list(frames), self.tokenizer)
+
+    def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
+        """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
+        _check(0, 2**63, seed=seed)
+        return _bits_per_character(self.model, text, seed)
 
     __call__ = generate

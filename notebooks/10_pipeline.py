@@ -111,14 +111,34 @@ pickle.loads(pickle.dumps(Letter()))
 # ## Loading
 #
 # A file can be broken in many ways: cut off by a full disk, mixed up with another, full of NaN because a
-# training run went astray. We want to know *now*, in one line, and not from garbled text later. Names and
-# shapes PyTorch compares when it loads weights (and tells all differences, over many lines; `shorten`
-# keeps the first ones). NaN it loads without a word, so we look for it ourselves.
+# training run went astray. We want to know *now*, in one line, and not from garbled text later.
+#
+# The libraries below us (JSON, safetensors, PyTorch, the Hub) each have their own kinds of errors, some
+# of them many lines long. One helper turns them all into a line with three parts: what cannot be done,
+# why, and what to do about it.
+
+# %% tags=["export"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+from textwrap import shorten
+
+
+@contextmanager
+def _told(what: str, mend: str) -> Iterator[None]:
+    """Turn every error of a block into a ``ValueError`` of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} ({shorten(str(error), 200)}): {mend}") from error
+
+
+# %% [markdown]
+# Names and shapes PyTorch compares when it loads weights. NaN it loads without a word, so we look for it
+# ourselves.
 
 # %% tags=["export"]
 import json
 from pathlib import Path
-from textwrap import shorten
 
 from safetensors.torch import load_file
 
@@ -127,18 +147,15 @@ from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransforme
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
-    path = folder / "config.json"
-    try:
+    mend = "a model is a folder that ddlm-train or save_pretrained wrote"
+    with _told(f"cannot use {(path := folder / 'config.json')}", mend):
         config = json.loads(path.read_text(encoding="utf-8"))
         model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-        weights = load_file(path := folder / "model.safetensors")
+    with _told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+        weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinity")
         model.load_state_dict(weights)
-    except Exception as error:  # JSON, safetensors and PyTorch have no common one
-        reason = shorten(str(error), 250)
-        mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-        raise ValueError(f"cannot use {path} ({reason}): {mend}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -156,6 +173,7 @@ workshop = TemporaryDirectory()  # for the folders that the tests make
 # %% tags=["test"]
 import os
 import pickle
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -278,13 +296,10 @@ def _model_folder(source: str | Path | None) -> Path:
         return Path(name)
     if name in bundled:
         return bundled[name]
-    try:
+    with _told(f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"):
         if Path(name).parent.is_dir():
             raise FileNotFoundError("no such folder")
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-    except Exception as error:  # no network, no such id, no permission
-        ways = ", ".join(["a folder", "a Hub id (user/model)", *bundled])
-        raise ValueError(f"no model {name!r} ({shorten(str(error), 150)}): name {ways}") from error
 
 
 # %% tags=["test"]
@@ -333,10 +348,8 @@ import torch
 def _pick_device(name: str | None) -> torch.device:
     """A device, once it has held a number; by default a GPU if there is one."""
     name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    try:
+    with _told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
         torch.ones(1, device=name).item()
-    except Exception as error:  # PyTorch has many
-        raise ValueError(f"device {str(name)!r} cannot be used here; 'cpu' always can") from error
     return torch.device(name)
 
 
@@ -345,7 +358,7 @@ def test_devices_are_tried_out():
     assert _pick_device(None).type in ("cuda", "mps", "xpu", "cpu")
     assert _pick_device("cpu") == _pick_device(torch.device("cpu")) == torch.device("cpu")
     for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
-        with pytest.raises(ValueError, match="cannot be used here; 'cpu' always can$"):
+        with pytest.raises(ValueError, match=r"cannot be used here \(.*\): 'cpu' always can$"):
             _pick_device(name)
 
 
@@ -389,12 +402,10 @@ def encode_template(
 ) -> tuple[Tensor, Tensor]:
     r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
 
-    Args:
-        template: text with blanks: ``_`` is one, ``_{12}`` is twelve, ``\_`` is an underscore.
-        seq_len: tokens in the text; by default the template is the whole text.
-        config: of the model; a ``ValueError`` says why it cannot fill the template.
+    A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` is an underscore. Without ``seq_len`` the template
+    is the whole text. A ``ValueError`` says why the model of ``config`` cannot fill it in.
     """
-    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda match: "_" * min(int(match[1]), 10**6), template)
+    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda m: "_" * int(min(float(m[1]), 9999)), template)
     characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
@@ -452,7 +463,7 @@ def test_templates_that_cannot_work_are_refused():
         ("", None, "has 0 characters, there is room for 1 to 24"),
         ("_{0}", None, "has 0 characters"),
         ("_{25}", None, "has 25 characters, there is room for 1 to 24"),
-        ("_{999999999999}", None, "has 1000000 characters"),
+        ("_{" + "9" * 5000 + "}", None, "has 9999 characters"),
         ("abcd_", 4, "has 5 characters, there is room for 1 to 4"),
         ("né_\ud800€", None, r"does not know 'é', '€', '\ud800' of the template"),
         ("abcd", None, "has no blank: write _ for"),
@@ -562,6 +573,83 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
 
 
 # %% [markdown]
+# ## How surprising is a text?
+#
+# A model that writes can also judge. [Chapter 5](05_loss.ipynb) bounds $-\log p(x_0)$, the surprise of a
+# text, from above, and [chapter 8](08_training.ipynb) has the function that estimates the bound,
+# `window_nats`: it puts noise on a window, once, at one level, and asks the network about it. For a
+# text of $N$ characters, cut into windows $w$, we want
+#
+# $$ b = \frac{1}{N \ln 2} \sum_w \mathcal L(w) $$
+#
+# with the bound $\mathcal L(w)$ in nats; $\ln 2$ turns nats into bits. Every character counts once: the
+# windows lie side by side, and the last one is shorter, or filled up with `<PAD>` if the model has
+# learned its stories that way.
+
+# %% tags=["export"]
+import warnings
+
+
+def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
+    """The tokens of a text, int64 (N,), in whole windows if the model knows padding."""
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"need a text of at least one character, got {text!r:.50}")
+    if unknown := config.tokenizer.unknown_characters(text):
+        few = shorten(", ".join(map(repr, unknown)), 100)
+        warnings.warn(f"the model does not know {few}: they count as <UNK>", stacklevel=4)
+    missing = -len(text) % config.block_size if config.padded else 0
+    return config.tokenizer.pad(text, len(text) + missing)
+
+
+# %% [markdown]
+# One number says little without its error. Noise is random, so we repeat the whole sum eight times, each
+# time with fresh noise, and look at how much the eight results $b_1, \dots, b_8$ differ. Their mean
+# $\bar b$ is our estimate. With their standard deviation $s$, the true value lies in
+#
+# $$ \bar b \pm 2.365 \, \frac{s}{\sqrt 8} $$
+#
+# in 95 of 100 cases. (2.365 is the 97.5 % point of Student's $t$ distribution with 7 degrees of freedom.
+# It is larger than the familiar 1.96 because eight numbers do not tell their spread exactly.) This is the
+# error of our measurement on *this* text. How another text would do is another question.
+#
+# Two tricks keep $s$ small, and both are old friends. The noise levels of a batch are spread evenly over
+# the whole range (chapter 8), from the cleanest text to pure noise. And a short text is repeated until
+# there are 4096 tokens in a batch, so that it is measured at many levels, too.
+
+# %% tags=["export"]
+import math
+from typing import NamedTuple
+
+from ddlm_core.training import window_nats
+
+
+class Estimate(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def _bits_per_character(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
+    """The bound on a text, in bits for each character, from eight independent estimates."""
+    tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
+    length, generator = model.config.block_size, torch.Generator().manual_seed(seed)
+    whole = len(tokens) // length * length
+    parts = tokens[:whole].view(whole // length, length), tokens[None, whole:]
+    batches = [rows for part in parts if part.numel() for rows in part.split(-(-4096 // length))]
+
+    def nats(rows: Tensor) -> float:
+        many = rows.repeat(-(-4096 // rows.numel()), 1)  # few windows, but at many noise levels
+        return window_nats(model, many, model.config.noise, generator).mean().item() * len(rows)
+
+    totals = torch.tensor([sum(map(nats, batches)) for _ in range(8)]).double()
+    bits = totals / len(text) / math.log(2)
+    mean, reach = bits.mean().item(), 2.365 * bits.std().item() / math.sqrt(8)
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+# %% [markdown]
 # ## The pipeline
 #
 # The class itself is thin. `generate_streaming` hands out the steps, `generate` waits for the last one,
@@ -589,28 +677,25 @@ class DiffusionPipeline:
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
-        """The pipeline of a model; a ``ValueError`` says what is missing or broken.
-
-        Args:
-            source: a folder, the name of a bundled model, a Hub id, or None for the default.
-            device: where to work; by default a GPU if there is one.
-        """
+        """The pipeline of a folder, a bundled model (by default) or a Hub id, else ``ValueError``."""
         return cls(load_model(_model_folder(source)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
         self.model.save_pretrained(folder, config=asdict(self.config))
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
+        with _told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+            return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
+
     def generate_streaming(
         self, num_samples: int = 1, *, seed: int | None = None, first: int = 0, **options: Any
     ) -> Iterator[TextStep]:
         """Write texts side by side: an iterator over the random start and each of ``num_steps`` steps.
 
-        Args:
-            num_samples: number of texts.
-            seed: the same seed, the same texts; drawn if it is not given.
-            first: number of the first text, to go on where another call has ended.
-            options: those of :meth:`generate`.
+        The same ``seed`` gives the same texts; one is drawn if none is given. ``first`` is the number
+        of the first text, to go on where another call has ended. More options: :meth:`generate`.
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
@@ -626,15 +711,11 @@ class DiffusionPipeline:
     def generate(
         self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
     ) -> list[str] | Tensor:
-        """The finished texts; a ``ValueError`` says what cannot work, before any work is done.
+        """The finished texts, or tokens (num_samples, L); ``ValueError`` before any work is done.
 
-        Args:
-            num_samples: number of texts.
-            return_tokens: return tokens, int64 (num_samples, L), instead.
-            options: ``seq_len``: tokens in a text, by default what the model takes; ``num_steps``
-                (128); ``schedule`` ("cosine"); ``template``: see :func:`encode_template`;
-                ``temperature`` (1.0), less is surer; ``batch_size`` (64), texts at once on a GPU,
-                always one on a CPU; ``seed`` and ``first``: see :meth:`generate_streaming`.
+        Options: ``seq_len``, by default what the model takes; ``num_steps`` (128); ``schedule``
+        ("cosine"); ``template``: see :func:`encode_template`; ``temperature`` (1.0), less is surer;
+        ``batch_size`` (64), texts at once on a GPU; ``seed``, ``first``: see the method above.
         """
         for step in self.generate_streaming(num_samples, **options):
             pass
@@ -645,6 +726,11 @@ class DiffusionPipeline:
         steps = self.generate_streaming(**options)
         frames = iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
         return Animation(list(frames), self.tokenizer)
+
+    def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
+        """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
+        _check(0, 2**63, seed=seed)
+        return _bits_per_character(self.model, text, seed)
 
     __call__ = generate
 
@@ -694,8 +780,36 @@ def test_without_a_seed_every_text_is_another():
     assert pipeline(2, num_steps=2, return_tokens=True).shape == (2, 24)
 
 
+def test_a_pushed_pipeline_comes_back(tmp_path):
+    from huggingface_hub import hub_mixin
+
+    class Hub:
+        def __init__(self, **_) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_):
+            if repo_id != "user/model":
+                raise PermissionError("401\n\nunauthorized")
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def upload_folder(self, folder_path: Path, repo_id: str, **_) -> str:
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return f"uploaded {repo_id}"
+
+    pipeline = tiny_pipeline(sigma_max=9.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_mixin, "HfApi", Hub)
+        assert pipeline.push_to_hub("user/model") == "uploaded user/model"
+        with pytest.raises(ValueError, match=r"cannot push 'x' \(401 unauthorized\): log in with"):
+            pipeline.push_to_hub("x")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "user/model", "cpu")
+    assert loaded.config == pipeline.config
+    assert loaded(num_steps=2, seed=0) == pipeline(num_steps=2, seed=0)
+
+
 test_texts_do_not_depend_on_their_batch()
 test_a_saved_pipeline_comes_back(Path(workshop.name))
+test_a_pushed_pipeline_comes_back(Path(workshop.name))
 test_without_a_seed_every_text_is_another()
 
 # %% [markdown]
@@ -744,6 +858,60 @@ def test_every_option_reaches_the_loop():
 test_given_characters_are_kept_in_every_step()
 test_every_view_shows_the_same_run()
 test_every_option_reaches_the_loop()
+
+# %% [markdown]
+# And the judge? A network that believes in all characters alike is surprised by $\log_2 V$ bits at each of
+# them, whatever they are and wherever the windows end. (With weights of 0 ours believes just that.) Other
+# weights give other numbers, the same ones for the same seed, and each character counts.
+
+
+# %% tags=["test"]
+def test_a_network_that_knows_nothing_needs_all_bits():
+    pipeline = tiny_pipeline()
+    for parameter in pipeline.model.parameters():
+        parameter.data.zero_()
+    for text in ("x" * 20, "Once upon a time. " * 8):
+        estimate = pipeline.bits_per_character(text)
+        assert all(type(value) is float for value in estimate)
+        assert estimate.low < estimate.mean < estimate.high < estimate.low + 1.5
+        assert abs(estimate.mean - math.log2(106)) < 0.4
+
+
+def test_the_interval_holds_the_truth():
+    pipeline, text = tiny_pipeline(), "A cat sat. " * 9
+    estimates = [pipeline.bits_per_character(text, seed) for seed in range(8)]
+    means, widths = torch.tensor([(e.mean, e.high - e.low) for e in estimates]).T
+    assert sum(e.low <= means.mean() <= e.high for e in estimates) >= 7
+    assert 0.5 < widths.mean() / (4 * means.std()) < 2
+
+
+def test_every_character_counts():
+    pipeline, text = tiny_pipeline(), "The dog ran home and was happy, at last."
+    assert pipeline.bits_per_character(text) == pipeline.bits_per_character(text)
+    texts = [text[:i] + "Q" + text[i + 1 :] for i in (0, 23, 24, 39)] + [text, text[:-1]]
+    assert len({pipeline.bits_per_character(other) for other in texts}) == 6
+    padded, short = tiny_pipeline(padded=True), text[:10]
+    assert padded.bits_per_character(short).mean > 1.2 * pipeline.bits_per_character(short).mean
+
+
+def test_unknown_characters_are_told_once():
+    pipeline = tiny_pipeline()
+    with pytest.warns(UserWarning, match="does not know 'é', '😀': they count as <UNK>") as caught:
+        estimate = pipeline.bits_per_character("né😀é" * 20)
+    assert len(caught) == 1
+    with warnings.catch_warnings(action="error"):
+        assert pipeline.bits_per_character("noon" * 20) != estimate
+    for bad in ("", None, b"text", ["text"]):
+        with pytest.raises(ValueError, match="need a text of at least one character, got "):
+            pipeline.bits_per_character(bad)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        pipeline.bits_per_character("text", seed=-1)
+
+
+test_a_network_that_knows_nothing_needs_all_bits()
+test_the_interval_holds_the_truth()
+test_every_character_counts()
+test_unknown_characters_are_told_once()
 
 # %% [markdown]
 # What cannot work is refused, in one line, and at the call. The last point is why `generate_streaming`
@@ -978,7 +1146,9 @@ step.index
 # | `.generate_streaming(num_samples, …)` | an iterator over `TextStep`: `index`, `num_steps`, `sigma_bar`, `tokens`, `changed`, `texts` |
 # | `.generate_with_visualization(…)` | the `Animation` of one text |
 # | `.save_pretrained(folder)` | the folder that `from_pretrained` reads |
+# | `.push_to_hub(repo_id)` | the same folder, on the Hugging Face Hub |
+# | `.bits_per_character(text)` | how surprising a text is: an `Estimate(mean, low, high)` |
 # | `encode_template(template, seq_len, config)` | tokens and mask of a text with blanks |
 # | `load_model(folder)` | the network of a folder, or one line that says why not |
 # | `bundled_models()` | name and folder of each model that ships with the package |
-# | `_model_folder`, `_pick_device`, `_check`, `_arguments`, `_join` | helpers of these |
+# | `_told`, `_model_folder`, `_pick_device`, `_check`, `_arguments`, `_join`, `_text_tokens`, `_bits_per_character` | helpers of these |

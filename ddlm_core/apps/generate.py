@@ -1,8 +1,14 @@
 """``ddlm-generate``: let a model write."""
 
 import argparse
+import json
+import os
 import secrets
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.apps.errors import OneLineParser, one_line_errors
@@ -13,7 +19,11 @@ EXAMPLES = r"""examples:
   ddlm-generate --model checkpoints/best_model_hf  by a model that ddlm-train wrote
   ddlm-generate --model user/model --device cpu    by one from the Hugging Face Hub, without a GPU
   ddlm-generate --num-samples 5 --seed 1           five stories, the same ones every time
-  ddlm-generate --num-samples 100 > stories.txt    a hundred, in a file
+  ddlm-generate --num-samples 100 --output stories.txt
+                                                   a hundred, in a file
+  ddlm-generate --num-samples 100 --output stories.jsonl
+                                                   the same, with the seed and all options of each
+  ddlm-generate --output story.html                one, as a page to scrub through; as a picture: .gif
   ddlm-generate --num-steps 16 --schedule linear   faster and worse; steps that are equal in time
   ddlm-generate --temperature 0.7                  surer of itself: fewer slips, less surprise
   ddlm-generate --template 'It was misty. ____ sat inside with ___ pink _{4}. _{103}'
@@ -25,8 +35,12 @@ EXAMPLES = r"""examples:
                                                    texts apart, even if there are line breaks in them
 
 Each text ends with a line break, or with a NUL character after --null. The seed that was drawn goes
-to stderr. What is wrong with your input is told there too, in one line, with exit code 2.
+to stderr. What is wrong with your input is told there too, in one line, with exit code 2. A file
+appears when it is complete; one of the same name is then replaced.
 """
+
+
+WRITTEN, MOVING = (".txt", ".jsonl"), (".html", ".gif")  # files of texts, of one animation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and told)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
+    p.add_argument("--output", type=Path, help="file to write: .txt, .jsonl, .html or .gif")
     p.add_argument("--null", action="store_true", help="end each text with NUL, not a line break")
     p.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
     return p
@@ -68,37 +83,100 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_texts(args: argparse.Namespace) -> None:
-    """Load the model and print what it writes, text by text."""
-    from ddlm_core.pipeline import DiffusionPipeline
+    """Load the model and print what it writes, or write it to a file."""
+    with whole_file(args.output, args.num_samples) as path:
+        from ddlm_core.pipeline import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(args.model, args.device)
-    options = {
-        name: getattr(args, name)
-        for name in ("seq_len", "num_steps", "schedule", "temperature", "template")
-    }
-    options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
-    pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
-    if args.seed is None:
-        print(f"seed {options['seed']}", file=sys.stderr)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
+        pipeline = DiffusionPipeline.from_pretrained(args.model, args.device)
+        options = {
+            name: getattr(args, name)
+            for name in ("seq_len", "num_steps", "schedule", "temperature", "template")
+        }
+        options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
+        pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
+        if args.seed is None:
+            print(f"seed {options['seed']}", file=sys.stderr)
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
+        visible = args.visualize and sys.stdout.isatty()
+        if path is not None and path.suffix in MOVING:
+            from ddlm_core.animation import Animation
+
+            Animation(write_one(pipeline, options, visible), pipeline.tokenizer).save(path)
+        elif path is not None:
+            save(path, texts(pipeline, args, options, visible), {"model": args.model, **options})
+        else:
+            for text in texts(pipeline, args, options, visible):
+                if not visible:
+                    print(text, end="\0" if args.null else "\n", flush=True)
+    if path is not None:
+        print(f"wrote {args.output}", file=sys.stderr)
+
+
+def save(path: Path, lines: Iterable[str], options: dict[str, Any]) -> None:
+    """Write texts to a file, each with all that it takes to write it again if that is .jsonl."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for number, text in enumerate(lines):
+            if path.suffix == ".jsonl":
+                text = json.dumps({"text": text, "number": number, **options}, ensure_ascii=False)
+            file.write(f"{text}\n")
+
+
+def texts(
+    pipeline: Any, args: argparse.Namespace, options: dict[str, Any], visible: bool
+) -> Iterator[str]:
+    """The texts as they come: one by one if somebody watches, as many at once as a GPU can take."""
     at_once = 1 if args.visualize or pipeline.device.type == "cpu" else 64
     for first in range(0, args.num_samples, at_once):
-        count = min(at_once, args.num_samples - first)
-        if args.visualize and sys.stdout.isatty():
-            show(pipeline, first=first, **options)
-            continue
-        for text in pipeline.generate(count, first=first, **options):
-            print(text, end="\0" if args.null else "\n", flush=True)
+        if visible:
+            frames = write_one(pipeline, options | {"first": first}, visible)
+            yield pipeline.tokenizer.decode(frames[-1].tokens)
+        else:
+            count = min(at_once, args.num_samples - first)
+            yield from pipeline.generate(count, first=first, **options)
 
 
-def show(pipeline: Any, **options: Any) -> None:
-    """Let one text appear in the terminal, character by character."""
+def write_one(pipeline: Any, options: dict[str, Any], visible: bool) -> list[Any]:
+    """All frames of one text; if somebody watches, it appears in the terminal."""
     from ddlm_core.animation import iter_frames
     from ddlm_core.views.terminal import render_terminal
 
-    steps = pipeline.generate_streaming(**options)
-    render_terminal(iter_frames((s.tokens[0], s.sigma_bar) for s in steps), pipeline.tokenizer)
+    kept: list[Any] = []
+
+    def frames() -> Iterator[Any]:
+        steps = pipeline.generate_streaming(**options)
+        for frame in iter_frames((step.tokens[0], step.sigma_bar) for step in steps):
+            kept.append(frame)
+            yield frame
+
+    if visible:
+        render_terminal(frames(), pipeline.tokenizer)
+    return kept or list(frames())
+
+
+@contextmanager
+def whole_file(path: Path | None, num_samples: int) -> Iterator[Path | None]:
+    """Where to write what will be ``path`` once it is complete; checked before there is any work."""
+    if path is None:
+        yield None
+        return
+    if path.suffix not in WRITTEN + MOVING:
+        ends = ", ".join(WRITTEN + MOVING)
+        raise ValueError(f"--output must end in one of {ends}, got {str(path)!r}")
+    if path.suffix in MOVING and num_samples > 1:
+        raise ValueError(
+            f"a {path.suffix} file shows one text: write .txt or .jsonl, or leave out --num-samples"
+        )
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
+    try:
+        folder = TemporaryDirectory(dir=path.parent, prefix=".ddlm-")
+    except OSError as error:
+        reason = error.strerror.lower()
+        raise ValueError(f"cannot write {path} ({reason}): make its folder first") from error
+    with folder as name:
+        yield Path(name, path.name)
+        os.replace(Path(name, path.name), path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """``ddlm-generate``: what it prints, what it refuses, how it ends."""
 
 import io
+import json
 import os
 import pickle
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ddlm_core.apps import generate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
@@ -109,7 +111,7 @@ BAD = {
     "--template done": "the template has no blank: write _ for each character",
     "--template smile_😀é": "the model does not know 'é', '😀' of the template",
     "--template _\udc80": r"the model does not know '\udc80' of the template",
-    "--device gpu": "device 'gpu' cannot be used here; 'cpu' always can",
+    "--device gpu": "device 'gpu' cannot be used here (Expected one of cpu, cuda",
     "--device cuda:99": "device 'cuda:99' cannot be used here",
     "--device meta": "device 'meta' cannot be used here",
     "--model nothing": "no model 'nothing' (no such folder): name a folder, a Hub id",
@@ -164,6 +166,65 @@ def test_help_has_an_example_of_each_option(run):
         used |= {argument for argument in arguments if argument.startswith("--")}
     options = {option for action in generate.parser()._actions for option in action.option_strings}
     assert used == options - {"-h", "--help"}
+
+
+def test_writes_texts_to_a_file(run, tmp_path):
+    three = texts("--num-samples", "3", "--seed", "4", run=run)
+    arguments = ["--num-samples", "3", "--seed", "4", "--visualize", "--output"]
+    for name in ("stories.txt", "stories.jsonl"):
+        path = tmp_path / name
+        path.write_text("old")
+        assert run(*arguments, str(path)) == (0, "", f"wrote {path}\n")
+    assert (tmp_path / "stories.txt").read_text(encoding="utf-8") == "".join(
+        f"{t}\n" for t in three
+    )
+    lines = (tmp_path / "stories.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    records = [json.loads(line) for line in lines]
+    assert [(r["text"], r["number"], r["seed"]) for r in records] == [
+        (text, number, 4) for number, text in enumerate(three)
+    ]
+    assert all(r["num_steps"] == 3 and r["schedule"] == "cosine" for r in records)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "stories.jsonl", tmp_path / "stories.txt"]
+
+
+def test_writes_an_animation_to_a_file(run, tmp_path):
+    for name in ("story.html", "story.gif"):
+        assert run("--seed", "4", "--output", str(tmp_path / name))[:2] == (0, "")
+    assert (tmp_path / "story.html").read_text(encoding="utf-8").count('class="ddlm-player"') == 1
+    with Image.open(tmp_path / "story.gif") as picture:
+        assert picture.n_frames == 4  # the start, and three steps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--output story.pdf", "--output must end in one of .txt, .jsonl, .html, .gif, got"),
+        ("--output story.gif --num-samples 2", "a .gif file shows one text: write .txt or .jsonl"),
+        ("--output nowhere/story.txt", "(no such file or directory): make its folder first"),
+        ("--output old.txt/story.txt", "(not a directory): make its folder first"),
+        ("--output folder.txt", "it is a folder; give the name of a file"),
+        ("--output old.txt --num-steps 0", "num_steps must be"),
+        ("--output old.txt --model nothing", "no model 'nothing'"),
+    ],
+)
+def test_a_bad_call_overwrites_nothing(arguments, reason, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "old.txt").write_text("old")
+    code, out, err = run(*arguments.split())
+    assert (code, out) == (2, "") and reason in err and err.count("\n") == 1
+    assert (tmp_path / "old.txt").read_text() == "old"
+    assert len([*tmp_path.rglob("*")]) == 2
+
+
+def test_an_interrupt_leaves_the_old_file(run, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "old.txt").write_text("old")
+    monkeypatch.setattr(generate, "save", interrupt)
+    assert run("--seed", "1", "--output", str(tmp_path / "old.txt")) == (130, "", "")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_terminal_without_the_character_shows_a_question_mark(run, monkeypatch):
