@@ -72,11 +72,11 @@ from .noise import corrupted_fraction as corrupted_fraction
 from .noise import rate_matrix as rate_matrix
 from .noise import transition_matrix as transition_matrix
 from .pipeline import DiffusionPipeline as DiffusionPipeline
-from .pipeline import Estimate as Estimate
 from .pipeline import TextStep as TextStep
 from .pipeline import bundled_models as bundled_models
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
+from .pipeline import text_bound as text_bound
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep
 from .sampler import analytic_probs as analytic_probs
