@@ -122,8 +122,12 @@ rate_matrix(3)
 #    \;\longrightarrow\; I + (1 - e^{-\bar\sigma})\,Q \qquad (n \to \infty), $$
 #
 # because $(1 - x/n)^n$ tends to $e^{-x}$. By hand: ten steps of 0.1 spare a letter with probability
-# $0.9^{10} = 0.3487$. So an `a` stands with $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. In the
-# limit it is $e^{-1} = 0.3679$, and $0.5786$. Put in $Q = P - I$ and collect what belongs to $I$:
+# $0.9^{10} = 0.3487$. So an `a` stands with $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. With
+# ever more and shorter steps, a letter is spared with probability $e^{-1} = 0.3679$, and the `a` stands with
+# $0.3679 + 0.6321 \cdot \tfrac13 = 0.5786$.
+#
+# For numbers, $(1 + x/n)^n$ tends to $e^x$. So the limit of the matrices $(I + \tfrac{\bar\sigma}{n} Q)^n$ is written
+# $e^{\bar\sigma Q}$ and called a *matrix exponential*. Put in $Q = P - I$ and collect what belongs to $I$:
 #
 # $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
@@ -131,10 +135,6 @@ rate_matrix(3)
 # probability $1 - e^{-\bar\sigma}$ it was redrawn at least once, and is now anything, evenly. How often it
 # was redrawn leaves no trace. These sentences are the whole forward process of this book. The matrix is
 # called its *kernel*.
-#
-# Why is it written as a power of $e$? As $(1 + x/n)^n$ tends to $e^x$ for a number, so for every matrix
-# $(I + \tfrac{\bar\sigma}n Q)^n$ tends to a limit, the *matrix exponential* $e^{\bar\sigma Q}$. For most it can only be
-# computed, by `torch.linalg.matrix_exp`. Ours has a formula, so we can hold one against the other.
 
 
 # %% tags=["export"]
@@ -172,12 +172,16 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
 # %%
 transition_matrix(1.0, 3)[0]
 
+# %% [markdown]
+# `torch.linalg.matrix_exp` finds the limit for any matrix, by numerical work, and knows nothing of our formula:
+
 # %%
 torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
 
 # %% [markdown]
-# The same, for one noise and one alphabet. Now for all sizes that this book uses and all noise levels, from
-# none to almost chaos. And does chopping really tend to it? The error must shrink with the steps.
+# The same, for one noise and one alphabet. The tests compare them for all sizes that this book uses and all
+# noise levels, from none to almost chaos. They also look at $Q$ itself, and at steps that get shorter: their
+# error must shrink.
 
 
 # %% tags=["test"]

@@ -52,6 +52,11 @@ def test_stories_differ():
     assert len(set(sample(2000, seed=11))) == 2000
 
 
+def test_a_word_without_its_form_is_noticed():
+    with pytest.raises(ValueError):
+        words("Lily Anna Jack", his="her his")
+
+
 def every_story(grammar: Grammar) -> dict[str, float]:
     """Each story and its probability, by listing all tellings."""
     told = Counter()
@@ -112,7 +117,7 @@ def test_log_prob_is_minus_infinity_for_what_is_on_no_list():
     for plot in PLOTS:
         texts = spoiled(tell(plot, rng, SMALL), rng)
         assert [log_prob(t, SMALL) > -math.inf for t in texts] == [t in listed for t in texts]
-        assert sum(text in listed for text in texts) < 5
+        assert sum(text not in listed for text in texts) > 350
     for text in ("", "Tom", "Tom slept. ", "Tom slept.Tom slept.", "{hero} slept."):
         assert log_prob(text, TINY) == -math.inf
 
