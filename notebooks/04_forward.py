@@ -18,7 +18,7 @@
 # a pair must cost one step, at any noise level, without walking there.
 #
 # The second half of the chapter builds a little player, so that you can drag a text into noise and
-# back. Every later chapter shows its runs with it.
+# back. Later chapters show the denoiser at work with it.
 
 # %% [markdown]
 # ## By hand: three letters
@@ -45,7 +45,7 @@ kept = math.exp(-0.5)
 {letter: round(kept * (letter == "a") + (1 - kept) / 3, 4) for letter in "abc"}
 
 # %% [markdown]
-# That is the whole forward process. Nothing else in this chapter is harder.
+# That is the whole forward process.
 #
 # ## The formula
 #
@@ -131,7 +131,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
 transition(torch.tensor([[2]]), 0.5, vocab_size=5)
 
 # %% [markdown]
-# Chapter 3 has the matrix, and we have its rows. They must agree to the last digit, also when each text
+# Chapter 3 has the matrix (`transition_matrix`), and we have its rows. They must agree to the last digit, also when each text
 # of the batch has its own noise. The second test says that noise adds up: $\Delta_1$ and then $\Delta_2$
 # is the same as $\Delta_1 + \Delta_2$ at once. A letter that came through both was spared twice, with
 # probability $e^{-\Delta_1} e^{-\Delta_2} = e^{-(\Delta_1 + \Delta_2)}$; every other letter is uniform.
@@ -285,11 +285,13 @@ plt.show()
 # need only the chance that such a sum exceeds $c$.
 #
 # Take the squares in pairs. Two normal numbers are a point in the plane, with density proportional to
-# $e^{-r^2/2}$ at distance $r$ from the center. Half of its square, $w = r^2/2$, exceeds $c/2$ with
-# probability $\int_{\sqrt c}^\infty e^{-r^2/2}\, r\,dr = e^{-c/2}$: it is an exponential waiting time with
-# mean 1. So for even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of the $(k/2)$-th ring of a
-# clock that rings once a unit on average. It exceeds $c/2$ exactly if fewer than $k/2$ rings came by
-# then, and the number of rings by then is Poisson:
+# $e^{-r^2/2}$ at distance $r$ from the center, on a ring whose area grows like $r\,dr$. So half of the
+# squared distance, $r^2/2$, exceeds $c/2$ with probability
+# $\int_{\sqrt c}^\infty e^{-r^2/2}\, r\,dr = e^{-c/2}$. That is how long one waits for a clock that rings at
+# random, once a unit on average. For even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of
+# ring number $k/2$. It lies beyond $c/2$ exactly if fewer than $k/2$ rings came before $c/2$. The number
+# of rings in a given time has the Poisson distribution ($j$ rings with probability
+# $e^{-c/2}(c/2)^j/j!$), so
 #
 # $$ P(X^2 > c) = e^{-c/2} \sum_{j=0}^{k/2-1} \frac{(c/2)^j}{j!}. $$
 #
@@ -329,7 +331,8 @@ tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for 
 
 # %% [markdown]
 # So we trust the yardstick, and let it judge. The dice are wrong if the tail is below one in a million
-# (for five outcomes, $X^2 > 33.4$). First test: every start, so that both the one unmoved outcome and
+# (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
+# still betray dice that are off by a few percent. First test: every start, so that both the one unmoved outcome and
 # the four moved ones are counted, at five noise levels that share one batch, each text with its own
 # noise. Second: two doses of 0.3 and 0.5 must look like one of 0.8. Third: *pairs* of neighbors, 25
 # outcomes, because characters must be redrawn independently of each other.
@@ -488,7 +491,7 @@ for earlier, later in zip(states, states[1:], strict=False):
 # %% [markdown]
 # What the shared seed changes is only how *different* noise levels hang together. In the real process the
 # clocks go on ringing, and a dissolved text goes on boiling; here it comes to rest. For training only the
-# law at one time counts, and for the eye this is kinder.
+# distribution at one time counts, and for the eye this is kinder.
 #
 # ## Frames
 #
@@ -612,9 +615,10 @@ def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
 # in a file sent to a friend. So the player is a single piece of HTML that carries its frames, its looks
 # and its script, and asks no server for anything.
 #
-# Frames travel as differences. From `the cat` to `the hat` one character changes, number 4, so the step
-# is written `[noise, [4], "h"]`. With several changes we write the *gaps* between their positions: small
-# numbers, few digits. One danger: inside a `<script>` element a text could end the element early, with
+# Frames travel as differences. From `the cat` to `the hat` character 4 changes, counted from 0, so the
+# step is written `[noise, [4], "h"]`. With several changes we write the *gaps* between their positions: small
+# numbers, few digits. (We compare the texts and do not rely on `changed`, so that frames may be left
+# out.) One danger: inside a `<script>` element a text could end the element early, with
 # `</script>`. Writing every `<` as the escape `\u003c` rules that out.
 
 # %% tags=["export:animation"]
@@ -838,7 +842,7 @@ Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 # means for training, and what to do about it.
 #
 # Look also at how long the text can be read. With a third of its characters redrawn you can still guess
-# most words. What you do then is what the denoiser has to learn.
+# many words. What you do then is what the denoiser has to learn.
 
 # %% [markdown]
 # ## Change it safely

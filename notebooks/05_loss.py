@@ -262,15 +262,15 @@ by_hand
 # rises like $s$: inventing a jump costs, but in proportion.
 #
 # Right, our alphabet, seen from a `b`. The two things that the network must say are the ratios
-# $s_a$ and $s_c$. For each clean letter the loss has its own lowest point (crosses, named). The lines
-# are the heights of the *average* loss, weighted by how likely each clean letter is. It has
-# a single lowest point, the circle, and that is the score $p_t(y)/p_t(b)$. There the height is not 0:
-# nobody can be right about all three.
+# $s_a$ and $s_c$. For each clean letter the loss has its own lowest point, at its own $a$ (crosses, named).
+# The *average* loss, weighted by how likely each clean letter is, is a valley between them: each line
+# joins points of equal height. Its one lowest point, the dot, is the score $p_t(y)/p_t(b)$. The height
+# there is not 0: no answer is right for all three.
 
 # %% tags=["hide-input"]
 # alt: Left: three valleys, each touching zero at its true ratio 0.3, 1 or 5, steep to the left and
 #  gentle to the right. Right: contour lines over the two ratios, three crosses for the clean letters
-#  a, b and c, and between them one circle, the lowest point: the score.
+#  a, b and c, and between them one dot, the lowest point: the score.
 import matplotlib.pyplot as plt
 
 plt.style.use("ddlm_core.book")
@@ -288,13 +288,15 @@ height = 0.0
 for likely, (a_a, _, a_c) in zip(posterior, a, strict=True):
     terms = [x - r * x.log() + r * (r.log() - 1) for x, r in ((s_a, a_a), (s_c, a_c))]
     height = height + likely * sum(terms) / 3
-lines = right.contour(s, s, height, levels=[0.16, 0.18, 0.22, 0.3, 0.45, 0.7], colors="0.5")
-right.clabel(lines, fontsize=8)
+heights = height.min() + torch.tensor([0.01, 0.04, 0.1, 0.2, 0.4])
+right.contour(s, s, height, levels=heights, colors="0.5", linewidths=1.2)
 for name, (a_a, _, a_c) in zip("abc", a, strict=True):
     right.plot(a_a, a_c, "x", color="C1")
     right.annotate(f"  {name}", (a_a, a_c), color="C1")
 right.plot(*(p_t / p_t[1])[[0, 2]], "o", color="C0", label="score")
+ticks = {"ticks": [0.2, 0.5, 1, 2, 4], "labels": ["0.2", "0.5", "1", "2", "4"]}
 right.set(xscale="log", yscale="log", xlabel="$s_a$", ylabel="$s_c$")
+right.set_xticks(**ticks), right.set_yticks(**ticks), right.minorticks_off()
 right.legend(loc="lower right")
 plt.show()
 
@@ -831,7 +833,7 @@ def square_loss(log_score, sigma_bar, x_t, x_0):
     return (log_score.exp() - a).square().sum(-1) / log_score.shape[-1]
 
 
-def train(loss, learning_rate, denoiser=False, steps=800):
+def train(loss, learning_rate, denoiser=False, clock=None, steps=800):
     noise, g = GeometricNoise(), torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -851,9 +853,9 @@ def train(loss, learning_rate, denoiser=False, steps=800):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     for _ in range(steps):
         x_0 = words.texts[torch.multinomial(words.p_0, 256, replacement=True, generator=g)]
-        sigma_bar, sigma = noise(torch.rand(256, generator=g))
+        sigma_bar, weight = (clock or noise)(torch.rand(256, generator=g))
         x_t = perturb_batch(x_0, sigma_bar, 4, generator=g)
-        value = (sigma[:, None] * loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
+        value = (weight[:, None] * loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -877,7 +879,7 @@ learned = {
 # which we know. It ends where the network still gives `tet` a thousandth of its belief.
 
 # %% tags=["hide-input"]
-# alt: The ratio of tet to ten over the noise, both axes logarithmic. The gray truth falls to 0.00002
+# alt: The ratio of tet to ten over the noise, both axes logarithmic. The gray truth falls to 0.00005
 #  toward low noise. The square, dashed, stays near 0.1; score entropy, solid, ends near 0.005; with
 #  the denoiser, dash-dotted, it follows the truth longest.
 levels = torch.logspace(-4, math.log10(20), 120, dtype=torch.float64)
@@ -1303,12 +1305,16 @@ test_bound_is_the_entropy_of_the_data()
 # we can price the square. The area under a network's own curve, less the area under the true one,
 # is the KL divergence of its paths from the true paths: nats per text thrown away.
 
+
 # %%
-with torch.no_grad():
-    for name, model in learned.items():
-        scores = torch.stack([model(words.texts, noise.expand(64)).double() for noise in levels])
-        excess = (weight * (expected_loss(words, scores, levels) - true_loss)).sum().item()
-        print(f"{name:23} {excess:.3f} nats a text above the truth")
+@torch.no_grad()
+def excess(model):
+    scores = torch.stack([model(words.texts, level.expand(64)).double() for level in levels])
+    return (weight * (expected_loss(words, scores, levels) - true_loss)).sum().item()
+
+
+for name, model in learned.items():
+    print(f"{name:23} {excess(model):.3f} nats a text above the truth")
 
 # %% [markdown]
 # Same network, same data, same time. The square wastes many times as much, and the denoiser wins
@@ -1326,9 +1332,10 @@ third = exact_area(words, 1e-4, noise.sigma_bar(1 / 3).item())
 print(f"first third of the time: {third / area:.1%} of the area")
 
 # %% [markdown]
-# Almost nothing. In almost clean text hardly a letter is wrong, and training there is like
-# proofreading a printed book. Why is the schedule like that? It came from images, where the first noise
-# hides fine detail. Text has none.
+# Almost nothing. In almost clean text hardly a letter is wrong; to train there is to proofread a printed
+# book. Geometric noise was first used for images ([Song & Ermon
+# 2019](https://arxiv.org/abs/1907.05600)), where each further octave of noise hides a coarser kind of
+# detail. A text has no such scales.
 #
 # But the *area* does not depend on the clock. It is an integral over the noise, and we may walk along the
 # noise as we please, if we pay each sample by the ground it covers. Take the fraction of redrawn
@@ -1392,30 +1399,55 @@ for name, w in clocks.items():
 print(f"{'best possible':13} {((weight * square.sqrt()).sum() ** 2 - area**2).sqrt():.2f} nats")
 
 # %% [markdown]
-# To halve a spread is worth four times as many samples. Uniform in $f$ is better than uniform in $t$, and
-# $p = 2$ is close to the best. Why not $p = 1$? In almost clean text few samples are needed but *some*
-# are: a wrong letter there is rare and costs a lot, and a sample that meets one is a shock. The figure
-# shows the same area, 1.84 nats, under three clocks, each against its own $u$. With uniform times (left) it is
-# a narrow hill at the right end, and nothing for a third of the way. With $f$ it is spread out from the start.
+# To halve a spread is worth four times as many samples. So $f = u^2$ is a real gain over time, and close
+# to the best there is. But we had expected $f$ itself to win, and it comes out last. Why? Look at almost clean
+# text, where $f$ is small. A sample meets a wrong letter with a probability proportional to $f$; if it
+# does, the loss is about $1/f$ (the ratio $1+\kappa \approx V/f$, times $1/V$, up to a logarithm). So
+# $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to the mean square
+#
+# $$ \int_{f_{\min}} w\;\frac{df}{f}, \qquad\text{with } w \approx
+#    \begin{cases} f\,\log(\sigma_{\max}/\sigma_{\min}) & \text{uniform in } t, \\
+#    1 & \text{uniform in } f, \\ 2\sqrt f & f = u^2. \end{cases} $$
+#
+# With $w = 1$ this is $-\log f_{\min}$, and grows without end as $f_{\min}$ falls: rare samples, each a
+# shock. Time takes too many samples there, $f$ too few. The square root lies between them.
+#
+# The figure shows the same area, 1.84 nats, under the three clocks. Against time (left) it is a narrow
+# hill at 0.73, after nothing for half of the way. Against $f$ it is spread over the whole axis, but starts high
+# at the clean end. Against $u$ with $f = u^2$ it rises gently from 0.
 
 # %% tags=["hide-input"]
-# alt: Three panels of one area. Against uniform time the curve is flat for a third of the axis and then
-#  a narrow hill near 0.75. Against the corrupted fraction it falls from the left; against the square
-#  root of the fraction it is a broad low hill.
+# alt: Three panels of one area. Against time the curve is flat for half of the axis, then a narrow hill
+#  at 0.73. Against the corrupted fraction it is a low plateau; against the square root of the fraction
+#  a broad hill that starts at 0.
 fig, panels = plt.subplots(1, 3, sharey=True, figsize=(7, 2.8))
 for ax, (name, w), at in zip(
     panels, clocks.items(), (noise.time(levels), u, u.sqrt()), strict=True
 ):
     ax.fill_between(at, w * true_loss, alpha=0.3)
     ax.plot(at, w * true_loss)
-    ax.set(title=name, xlabel="time $t$" if name == "uniform in t" else "$u$", ylim=(0, 9))
+    ax.set(title=name, xlabel="time $t$" if name == "uniform in t" else "$u$", ylim=(0, 10.5))
 panels[0].set_ylabel("nats a text")
 plt.show()
 
 # %% [markdown]
-# [Chapter 8](08_training.ipynb) trains with these clocks: its `proposal_times` gives the times that belong to
-# $u^p$, with their weights, and $p$ is a setting. Which $p$ serves a real network best is a question for
-# an experiment there; that all of them have the same mean is settled here.
+# Does it help to learn? Train the denoiser from above again, with the two new clocks: one run each, so take
+# the last digit with a grain of salt.
+
+# %%
+for name, power in (("uniform in f", 1), ("f = u²", 2)):
+
+    def clock(u, power=power):
+        return noise_by_fraction(u.double(), power, (1e-4, 20.0))
+
+    model = train(score_entropy_loss, 0.01, denoiser=True, clock=clock)
+    print(f"{name:23} {excess(model):.3f} nats a text above the truth")
+
+# %% [markdown]
+# The same order as the spreads. [Chapter 8](08_training.ipynb) trains with these clocks: its
+# `proposal_times` gives the times that belong to $f = u^p$, with their weights, and $p$ is a setting.
+# Which $p$ serves a large network best is a question for an experiment there. That all of them have the
+# same mean is settled here.
 
 # %% [markdown]
 # ## Change it safely
