@@ -17,6 +17,9 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+NAME_THE_BUTTONS = """addEventListener("load", () => {
+  document.querySelectorAll(".copybtn").forEach((button) => { button.ariaLabel = "Copy"; });
+});"""  # that copy a cell: an icon alone says nothing to a screen reader
 CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
 GREEK = {r"\bar\sigma": "σ̄", r"\sigma": "σ", r"\kappa": "κ", r"\delta": "δ", r"\times": "×"}
 
@@ -133,6 +136,12 @@ class StoredPlayer(Directive):
 def page_context(app: Sphinx, page: str, template: str, context: dict, tree) -> None:
     """The button "Suggest edit" of a chapter opens its .py half, which is the source."""
     context["default_mode"] = "auto"  # unset, the theme logs an error on a reader's first visit
+    scripts = context["script_files"]  # in place: the builder still adds to this list
+    scripts[:] = [
+        script  # thebe would run cells on a server; unused, and declared twice, which is an error
+        for script in scripts
+        if "thebe" not in f"{script.filename} {script.attributes.get('body')}".lower()
+    ]
     if CHAPTER.fullmatch(page):
         context["page_source_suffix"] = ".py"
 
@@ -143,5 +152,6 @@ def setup(app: Sphinx) -> dict:
     app.add_transform(ChapterNumber)
     app.add_directive("stored-player", StoredPlayer)
     app.add_css_file("book.css")
+    app.add_js_file(None, body=NAME_THE_BUTTONS)
     app.connect("html-page-context", page_context, priority=400)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
