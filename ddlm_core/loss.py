@@ -15,7 +15,7 @@ __all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'lo
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
-    r"""$\kappa = V/(e^{\bar\sigma} - 1)$, of the shape of ``sigma_bar``: staying beats turning by it."""
+    r"""$\kappa = V/(e^{\bar\sigma} - 1)$: the clean token is $1 + \kappa$ times as likely as any other."""
     return vocab_size / torch.expm1(sigma_bar)
 
 

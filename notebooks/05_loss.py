@@ -64,7 +64,7 @@ before
 
 # %% [markdown]
 # Apart from the entry of `b` itself, the two rows agree, up to the size of the drop. Why? Write $p_t(x)$
-# for the probability of letter $x$ at time $t$. A drop of noise $\Delta$ turns a $y$ into one given
+# for the probability of letter $x$ at time $t$, when the noise has come to $\bar\sigma$. A drop of noise $\Delta$ turns a $y$ into one given
 # *other* letter $x$ with probability $\Delta/V$: wiped out with probability $\Delta$, and then one letter
 # of $V$. (These are the entries $1/V$ of the matrix $Q$ in [chapter 3](03_noise.ipynb). $O(\Delta^2)$
 # stands for what two jumps within the drop add: a millionth here.) The chance to see $x$ after the drop
@@ -91,13 +91,14 @@ before
 #
 # And we need few of them. Each position jumps on its own, so two jumps in one short moment have a
 # probability of order $\Delta^2$: we may forget them. The neighbors of a text $x_t$ are the texts that
-# differ from it in one position: $L$ positions times $V$ characters. The network answers for all of
-# them at once, with a table of shape $(L, V)$, where entry $(i, y)$ stands for
+# differ from it in one position: $L$ positions times $V$ characters. With $f$, each would
+# cost a run of the network. Ours answers for all of them in one run, with a table of shape $(L, V)$, where entry $(i, y)$ stands for
 #
 # $$ s(x_t)^i_y = \frac{p_t(x_t \text{ with character } i \text{ replaced by } y)}{p_t(x_t)}. $$
 #
 # At $y = x_t^i$ nothing is replaced: the ratio is 1. We store logarithms (`log_score`), because the
-# ratios run from a millionth to a million, and because $e^{\dots}$ keeps them positive.
+# ratios run from a millionth to a million, and because $e^{\dots}$ keeps them positive. (The last two
+# rows belong to the next section.)
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -120,9 +121,8 @@ before
 # $$ \frac{p(y \mid x_0)}{(1-e^{-\bar\sigma})/V} = 1 + \kappa\,[y = x_0],
 #    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
 #
-# So $1+\kappa$ says how many times likelier the clean letter is than any *one* other letter. This one
-# number holds all that the noise level does. For `a b c` at $\bar\sigma = 1$ it is
-# $1 + 3/(e-1) = 2.75$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the letter
+# So the clean letter is $1+\kappa$ times as likely as any *one* other letter, and in this one number is
+# all that the noise level does. For `a b c` at $\bar\sigma = 1$, $1+\kappa = 1 + 3/(e-1) = 2.75$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the letter
 # has almost surely not moved) and $2\cdot10^{-7}$ at $\bar\sigma = 20$ (nobody can tell).
 
 # %% tags=["export"]
@@ -131,7 +131,7 @@ from torch import Tensor
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
-    r"""$\kappa = V/(e^{\bar\sigma} - 1)$, of the shape of ``sigma_bar``: staying beats turning by it."""
+    r"""$\kappa = V/(e^{\bar\sigma} - 1)$: the clean token is $1 + \kappa$ times as likely as any other."""
     return vocab_size / torch.expm1(sigma_bar)
 
 
@@ -420,8 +420,8 @@ for vocab_size in (2, 3, 27, 106):
     test_loss_equals_the_sum(vocab_size)
 
 # %% [markdown]
-# Two more promises. The loss is never negative, whatever the network says. It is 0 with a zero
-# gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
+# Two more promises. The loss is never negative, whatever the network says ([hypothesis](https://hypothesis.works)
+# invents the inputs, and tries to break it). It is 0 with a zero gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
 # infinite one, but never `nan`.
 
 
@@ -510,7 +510,8 @@ test_loss_rejects_shapes_that_do_not_fit()
 # $$ \frac{1}{V-1}\Big((1+\kappa)\log s_{x_0} + \sum_{y\,\ne\,x_t,\,x_0}\log s_y\Big). $$
 #
 # The slip scales the sum by $(V-2)/(V-1)$ *once more*, as if it still had to become an average, and does
-# not leave out $x_0$, which has its own part already:
+# not leave out $x_0$, which has its own part already. In the code, `positive` is the part
+# $\sum s_y$ of the loss, `middle` the part $\sum a_y\log s_y$, `constant` the part $\sum a_y(\log a_y - 1)$:
 
 
 # %% tags=["test"]
@@ -610,7 +611,7 @@ test_the_slip_is_caught()
 # $(y - \text{old digit})\cdot\text{place}_i$ to the number, and the table `swapped` holds the number of
 # every neighbor of every text. `joint` is $p_0(x_0)\,p(x_t \mid x_0)$ for all pairs; its column sums are
 # $p_t$. `log_score` looks up $\log p_t$ at the neighbor, minus $\log p_t$ at the text itself. `log_q` is
-# for the next section. Called with `(x_t, sigma_bar)`, a `World` can stand in for a network: a model
+# for the next section. (All take a row of noise levels; S is their number.) Called with `(x_t, sigma_bar)`, a `World` can stand in for a network: a model
 # that is never wrong.
 
 
@@ -813,8 +814,8 @@ test_log_posterior_is_bayes_rule()
 # Twice too much ($c = 2$) costs $0.31\,a$ and $a^2$. Both depend on $a$, and $a$ runs from a millionth to a
 # million. Score entropy grows with $a$ itself: the jump happens at the rate $a/V$, and an error about
 # it does harm that often. The square grows with $a^2$, so it cares for the largest ratios only. A ratio of
-# 0.001 that should be 0.000001 costs it a millionth, and to drop one jump in a thousand where none should
-# be is how a text gets misprints. (And a square has no wall at $s = 0$: without our $e^{\dots}$ it would
+# 0.001 that should be 0.000001 costs it a millionth, and score entropy a thousandth. But jumps that are
+# a thousand times too frequent are how a text gets misprints. (And a square has no wall at $s = 0$: without our $e^{\dots}$ it would
 # even allow negative rates.)
 #
 # Let us train both on the seven words: same small network (it sees the letters and the time, and gives
@@ -876,7 +877,8 @@ learned = {
 # almost impossible. The square (dashed) stays stuck near 0.1: to it, the difference between 0.1 and
 # 0.0001 is next to nothing. Score entropy (solid) ends twenty times lower. With the denoiser
 # (dash-dotted) it stays on the truth longest. There the fall is not learned: it is in $\kappa$,
-# which we know. It ends where the network still gives `tet` a thousandth of its belief.
+# which we know. It ends where $\kappa$ is so large that the score is $q_y/q_{x_t}$, and the network still
+# gives the final `t` a thousandth of its belief.
 
 # %% tags=["hide-input"]
 # alt: The ratio of tet to ten over the noise, both axes logarithmic. The gray truth falls to 0.00005
@@ -1218,7 +1220,7 @@ test_prior_kl()
 # over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
 # $\bar\sigma$: then areas are nats, because $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The
 # filled area belongs to the true score. The dashed line belongs to a network that knows nothing
-# ($s = 1$). Under it lie $\log 64 = 4.16$ nats; between the two lies all that there is to learn.
+# ($s = 1$). Under it lie $\log 64 = 4.16$ nats (exercise 1 says why); between the two lies all that there is to learn.
 
 # %% tags=["hide-input"]
 # alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
@@ -1380,10 +1382,13 @@ test_area_does_not_depend_on_the_clock()
 # The mean is the same for every clock. What differs is the *spread* of single samples, and with it how
 # many it takes to learn anything. On our words no sampling is needed to know it. A sample is a weight
 # $w = d\bar\sigma/du$ times a loss, so its mean square is
-# $\int w^2\,\mathbb E[\ell^2]\,du = \int w\,\mathbb E[\ell^2]\,d\bar\sigma$: one more weighted sum. We can even
-# say what the best clock of all would reach. By the Cauchy–Schwarz inequality, with $\int d\bar\sigma/w = 1$,
+# $\int w^2\,\mathbb E[\ell^2]\,du = \int w\,\mathbb E[\ell^2]\,d\bar\sigma$: one more weighted sum. The spread is
+# the root of this less the squared mean. We can even say what the best clock of all would reach. Since
+# $\int d\bar\sigma/w = \int du = 1$, the Cauchy–Schwarz inequality says
 #
-# $$ \Big(\int \sqrt{\mathbb E[\ell^2]}\;d\bar\sigma\Big)^2 \le \int w\,\mathbb E[\ell^2]\,d\bar\sigma. $$
+# $$ \Big(\int \sqrt{\mathbb E[\ell^2]}\;d\bar\sigma\Big)^2
+#    = \Big(\int \sqrt{w\,\mathbb E[\ell^2]}\cdot\frac{1}{\sqrt w}\;d\bar\sigma\Big)^2
+#    \le \int w\,\mathbb E[\ell^2]\,d\bar\sigma. $$
 
 # %%
 square = expected_loss(words, words.log_score(levels), levels, power=2)
@@ -1402,7 +1407,8 @@ print(f"{'best possible':13} {((weight * square.sqrt()).sum() ** 2 - area**2).sq
 # To halve a spread is worth four times as many samples. So $f = u^2$ is a real gain over time, and close
 # to the best there is. But we had expected $f$ itself to win, and it comes out last. Why? Look at almost clean
 # text, where $f$ is small. A sample meets a wrong letter with a probability proportional to $f$; if it
-# does, the loss is about $1/f$ (the ratio $1+\kappa \approx V/f$, times $1/V$, up to a logarithm). So
+# does, the loss is about $1/f$ (there $\bar\sigma \approx f$, so the ratio is $1+\kappa \approx V/f$; times
+# $1/V$; constants and a logarithm left out). So
 # $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to the mean square
 #
 # $$ \int_{f_{\min}} w\;\frac{df}{f}, \qquad\text{with } w \approx
