@@ -74,9 +74,8 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
 def estimate_bound(model: nn.Module, tokens: Tensor, repeats: int = 8, seed: int = 0) -> Estimate:
     r"""The bound on $-\log p$ in nats per window, padding included, over all noise levels.
 
-    The 95 % interval covers the noise drawn here. If there are dozens of windows, a random sample
-    of a source, it also covers which ones they are, and so holds for the source. It does not
-    cover how far the bound is above $-\log p$, nor what another training run would give.
+    The 95 % interval covers the noise drawn here and, if the windows are dozens and a random
+    sample of a source, their choice; not the distance to $-\log p$, nor another training run.
 
     Args:
         model: in ``eval()`` mode, with its noise in ``model.config``.
@@ -93,10 +92,9 @@ def estimate_bound(model: nn.Module, tokens: Tensor, repeats: int = 8, seed: int
     return mean_of(nats, max(of_noise, of_windows).item() ** 0.5)
 
 
-def bits_per_character(nats_per_window: Estimate, tokens: Tensor) -> Estimate:
-    """The same in bits for each character of these windows (N, L); ``<PAD>`` is no character."""
-    characters = (tokens != PAD_ID).sum().clamp(min=1).item()
-    return nats_per_window.scaled(len(tokens) / characters / math.log(2))
+def bits_per_character(nats: Estimate, tokens: Tensor) -> Estimate:
+    """Nats per window (N, L) as bits for each character of ``tokens``; ``<PAD>`` is no character."""
+    return nats.scaled(len(tokens) / (tokens != PAD_ID).sum().clamp(min=1).item() / math.log(2))
 
 
 def wilson(hits: int, n: int) -> Estimate:

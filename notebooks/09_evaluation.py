@@ -46,7 +46,7 @@ for q in (0.5, 0.75, 0.9):
     print(f"believes a has probability {q:.2f}: {score:.3f} bits per character")
 
 # %% [markdown]
-# Knowing nothing costs 1 bit, knowing the truth 0.811, being too sure of oneself 1.  The **gap**
+# Knowing nothing costs 1 bit, knowing the truth 0.811, being too sure of oneself 0.944. For the first, the **gap**
 # $1 - 0.811 = 0.189$ is the part of the score that learning could remove. The rest is in the nature of the
 # language. For English nobody knows which part is which. For our two letters, and for the stories of chapter 2,
 # we do.
@@ -157,12 +157,14 @@ test_mean_and_interval()
 #
 # ### A network that needs no training
 #
-# Try it where the answer is known. Here is a network for the language of two letters. Whatever it sees, it
-# believes that each letter is *a* with probability $q$. As a model of texts it is as simple as it looks: a text has
-# the product of the probabilities of its letters. And its bound is more than a bound. The condition for equality
-# in chapter 5 was that the noise is undone as in the language that *the network believes in*. One position after
-# the other is all there is to independent letters, so that is the case, and the bound must be $-\log$ of the
-# product: a count of letters.
+# Try it where the answer is known. Here is a network for languages of independent letters. What does a good network
+# say about a position, if its neighbors tell nothing about it? Always the same: that it is *a* with probability $q$,
+# at every noise level and whatever it sees. So this network needs no training.
+#
+# What is its bound? As a model of texts it is as simple as it looks: a text has the product of the probabilities of
+# its letters. And for once the bound is *equal* to $-\log$ of the probability. In chapter 5, it was equal if the
+# walk back from noise was the true one. What kept ours from that was only that it treats positions one by one, and
+# for independent letters that is no loss. So each bound can be checked by counting letters.
 
 
 # %% tags=["test"]
@@ -203,22 +205,23 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 #
 # [Chapter 8](08_training.ipynb) draws noise levels uniformly in the corrupted fraction $f=1-e^{-\bar\sigma}$, and
 # so did the first version of this chapter. It was wrong by surprisingly much: of intervals that should hit 95 times
-# in a hundred, 72 did. Here is why. At a small $f$, a window of $L$ letters comes out untouched, and costs
-# nothing, except with probability about $Lf$. But *then* the cost is high. A letter has moved, so little noise is
-# left to undo, and the true ratio $1+\kappa$ at the clean letter is about $V/f$. So the loss there is of order
-# $1/f$, if the network cannot be sure what the letter was.
+# in a hundred, 72 did. Here is why. At a small $f$ nearly every window of $L$ letters comes out untouched, and its
+# loss is small. With a probability of about $Lf$ a letter has moved, and *then* the loss is large: so little noise
+# is left that the true ratio at the clean letter, $1+\kappa$, is about $V/f$, and a network that cannot be sure of
+# that letter misses it by a good part. With the weight $1/V$, that is a loss of order $1/f$.
 #
-# Probability $Lf$ times a prize of order $1/f$: the mean is harmless. The mean *square*, $Lf\cdot\tfrac1{f^2}$, grows
+# Probability $Lf$ times a loss of order $1/f$: the mean is harmless. The mean *square*, $Lf\cdot\tfrac1{f^2}$, grows
 # like $1/f$. That is a lottery with rare, large prizes. Whoever has not seen a prize yet thinks that both the mean
 # and its error are small.
 #
-# Uniform times $t$ do not have this problem. They go to small fractions so often ($dt\propto d\bar\sigma/\bar\sigma$)
-# that an estimate is divided by a density of about $1/f$, and stays bounded. But in exchange they leave few samples
-# for the middle, where a trained network pays most. So use both: **half of the levels uniform in $f$, half
-# uniform in $t$**. The density of the mixture is never less than half of either, so no estimate is more than
-# twice what the better of the two would give.
+# Uniform times $t$ do not have this problem. Their density over $f$ is itself proportional to $1/f$ at the clean
+# end (from $dt\propto d\bar\sigma/\bar\sigma$), each estimate is divided by that density, and so it stays bounded.
+# But in exchange they leave few samples for the noisier levels, where a trained network pays most. So use both:
+# **half of the levels uniform in $f$, half uniform in $t$**. The density of the mixture is never less than half of
+# either, so no estimate is more than twice what the better of the two would give.
 #
-# One comb for the mixture needs its cumulative share $U(t) = \tfrac12\big(t + \frac{f(t)-f(0)}{f(1)-f(0)}\big)$ and
+# As in chapter 5 we want a *comb*: numbers $u$ in equal distances, with one random offset for all. For the
+# mixture that needs its cumulative share $U(t) = \tfrac12\big(t + \frac{f(t)-f(0)}{f(1)-f(0)}\big)$ and
 # the $t$ at which $U(t)=u$. There is no formula for that, but a table will do: $U$ at 1025 times, straight lines
 # between them. The density of $t$ is then constant between two entries, and the weight is *exactly* its inverse,
 # $\Delta t/\Delta U$. So the table makes no error at all in the mean.
@@ -272,8 +275,8 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
 
 # %% [markdown]
 # The picture shows the lottery. Each dot is one estimate, from a window of twenty letters at one noise level. On the
-# left the levels are uniform in $f$: the lower the noise, the rarer and the larger the prizes, and there is no end
-# to that. On the right is the mixture. (The dots at the bottom are windows that came out untouched.)
+# left the levels are uniform in $f$. The lower row are windows that came out untouched; above it are the prizes, and
+# the lower the noise, the rarer and the larger they get, without end. On the right is the mixture: it has a ceiling.
 
 # %% tags=["hide-input"]
 from ddlm_core.training import proposal_times
@@ -295,8 +298,8 @@ plt.show()
 # %% [markdown]
 # ### Two questions, two errors
 #
-# Call the results $v_{rn}$, for the $r$-th level of window $n$. The estimate is the mean of all $RN$ of them. Its
-# error depends on what you ask.
+# Call the results $v_{rn}$, for the $r$-th level of window $n$. (The $R$ levels of a window are a comb of their
+# own.) The estimate is the mean of all $RN$ of them. Its error depends on what you ask.
 #
 # **"What is the bound of this text?"** Then the windows are given, and only the noise is chance. The numbers
 # $v_{rn}$ and $v_{r+1,n}$ belong to the same window, and their noise levels are neighbors on the comb. So they
@@ -327,9 +330,8 @@ from ddlm_core.tokenizer import PAD_ID
 def estimate_bound(model: nn.Module, tokens: Tensor, repeats: int = 8, seed: int = 0) -> Estimate:
     r"""The bound on $-\log p$ in nats per window, padding included, over all noise levels.
 
-    The 95 % interval covers the noise drawn here. If there are dozens of windows, a random sample
-    of a source, it also covers which ones they are, and so holds for the source. It does not
-    cover how far the bound is above $-\log p$, nor what another training run would give.
+    The 95 % interval covers the noise drawn here and, if the windows are dozens and a random
+    sample of a source, their choice; not the distance to $-\log p$, nor another training run.
 
     Args:
         model: in ``eval()`` mode, with its noise in ``model.config``.
@@ -346,10 +348,9 @@ def estimate_bound(model: nn.Module, tokens: Tensor, repeats: int = 8, seed: int
     return mean_of(nats, max(of_noise, of_windows).item() ** 0.5)
 
 
-def bits_per_character(nats_per_window: Estimate, tokens: Tensor) -> Estimate:
-    """The same in bits for each character of these windows (N, L); ``<PAD>`` is no character."""
-    characters = (tokens != PAD_ID).sum().clamp(min=1).item()
-    return nats_per_window.scaled(len(tokens) / characters / math.log(2))
+def bits_per_character(nats: Estimate, tokens: Tensor) -> Estimate:
+    """Nats per window (N, L) as bits for each character of ``tokens``; ``<PAD>`` is no character."""
+    return nats.scaled(len(tokens) / (tokens != PAD_ID).sum().clamp(min=1).item() / math.log(2))
 
 
 # %%
@@ -367,17 +368,17 @@ for q in (0.5, 0.75, 0.9):
 # Do 95 of 100 intervals hit? Repeat it two hundred times. First with two windows: is the bound of *these two* hit?
 # Then with sixty new ones each time, from a language that makes it hard. A window is all *a* or all *b*, so windows
 # differ as much as they can. (The network takes no notice. A letter still is *a* in three of four cases, and the
-# cross-entropy is the old one.) Is that one hit?
+# cross-entropy is the old one.) Is *that* hit?
 
 
 # %% tags=["test"]
 import pytest
 
 
-def share_of_hits(windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
+def share_of_hits(q: float, windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
     """How often the interval holds the bound of the text (fixed), or that of the hard language."""
-    g, model, hits = torch.Generator().manual_seed(1), Letters(0.6, 0.4), 0
-    language = -20 * (0.75 * math.log(0.6) + 0.25 * math.log(0.4))
+    g, model, hits = torch.Generator().manual_seed(1), Letters(q, 1 - q), 0
+    language = -20 * (0.75 * math.log(q) + 0.25 * math.log(1 - q))
     text = draw(windows, 20, g)
     for run in range(runs):
         text = text if fixed else draw(windows, 1, g).repeat(1, 20)
@@ -388,11 +389,11 @@ def share_of_hits(windows: int, repeats: int, fixed: bool, runs: int = 200) -> f
 
 
 def test_interval_hits_the_bound_of_a_text():
-    assert 0.9 <= share_of_hits(windows=2, repeats=64, fixed=True) < 0.995
+    assert 0.9 <= share_of_hits(0.6, windows=2, repeats=64, fixed=True) < 0.995
 
 
 def test_interval_hits_the_bound_of_a_language():
-    assert 0.9 <= share_of_hits(windows=60, repeats=8, fixed=False) < 0.995
+    assert 0.9 <= share_of_hits(0.9, windows=60, repeats=8, fixed=False) < 0.995
 
 
 test_interval_hits_the_bound_of_a_text()
@@ -444,16 +445,22 @@ test_bound_counts_windows_and_characters()
 # ([chapter 2](02_stories.ipynb)), so we can put it beside the bound.
 
 # %%
+import json
 import os
 from importlib.resources import files
+from pathlib import Path
+
+from safetensors.torch import load_file
 
 from ddlm_core import stories
-from ddlm_core.model import DiscreteDiffusionTransformer
+from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
-folder = files("ddlm_core") / "pretrained/pocket-stories"
-network = DiscreteDiffusionTransformer.from_pretrained(str(folder)).eval()
-tokenizer, noise, length = network.config.tokenizer, network.config.noise, network.config.block_size
+folder = Path(str(files("ddlm_core"))) / "pretrained/pocket-stories"
+config = DiscreteDiffusionConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+network = DiscreteDiffusionTransformer(config).eval()
+network.load_state_dict(load_file(folder / "model.safetensors"))
+tokenizer, noise, length = config.tokenizer, config.noise, config.block_size
 
 fresh = stories.sample(4 if smoke else 64, seed=10**6)
 windows = torch.stack([tokenizer.pad(story, length) for story in fresh])
@@ -470,13 +477,13 @@ print(f"bound          {bits_per_character(bound, windows):.3f} bits per charact
 # as characters, since no one reads it.)
 #
 # The **gap** is what a better model could still gain. Chapter 2 showed what it promises: at least a fraction
-# $e^{-\text{gap}}$ of what the model writes is flawless. If the gap is more than 3 nats, that promise is under 5 %, and
-# the truth may be far better, because a bound on nats is a strict judge: a single letter that the model holds
+# $e^{-\text{gap}}$ of what the model writes is flawless. If the gap is more than 3 nats, that promise is under 5 %,
+# and the truth may be far better, because a bound on nats is a strict judge: a single letter that the model holds
 # for impossible costs as much as a hundred small doubts.
 
 # %%
 gap = bound.mean - stories.entropy()
-print(f"gap {gap:.2f} nats, so at least {math.exp(-max(0.0, gap)):.1%} should be flawless")
+print(f"gap {gap:.2f} nats, so at least {math.exp(-max(0.0, gap)):.2%} should be flawless")
 
 # %% [markdown]
 # ## Where do the nats come from?
@@ -585,7 +592,7 @@ import textwrap
 
 from ddlm_core.sampler import sample_diffusion, sample_generators
 
-count, num_steps = (2, 4) if smoke else (16, 128)
+count, num_steps = (2, 4) if smoke else (8, 128)
 tokens = sample_diffusion(
     *(network, noise, count, length),
     num_steps=num_steps,
@@ -601,12 +608,11 @@ for ok, text in list(zip(flawless, written))[:3]:
     print(textwrap.fill(f"{'flawless:' if ok else 'broken:  '} {text}", 100))
 
 # %% [markdown]
-# Sixteen samples do not say much, and the interval admits it. For the rest of the chapter we need thousands, which
+# Eight samples do not say much, and the interval admits it. For the rest of the chapter we need many more, which
 # take longer than you want to wait. `python benchmarks/sampling.py` made them and stored what it counted.
 
 # %%
-import json
-from pathlib import Path
+import hashlib
 
 stored = json.loads(Path("../benchmarks/sampling.json").read_text(encoding="utf-8"))
 
@@ -616,7 +622,9 @@ def find(**wanted: str | float) -> list[dict]:
     return [row for row in stored["samplers"] if wanted.items() <= row.items()]
 
 
+weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 best = find(method="analytic", schedule="cosine", temperature=1.0)[-1]
+print("made with the weights above" if weights[:12] == stored["weights"] else "OTHER WEIGHTS!")
 print(f"bound on {stored['windows']} stories: {Estimate(**stored['bound']):.2f} nats")
 print(f"{best['samples']} samples with {best['num_steps']} steps:")
 print(f"  flawless: {wilson(best['flawless'], best['samples']):.3f}")
@@ -638,11 +646,13 @@ print(
 # ## What breaks first?
 #
 # A broken sample is more interesting than a flawless one. *What* is wrong with it? Read it with the grammar in
-# hand: follow every plot, every choice, every word, as long as the text goes along, and see where the last reading
-# has to give up. That place is the first flaw. Its kind depends on what the grammar wanted there:
+# hand: follow every plot, every choice, every word, as long as the text goes along. Each such reading gives up
+# somewhere. Take the one that explains most of the text; where it gives up is the first flaw. Its kind depends on
+# what the grammar wanted there:
 #
 # * a word that was fixed earlier (a name, a pronoun, an animal), and the text has *another* word that could stand
-#   here in another story: an **agreement** is broken;
+#   here in another story: an **agreement** is broken. It is called by the field of the grammar that wanted it, such as
+#   `hero`, or `hero.he` for the hero's "he" or "she";
 # * the text just ends, or goes on after the ending: **end**;
 # * anything else: **spelling**.
 
@@ -738,6 +748,7 @@ kinds = Counter(group((first_flaw(text) or (0, "padding"))[1]) for text in broke
 names, heights = zip(*kinds.most_common()[::-1])
 plt.barh(names, heights)
 plt.xlabel(f"of {len(broken)} broken samples")
+plt.gca().xaxis.get_major_locator().set_params(integer=True)
 plt.show()
 
 # %% [markdown]
@@ -810,7 +821,7 @@ for axis, title in zip(axes, ("share of flawless samples", "entropy of words (na
     axis.set(xscale="log", xlabel="steps", title=title)
     axis.set_xticks(steps, steps)
     axis.minorticks_off()
-axes[1].legend(fontsize=8)
+figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
@@ -861,10 +872,10 @@ print(
 #   what it knows of the others (a cache, which our script leaves out). A diffusion step always computes the whole text,
 #   but their number is ours to choose.
 #
-# We expect the left-to-right model to be ahead at equal training. It answers one kind of question, "what comes next?",
-# always with clean text to the left. Ours has to answer for every noise level, and for every way to damage a
-# text. What that buys, the table does not show: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)),
-# mend what it wrote, and trade steps for quality.
+# We expect the left-to-right model to be ahead at equal training. It answers one kind of question, "what comes
+# next?", always with clean text to the left. Ours has to answer for every noise level, and for every way to damage
+# a text. What that buys, the table does not show: it can fill a hole from both sides ([chapter
+# 10](10_pipeline.ipynb)), mend what it wrote, and trade steps for quality.
 #
 # ## In the literature
 #
@@ -883,8 +894,8 @@ print(
 # | GenMD4 (Shi et al. 2024) | masks, a schedule for each letter | ≤ 1.34 | MD4, section 7.1 |
 #
 # Sources: [D3PM](https://arxiv.org/abs/2107.03006), [SEDD](https://arxiv.org/abs/2310.16834) (third version),
-# [MD4](https://arxiv.org/abs/2406.04329) (fourth version). The models have about the size of GPT-2 small and trained for days on
-# GPUs. Compare them with each other, not with the numbers above: our stories have another entropy, and bits per
+# [MD4](https://arxiv.org/abs/2406.04329) (fourth version). They have twelve layers or more and are far larger
+# than ours. Compare them with each other, not with the numbers above: our stories have another entropy, and bits per
 # character mean something only *on the same text*. Two things show in this table as well: left to right is ahead, and
 # masks do better than uniform noise.
 #
@@ -895,8 +906,8 @@ print(
 # intervals miss. The other one passes, since for a fixed text the noise *is* all there is.
 #
 # Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights, as if all levels were equally
-# likely. Numbers still come out, and look fine. `test_levels_are_spread_and_weights_keep_the_integral` and three more tests fail.
-# The command: `make export && pytest tests/test_evaluation.py`.
+# likely. Numbers still come out, and look fine. `test_levels_are_spread_and_weights_keep_the_integral` fails, and
+# with it the three tests of `estimate_bound`. The command: `make export && pytest tests/test_evaluation.py`.
 #
 # ## Exercises
 #
@@ -912,9 +923,9 @@ n
 
 # %% [markdown]
 # **2.** A mean of two halves: in the first, single estimates have a standard deviation of 1, in the second of 9. You
-# have a hundred draws. What is the standard error of the mean if each half gets fifty? And what is the least possible,
-# with which numbers? (Expected: 0.640; 0.5, with 10 and 90: draws in proportion to the deviation. This is why
-# one looks at the right half of the profile above.)
+# have a hundred draws. What is the standard error of the mean if each half gets fifty? And what is the least
+# possible, with which numbers? (Expected: 0.640; 0.5, with 10 and 90: draws in proportion to the deviation. This is
+# why one looks at the right half of the profile above.)
 
 
 # %% tags=["solution", "hide-input"]
@@ -928,9 +939,9 @@ error(50), least, error(least)
 
 # %% [markdown]
 # **3.** Be a cheat. Write a "sampler" of 64 texts that scores 100 % flawless, and let the other numbers catch you. Use
-# also a number that knows nothing about words: the size of all texts together after `zlib.compress`, in bits for each
-# character, beside that of 64 fresh stories. (Expected: 1 distinct text; the word entropy is low; a tenth of the bits of
-# fresh stories, or less.)
+# also a number that knows nothing about words: the size of all texts together after `zlib.compress`, in bits for
+# each character, beside that of 64 fresh stories. (Expected: 1 distinct text; the word entropy is low; a tenth of
+# the bits of fresh stories, or less.)
 
 # %% tags=["solution", "hide-input"]
 import zlib
@@ -956,7 +967,7 @@ for texts in (cheat, honest):
 
 # %% tags=["solution", "hide-input"]
 kept, spread_times = spread_times, lambda *how: proposal_times(how[0], how[1], generator=how[2])
-hits = share_of_hits(windows=1, repeats=64, fixed=True)
+hits = share_of_hits(0.6, windows=1, repeats=64, fixed=True)
 spread_times = kept
 assert 0.6 < hits < 0.85
 hits

@@ -56,10 +56,10 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
     return (torch.rand(windows, length, generator=g) < 1 / 4).long()
 
 
-def share_of_hits(windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
+def share_of_hits(q: float, windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
     """How often the interval holds the bound of the text (fixed), or that of the hard language."""
-    g, model, hits = torch.Generator().manual_seed(1), Letters(0.6, 0.4), 0
-    language = -20 * (0.75 * math.log(0.6) + 0.25 * math.log(0.4))
+    g, model, hits = torch.Generator().manual_seed(1), Letters(q, 1 - q), 0
+    language = -20 * (0.75 * math.log(q) + 0.25 * math.log(1 - q))
     text = draw(windows, 20, g)
     for run in range(runs):
         text = text if fixed else draw(windows, 1, g).repeat(1, 20)
@@ -70,11 +70,11 @@ def share_of_hits(windows: int, repeats: int, fixed: bool, runs: int = 200) -> f
 
 
 def test_interval_hits_the_bound_of_a_text():
-    assert 0.9 <= share_of_hits(windows=2, repeats=64, fixed=True) < 0.995
+    assert 0.9 <= share_of_hits(0.6, windows=2, repeats=64, fixed=True) < 0.995
 
 
 def test_interval_hits_the_bound_of_a_language():
-    assert 0.9 <= share_of_hits(windows=60, repeats=8, fixed=False) < 0.995
+    assert 0.9 <= share_of_hits(0.9, windows=60, repeats=8, fixed=False) < 0.995
 
 
 def test_levels_are_spread_and_weights_keep_the_integral():
