@@ -31,95 +31,23 @@
 # window. In both cases nothing is dropped at the end of a story.
 #
 # A source is `pocket-stories`, local files, or a data set on the Hugging Face Hub. In `.jsonl` and `.parquet`
-# files every row is a story. A `.txt` file is one running text, however many blank lines it has.
+# files every row is a story. A `.txt` file is one running text, however many blank lines it has. Reading them
+# is no part of the method, so `read_stories` is written by hand, in
+# [`ddlm_core/apps/sources.py`](../ddlm_core/apps/sources.py). It gives pieces of text, each with a yes or no:
+# does a story end after it?
 
 # %% tags=["export:data"]
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-Piece = tuple[str, bool]  # some text, and whether a story ends after it
-
-
-def read_file(path: Path, column: str = "text") -> Iterator[Piece]:
-    """Read a ``.txt`` (one running text), or the rows of a ``.jsonl`` or ``.parquet`` file."""
-    if path.suffix == ".txt":
-        with path.open(encoding="utf-8", newline="") as file:
-            while piece := file.read(1 << 20):
-                yield piece, False
-        yield "", True
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            yield from _texts(filter(str.strip, file), column, path)
-    elif path.suffix == ".parquet":
-        from datasets import load_dataset
-
-        yield from _texts(load_dataset("parquet", data_files=str(path))["train"], column, path)
-    else:
-        raise ValueError(f"{path}: need a .txt, .jsonl or .parquet file")
-
-
-# %% tags=["export:data"]
-def _texts(rows: Iterable[dict | str], column: str, source: object) -> Iterator[Piece]:
-    for number, row in enumerate(rows, 1):
-        try:
-            text = (json.loads(row) if isinstance(row, str) else row)[column]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise ValueError(f"{source}, row {number}: need an object with a text {column!r}")
-        yield text, True
-
-
-# %% tags=["export:data"]
-def hub_stories(source: str, split: str, column: str) -> Iterator[Piece]:
-    """The texts of a data set on the Hugging Face Hub, through ``datasets``."""
-    from datasets import load_dataset
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # one clear line, below, and not a line for every retry
-    try:
-        return _texts(load_dataset(source, split=split), column, source)
-    except Exception as error:
-        raise ConnectionError(
-            f"could not load {source!r} from the Hugging Face Hub ({type(error).__name__}); "
-            f"without a network, {POCKET!r} and paths of local .txt, .jsonl and .parquet files work"
-        ) from error
-
-
-# %% tags=["export:data"]
-import glob
-from itertools import islice
-
-from ddlm_core import stories
-
-POCKET = "pocket-stories"
-
-
-def read_stories(
-    source: str, split: str = "train", limit: int | None = None, column: str = "text", seed: int = 0
-) -> Iterator[Piece]:
-    """The first ``limit`` pieces of a source: see :func:`setup_dataloaders` for what that can be."""
-    paths = sorted(glob.glob(source, recursive=True))
-    if source == POCKET:
-        pieces = ((story, True) for story in stories.sample(limit or 100_000, seed))
-    elif paths:
-        pieces = (piece for path in paths for piece in read_file(Path(path), column))
-    elif Path(source).suffix in (".txt", ".jsonl", ".parquet") or source.startswith((".", "/")):
-        raise FileNotFoundError(f"no file matches {source}")
-    else:
-        pieces = hub_stories(source, split, column)
-    yield from islice(pieces, limit)
-
-
-# %% tags=["export:data"]
 import numpy as np
 
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 
 def encode_stories(
-    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
+    pieces: Iterable[tuple[str, bool]],
+    tokenizer: CharacterLevelTokenizer,
+    pad_to: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One row of tokens (uint8), with a ``<PAD>`` or ``pad_to`` tokens a story, and the ends (int64)."""
     tokens, ends = bytearray(), []
@@ -173,46 +101,11 @@ def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[n
 import pytest
 
 
-def test_files_are_read_whole(tmp_path):
-    text = "A bear sat.\n\nIt was cold.\r\n"
-    (tmp_path / "a.txt").write_text(text, newline="")
-    rows = ["One.", "Two “words”.", ""]
-    lines = "\n".join(json.dumps({"text": row}) for row in rows) + "\n\n"
-    (tmp_path / "b.jsonl").write_text(lines, encoding="utf-8")
-    assert "".join(piece for piece, _ in read_file(tmp_path / "a.txt")) == text
-    assert [end for _, end in read_file(tmp_path / "a.txt")] == [False, True]  # one story
-    assert list(read_file(tmp_path / "b.jsonl")) == [(row, True) for row in rows]
-    both = list(read_stories(str(tmp_path / "*")))
-    assert len(both) == 5 and list(read_stories(str(tmp_path / "*"), limit=2)) == both[:2]
-
-
-def test_parquet_is_read_through_datasets(tmp_path):
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    Dataset.from_dict({"story": ["One.", "Two."]}).to_parquet(tmp_path / "c.parquet")
-    assert list(read_file(tmp_path / "c.parquet", "story")) == [("One.", True), ("Two.", True)]
-    with pytest.raises(ValueError, match="c.parquet, row 1: need an object with a text 'text'"):
-        list(read_file(tmp_path / "c.parquet"))
-
-
-@pytest.mark.parametrize("row", ['{"txt": "y"}', '{"text": null}', "[1]", '{"text": "cut o'])
-def test_bad_rows_are_refused(tmp_path, row):
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + row)
-    with pytest.raises(ValueError, match="a.jsonl, row 2: need an object with a text 'text'"):
-        list(read_file(tmp_path / "a.jsonl"))
-
-
-def test_bad_sources_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="need a .txt, .jsonl or .parquet file"):
-        list(read_file(tmp_path / "a.csv"))
-    with pytest.raises(FileNotFoundError, match="no file matches"):
-        list(read_stories(str(tmp_path / "none.txt")))
+def test_a_story_longer_than_its_window_is_refused():
     with pytest.raises(ValueError, match="does not fit in 3"):
         encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3)
 
 
-# %% tags=["test:data"]
 def test_nothing_is_dropped_and_stories_stay_whole():
     told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
     tokens, ends = encode_stories([(story, True) for story in told], tokenizer)
@@ -236,6 +129,7 @@ def test_no_story_is_shared():
         assert all(map(len, split_stories(*same, held_out=1)))
 
 
+test_a_story_longer_than_its_window_is_refused()
 test_nothing_is_dropped_and_stories_stay_whole()
 test_no_story_is_shared()
 
@@ -321,6 +215,9 @@ def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataL
 
 
 # %% tags=["export:data"]
+from ddlm_core.apps.sources import POCKET, read_stories
+
+
 def setup_dataloaders(
     dataset_name: str = "roneneldan/TinyStories",
     train_samples: int | None = None,
@@ -752,6 +649,8 @@ test_learning_rate_and_average()
 # nats, divided by $\log 2$ and by the number of characters that are no `<PAD>`.
 
 # %% tags=["export"]
+from itertools import islice
+
 from torch.utils.data import DataLoader
 
 from ddlm_core.loss import prior_kl
@@ -1021,6 +920,9 @@ def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
 
 
 # %% tags=["test"]
+import json
+
+
 def tiny_trainer(folder, dropout=0.1, **changes):
     """A network of a few thousand weights that reads 16 stories."""
     torch.manual_seed(0)
