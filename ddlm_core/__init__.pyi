@@ -106,3 +106,4 @@ from .training import update_average as update_average
 from .training import validation_bound as validation_bound
 from .training import window_nats as window_nats
 from .training import write_whole as write_whole
+from .views.playground import Playground as Playground
