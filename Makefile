@@ -1,5 +1,6 @@
 # make help: what each target does. The chapters are the source; all else follows from them.
 PYTHON ?= python
+BOOK ?= .
 
 help:        ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -14,6 +15,8 @@ notebooks: export  ## execute the chapters that changed and store their outputs
 check:       ## all that CI checks except the tests
 	$(PYTHON) tools/export.py --check
 	$(PYTHON) tools/notebooks.py --check
+	$(PYTHON) tools/colab.py --check
+	$(PYTHON) tools/repository.py --check
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
@@ -21,12 +24,14 @@ test:        ## unit tests, and every chapter from top to bottom
 	$(PYTHON) -m pytest
 
 book:        ## the rendered book, in _build/html
-	jupyter-book build . -n -W --keep-going
+	$(PYTHON) tools/vendor.py
+	rm -rf $(BOOK)/_build/html $(BOOK)/_build/.doctrees
+	jupyter-book build . -n -W --keep-going --path-output $(BOOK)
 
 train-pocket:  ## train the bundled model again
 	ddlm-train --config-name pocket
 
 clean:       ## remove what was built
-	rm -rf _build build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .PHONY: help export notebooks check test book train-pocket clean

@@ -1,6 +1,7 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
 from . import animation as animation
 from . import data as data
+from . import evaluation as evaluation
 from . import forward as forward
 from . import loss as loss
 from . import model as model
@@ -31,7 +32,14 @@ from .data import read_file as read_file
 from .data import read_stories as read_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
-from .data import training_loader as training_loader
+from .evaluation import Estimate as Estimate
+from .evaluation import bits_per_character as bits_per_character
+from .evaluation import bound_draws as bound_draws
+from .evaluation import estimate_bound as estimate_bound
+from .evaluation import mean_of as mean_of
+from .evaluation import spread_times as spread_times
+from .evaluation import wilson as wilson
+from .evaluation import word_entropy as word_entropy
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
@@ -64,11 +72,11 @@ from .noise import corrupted_fraction as corrupted_fraction
 from .noise import rate_matrix as rate_matrix
 from .noise import transition_matrix as transition_matrix
 from .pipeline import DiffusionPipeline as DiffusionPipeline
-from .pipeline import Estimate as Estimate
 from .pipeline import TextStep as TextStep
 from .pipeline import bundled_models as bundled_models
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
+from .pipeline import text_bound as text_bound
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep
 from .sampler import analytic_probs as analytic_probs
@@ -89,12 +97,10 @@ from .tokenizer import look_up as look_up
 from .training import Bound as Bound
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
-from .training import TrainingDiverged as TrainingDiverged
-from .training import TrainingState as TrainingState
 from .training import batches_from as batches_from
 from .training import build_optimizers as build_optimizers
-from .training import checkpoint_blocks as checkpoint_blocks
 from .training import draw_given as draw_given
+from .training import draw_noise as draw_noise
 from .training import learning_rate_factor as learning_rate_factor
 from .training import load_checkpoint as load_checkpoint
 from .training import proposal_times as proposal_times
@@ -105,5 +111,4 @@ from .training import training_loss as training_loss
 from .training import update_average as update_average
 from .training import validation_bound as validation_bound
 from .training import window_nats as window_nats
-from .training import write_whole as write_whole
 from .views.playground import Playground as Playground

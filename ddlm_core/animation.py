@@ -20,30 +20,17 @@ __all__ = ['Frame', 'iter_frames', 'make_frames', 'PAD_MARK', 'ARROWS', 'charact
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of a text that changes.
-
-    Args:
-        tokens: the L token ids of the text.
-        sigma_bar: the total noise at this moment.
-        changed: the positions whose token differs from the frame before, ascending.
-    """
+    """One moment of a text that changes: its tokens, the total noise, and what has just changed."""
 
     tokens: tuple[int, ...]
     sigma_bar: float
-    changed: tuple[int, ...]
+    changed: tuple[int, ...]  # positions whose token differs from the frame before, ascending
 
 
 def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
     """Frames of a run that is still going on: each one as soon as its state arrives.
 
-    Args:
-        states: pairs of tokens, integers of shape (L,), and total noise.
-
-    Yields:
-        One frame a state; in the first, nothing has changed.
-
-    Raises:
-        ValueError: if a state has not the shape (L,) of the first.
+    A state is a pair of tokens, integers of one shape (L,), else a ``ValueError``, and total noise.
     """
     before = None
     for state, sigma_bar in states:
@@ -56,18 +43,7 @@ def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
 
 
 def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[Frame]:
-    """Frames of a finished run.
-
-    Args:
-        tokens: the states of one text in order, each of integers of shape (L,).
-        sigma_bars: the total noise of each state.
-
-    Returns:
-        One frame a state.
-
-    Raises:
-        ValueError: if there is not one noise level a state, or the states differ in shape.
-    """
+    """Frames of a finished run: its states, each (L,), and as many noise levels, else a ``ValueError``."""
     if len(tokens) != len(sigma_bars):
         raise ValueError(f"{len(tokens)} states need as many noise levels, got {len(sigma_bars)}")
     return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
@@ -125,21 +101,13 @@ def render_player(animation: "Animation") -> str:
 
 @dataclass(frozen=True, repr=False)
 class Animation:
-    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
+    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF."""
 
-    Args:
-        frames: at least one frame, else a ``ValueError``.
-        tokenizer: gives the characters.
-        title: shown above the text.
-        player_id: the id of the HTML element; fixed, so that a stored output stays the same.
-        fps: frames per second.
-    """
-
-    frames: Sequence[Frame]
+    frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
-    title: str = ""
-    player_id: str = "ddlm-player"
-    fps: float = 12.0
+    title: str = ""  # shown above the text
+    player_id: str = "ddlm-player"  # of the HTML element: fixed, so stored outputs stay the same
+    fps: float = 12.0  # frames per second
 
     def __post_init__(self) -> None:
         if not self.frames:

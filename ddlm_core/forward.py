@@ -15,31 +15,18 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
     if x.dim() != 2 or x.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
     noise = torch.as_tensor(noise, device=x.device)
+    if noise.shape not in ((), x.shape[:1]):
+        raise ValueError(f"noise must be a scalar or ({len(x)},), got shape {tuple(noise.shape)}")
     if not noise.is_floating_point():
         noise = noise.to(torch.get_default_dtype())
-    if noise.dim() > 0 and noise.shape != x.shape[:1]:
-        raise ValueError(
-            f"noise must be a scalar or of shape ({len(x)},), got shape {tuple(noise.shape)}"
-        )
     return noise.expand(len(x))[:, None]
 
 
 def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Kernel rows of the forward process: where each token may go next.
+    r"""Kernel rows $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$: (B, L, V).
 
-    $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_t: tokens, int64 of shape (B, L).
-        delta_sigma: noise $\Delta \ge 0$ still to be added, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        Probabilities of shape (B, L, V), in the dtype of ``delta_sigma``; the last axis sums to 1.
-
-    Raises:
-        ValueError: if the tokens are not int64 of shape (B, L), or the noise has another shape.
+    The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
+    dtype; else a ValueError. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
     leak = corrupted_fraction(delta) / vocab_size
@@ -55,17 +42,9 @@ def sample_prior(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Tokens drawn uniformly from the whole vocabulary: pure noise.
+    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L).
 
-    Args:
-        batch_size: number of texts $B$.
-        length: tokens in each text $L$.
-        vocab_size: number of tokens $V$.
-        generator: source of randomness; the draw happens on its device.
-        device: where the result lives; by default where the draw happened.
-
-    Returns:
-        Tokens, int64 of shape (B, L).
+    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
@@ -79,23 +58,11 @@ def perturb_batch(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Draw $x_t$ given $x_0$: each token is redrawn with probability $1 - e^{-\bar\sigma}$.
+    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
 
-    A redrawn token is uniform over all $V$ tokens, so it may come out as it was
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_0: clean tokens, int64 of shape (B, L); not modified.
-        sigma_bar: total noise, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-        mask: optional bool of shape (B, L), true where a token is kept.
-        generator: source of randomness; the draws happen on its device.
-
-    Returns:
-        Noised tokens, int64 of shape (B, L).
-
-    Raises:
-        ValueError: if a shape or dtype is not as above.
+    A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
+    or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
+    on the device of ``generator``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device

@@ -15,15 +15,14 @@ __all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'lo
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
-    r"""$\kappa = V/(e^{\bar\sigma} - 1)$, of the shape of ``sigma_bar``: staying beats turning by it."""
+    r"""$\kappa = V/(e^{\bar\sigma} - 1)$: the clean token is $1 + \kappa$ times as likely as any other."""
     return vocab_size / torch.expm1(sigma_bar)
 
 
 def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
     r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$ for every token y: (B, L, V).
 
-    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$; exactly 0 at y = x_t. ``sigma_bar`` is a
-    scalar tensor or (B,), ``x_t`` and ``x_0`` are int64 (B, L).
+    Exactly 0 at y = x_t. The noise is a scalar tensor or (B,), the tokens are int64 (B, L).
     """
     log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
     unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
@@ -34,23 +33,13 @@ def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: T
     r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
     $\ell = \tfrac1V \sum_{y \ne x_t} a_y (e^{d_y} - 1 - d_y)$ with $d_y = \log s_y - \log a_y$
-    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, weighted by our rates $1/V$).
-
-    Args:
-        log_score: log-scores, (B, L, V); the value at y = x_t is ignored.
-        sigma_bar: total noise, above 0, a scalar tensor or (B,).
-        x_t: noised tokens, int64 (B, L).
-        x_0: clean tokens, int64 (B, L).
-
-    Raises:
-        ValueError: if the shapes do not fit together.
+    (SEDD, Lou, Meng & Ermon 2024, weighted by our rates $1/V$), for log-scores (B, L, V), noise above
+    0, a scalar tensor or (B,), and tokens int64 (B, L); shapes that do not fit raise a ValueError.
     """
-    batch, length, vocab_size = log_score.shape
-    if not x_t.shape == x_0.shape == (batch, length) or sigma_bar.shape not in ((), (batch,)):
-        raise ValueError(
-            f"log_score {tuple(log_score.shape)}, sigma_bar {tuple(sigma_bar.shape)}, "
-            f"x_t {tuple(x_t.shape)} and x_0 {tuple(x_0.shape)} do not fit together"
-        )
+    shapes = [tuple(x.shape) for x in (log_score, sigma_bar, x_t, x_0)]
+    batch, length, vocab_size = shapes[0]
+    if shapes[1] not in ((), (batch,)) or not shapes[2] == shapes[3] == (batch, length):
+        raise ValueError(f"log_score, sigma_bar, x_t and x_0 do not fit together: {shapes}")
     # a_{x_0} can be 10^6, so its few terms are computed in float64 (which Apple's GPUs lack)
     wide = torch.float32 if log_score.device.type == "mps" else torch.float64
     stay = 1 + kappa(sigma_bar.to(wide), vocab_size)[..., None]  # (B, 1): 1 + κ
@@ -73,13 +62,8 @@ def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: T
 def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
     r"""From a distribution over the clean token to log-scores: (B, L, V), exactly 0 at y = x_t.
 
-    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$. (Departure from SEDD, whose network outputs
-    $\log s$ itself.)
-
-    Args:
-        log_q: log-probabilities of the clean token before the evidence of $x_t$, (B, L, V).
-        sigma_bar: total noise, above 0, a scalar tensor or (B,).
-        x_t: noised tokens, int64 (B, L).
+    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$, with $q$ as it is before the evidence of $x_t$ at
+    its own position; noise above 0, a scalar tensor or (B,). (SEDD's network gives $\log s$ itself.)
     """
     scale = kappa(sigma_bar, log_q.shape[-1])[..., None, None]  # (B, 1, 1)
     log_s = torch.log1p(scale * log_q.exp())
@@ -87,10 +71,7 @@ def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
 
 
 def log_posterior(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
-    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q_y\,(1 + \kappa[y = x_t])$, normalized (Bayes' rule).
-
-    The arguments are those of :func:`denoiser_log_score`.
-    """
+    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q_y\,(1 + \kappa[y = x_t])$, normalized (Bayes' rule)."""
     log_stay = torch.log1p(kappa(sigma_bar, log_q.shape[-1]))[..., None, None]  # (B, 1, 1)
     evidence = log_stay.expand(*x_t.shape, 1).to(log_q.dtype)
     return log_q.scatter_add(-1, x_t[..., None], evidence).log_softmax(-1)
@@ -101,10 +82,9 @@ def low_discrepancy_times(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Times, float32 (B,): each uniform in [0, 1), together evenly spread.
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021).
 
-    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021). The draw
-    happens on the device of ``generator``; the result lives on ``device``, by default there.
+    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     offset = torch.rand(1, generator=generator, device=where)
@@ -130,20 +110,12 @@ def compute_loss(
 ) -> Tensor:
     r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
 
-    $\sigma(t)\,\ell$ at one random time and one corruption, averaged over the positions (SEDD sums
-    over them); unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t is uniform.
-
-    Args:
-        model: maps tokens (B, L) and noise (B,), and ``mask`` if given, to log-scores (B, L, V).
-        x_0: clean tokens, int64 (B, L).
-        noise: the schedule.
-        t: times in [0, 1], (B,); by default ``low_discrepancy_times``.
-        mask: bool (B, L), true where a token is kept: neither corrupted nor counted.
-        generator: source of randomness for times and corruption.
-        vocab_size: number of tokens; by default ``model.config.vocab_size``.
+    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
+    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
+    ``model`` maps tokens (B, L) and noise (B,) to log-scores; it is handed ``mask``, bool (B, L), if
+    there is one: true where a token of ``x_0`` is kept, neither corrupted nor counted.
     """
-    if vocab_size is None:
-        vocab_size = model.config.vocab_size
+    vocab_size = vocab_size or model.config.vocab_size
     if t is None:
         t = low_discrepancy_times(len(x_0), generator, x_0.device)
     sigma_bar, sigma = noise(t)
@@ -171,13 +143,11 @@ def reconstruction_nats(
     generator: torch.Generator | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
-    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, in nats per character: (B,).
+    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, nats per character: (B,).
 
-    Each position on its own, from ``model.denoise``; the arguments are those of
-    :func:`compute_loss`, with the total noise ``sigma_bar_0`` (a scalar or (B,)) in place of times.
+    Each position on its own, from ``model.denoise``; the arguments are as in :func:`compute_loss`.
     """
-    if vocab_size is None:
-        vocab_size = model.config.vocab_size
+    vocab_size = vocab_size or model.config.vocab_size
     sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
     log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)

@@ -3,7 +3,7 @@
 """The denoising transformer."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -18,11 +18,7 @@ __all__ = ['DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEm
 
 @dataclass
 class DiscreteDiffusionConfig:
-    """Everything that a checkpoint needs to describe itself, as plain values.
-
-    Raises:
-        ValueError: if a value makes no sense, in one line that names it.
-    """
+    """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
 
     block_size: int = 256  # longest text, in tokens
     n_layer: int = 6
@@ -46,17 +42,14 @@ class DiscreteDiffusionConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens V."""
         return len(self.vocab)
 
     @property
     def noise(self) -> GeometricNoise:
-        """The noise that the weights belong to."""
         return GeometricNoise(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
-        """The tokenizer that the weights belong to."""
         return CharacterLevelTokenizer(self.vocab)
 
 
@@ -66,9 +59,8 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
         value, least = getattr(config, name), int(name != "step")
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if config.n_embd % (2 * config.n_head):
-        unit = f"2 n_head = {2 * config.n_head}"
-        raise ValueError(f"n_embd must be a multiple of {unit}, got {config.n_embd}")
+    if config.n_embd % (unit := 2 * config.n_head):
+        raise ValueError(f"n_embd must be a multiple of 2 n_head = {unit}, got {config.n_embd}")
     if config.cond_dim % 2:
         raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
@@ -80,15 +72,7 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
 
 
 def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
-    r"""Sines and cosines of $\log\bar\sigma$, from slow to fast.
-
-    Args:
-        sigma_bar: total noise, shape (B,).
-        size: number of features, even.
-
-    Returns:
-        Shape (B, size), in [-1, 1], float32 or wider.
-    """
+    r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
     speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
     phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
@@ -100,21 +84,16 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, cond_dim: int) -> None:
         super().__init__()
-        self.cond_dim = cond_dim
-        self.mlp = nn.Sequential(
-            nn.Linear(cond_dim, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim), nn.SiLU()
-        )
+        c = cond_dim
+        self.mlp = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU())
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
-        features = noise_features(sigma_bar, self.cond_dim)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        weight = self.mlp[0].weight  # (cond_dim, cond_dim)
+        return self.mlp(noise_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
 class Modulation(nn.Module):
-    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales and gates from the noise level.
-
-    All of them are 0 after construction, whatever the noise.
-    """
+    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales, gates from the noise; 0 at first."""
 
     def __init__(self, cond_dim: int, n_embd: int, count: int) -> None:
         super().__init__()
@@ -139,10 +118,7 @@ def rotary_angles(length: int, head_size: int, device: torch.device | None = Non
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of features of ``x`` (B, heads, L, head_size) by its angle (L, head_size / 2).
-
-    Of two vectors turned so, the inner product depends on how far apart they are, not on where.
-    """
+    """Turn each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -160,15 +136,12 @@ class Attention(nn.Module):
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        batch, length, width = x.shape
         qkv = self.qkv(x).to(self.query_norm.weight.dtype)  # norms and angles in full precision
-        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, head_size)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, L, s)
         q, k = rotate(self.query_norm(q), angles), rotate(self.key_norm(k), angles)
-        # in bfloat16 the CPU kernel's backward pass is three times slower than in float32
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
             y = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Sequential):
@@ -207,19 +180,14 @@ def check_input(
     if not 1 <= shape[1] <= config.block_size:
         raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
     if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
-        found = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
-        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {found}")
+        got = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
+        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
     if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        found = f"{mask.dtype}, {tuple(mask.shape)}"
-        raise ValueError(f"mask must be bool of shape (B, L) = {shape}, got {found}")
+        raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
 
 
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
-    """The network: noised tokens and their noise level in, log-scores out.
-
-    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` write and read a folder (or a Hub
-    repository) with ``config.json`` and ``model.safetensors``.
-    """
+    """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
@@ -249,33 +217,18 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""Log-probabilities of the clean token, before the evidence of $x_t$ at its own position.
-
-        Args:
-            x_t: noised tokens, int64 of shape (B, L).
-            sigma_bar: total noise, shape (B,).
-            mask: optional bool (B, L), true where the token is given, not noised.
-
-        Returns:
-            ``log_q``, float32 or wider, of shape (B, L, V).
-
-        Raises:
-            TypeError: for a network that outputs scores.
-        """
+        r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
         return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
-        if self.config.parametrization == "denoiser":
-            log_q = self.denoise(input_ids, sigma_bar, mask)
-            return denoiser_log_score(log_q, sigma_bar, input_ids)
-        log_score = self.logits(input_ids, sigma_bar, mask)
-        return log_score - log_score.gather(-1, input_ids[..., None])
+        """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
+        if self.config.parametrization == "score":
+            log_score = self.logits(input_ids, sigma_bar, mask)
+            return log_score - log_score.gather(-1, input_ids[..., None])
+        return denoiser_log_score(self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids)
 
     @classmethod
-    def _from_pretrained(
-        cls, *, strict: bool = True, **options: Any
-    ) -> "DiscreteDiffusionTransformer":
+    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:
         return super()._from_pretrained(strict=strict, **options)  # the mixin's default is lenient

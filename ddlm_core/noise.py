@@ -11,12 +11,12 @@ from torch import Tensor
 __all__ = ['rate_matrix', 'as_float_tensor', 'corrupted_fraction', 'transition_matrix', 'GeometricNoise']  # fmt: skip
 
 
-def rate_matrix(vocab_size: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$, shape (V, V), at one redraw per unit of time; V at least 1."""
+def rate_matrix(vocab_size: int) -> Tensor:
+    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64; V at least 1."""
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
-    ones = torch.ones(vocab_size, vocab_size, dtype=dtype)
-    return ones / vocab_size - torch.eye(vocab_size, dtype=dtype)
+    ones = torch.ones(vocab_size, vocab_size, dtype=torch.float64)
+    return ones / vocab_size - torch.eye(vocab_size)
 
 
 def as_float_tensor(value: Tensor | float) -> Tensor:
@@ -32,14 +32,9 @@ def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
 
 
 def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Probabilities $e^{\bar\sigma Q}$ that one token has turned into another: (V, V), rows sum to 1.
+    r"""The kernel $e^{\bar\sigma Q}$: (V, V), rows are distributions, dtype of ``sigma_bar``.
 
-    Args:
-        sigma_bar: total noise, at least 0 (or infinite), a number or 0-dim tensor; sets the dtype.
-        vocab_size: number of tokens V, at least 1.
-
-    Raises:
-        ValueError: if ``sigma_bar`` is negative, NaN or not one number, or V less than 1.
+    A noise that is negative, NaN or not one number, or V below 1, raises a ValueError.
     """
     sigma_bar = as_float_tensor(sigma_bar)
     if sigma_bar.ndim != 0 or not sigma_bar >= 0:
@@ -54,13 +49,8 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
 class GeometricNoise:
     r"""The geometric schedule of SEDD (Lou, Meng & Ermon 2024): equal factors in equal times.
 
-    Called with times t in [0, 1], of any shape and not checked, it returns the total noise
-    $\bar\sigma(t)$ (redraws per character) and the rate $\sigma(t)$ (redraws per unit of time), both
-    of the shape and dtype of t. A plain number counts as float64; bfloat16 is too coarse.
-
-    Args:
-        sigma_min: total noise at t = 0, above 0.
-        sigma_max: total noise at t = 1, above ``sigma_min`` and finite; else a ValueError.
+    Called with t in [0, 1] (any shape, not checked) it returns total noise $\bar\sigma(t)$ and rate
+    $\sigma(t)$, of the shape and dtype of t. Plain numbers count as float64; bfloat16 is too coarse.
     """
 
     sigma_min: float = 1e-4
@@ -68,10 +58,7 @@ class GeometricNoise:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                "noise limits must satisfy 0 < sigma_min < sigma_max < inf, "
-                f"got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
-            )
+            raise ValueError(f"noise limits must satisfy 0 < sigma_min < sigma_max < inf: {self}")
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""

@@ -15,7 +15,7 @@ from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddlm_core.animation import Animation, iter_frames
+from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
-from ddlm_core.training import window_nats
 
-__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'Estimate', 'DiffusionPipeline']  # fmt: skip
+__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
 
 
 @contextmanager
@@ -155,30 +155,18 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
     return config.tokenizer.pad(text, len(text) + missing)
 
 
-class Estimate(NamedTuple):
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def _bits_per_character(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
-    """The bound on a text, in bits for each character, from eight independent estimates."""
+def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
+    """The bound on a text, in bits for each of its characters."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
-    length, generator = model.config.block_size, torch.Generator().manual_seed(seed)
-    whole = len(tokens) // length * length
-    parts = tokens[:whole].view(whole // length, length), tokens[None, whole:]
-    batches = [rows for part in parts if part.numel() for rows in part.split(-(-4096 // length))]
-
-    def nats(rows: Tensor) -> float:
-        many = rows.repeat(-(-4096 // rows.numel()), 1)  # few windows, but at many noise levels
-        return window_nats(model, many, model.config.noise, generator).mean().item() * len(rows)
-
-    totals = torch.tensor([sum(map(nats, batches)) for _ in range(8)]).double()
-    bits = totals / len(text) / math.log(2)
-    mean, reach = bits.mean().item(), 2.365 * bits.std().item() / math.sqrt(8)
-    return Estimate(mean, mean - reach, mean + reach)
+    rows, rest = divmod(len(tokens), length := model.config.block_size)
+    parts = [tokens[: rows * length].view(rows, length)] * (rows > 0) + [tokens[None, -rest:]] * (
+        rest > 0
+    )
+    found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
+    total = sum(e.mean * len(part) for e, part in zip(found, parts))
+    reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))
+    unit = len(text) * math.log(2)
+    return Estimate(total / unit, (total - reach) / unit, (total + reach) / unit)
 
 
 class DiffusionPipeline:
@@ -244,6 +232,6 @@ class DiffusionPipeline:
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
         _check(0, 2**63, seed=seed)
-        return _bits_per_character(self.model, text, seed)
+        return text_bound(self.model, text, seed)
 
     __call__ = generate

@@ -2,8 +2,9 @@
 
 """Sampling."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,56 +19,31 @@ __all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'cre
 
 
 def _column(noise: Tensor | float, like: Tensor) -> Tensor:
-    """Noise, a scalar or (B,), as (B, 1, 1) in the dtype and on the device of ``like`` (B, L, V)."""
-    noise = torch.as_tensor(noise, dtype=like.dtype, device=like.device)
-    return noise.expand(len(like))[:, None, None]
+    """Noise, a scalar or (B,), as (1, 1) or (B, 1, 1) like ``like``, (B, L, V)."""
+    return torch.as_tensor(noise, dtype=like.dtype, device=like.device)[..., None, None]
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
     r"""Euler step ($\tau$-leaping): ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
-    # Departure from the paper's code, which takes σ(t)·Δt: ours is the noise that is really removed.
     jump = (_column(delta_sigma, score) * score / score.shape[-1]).scatter(-1, x_t[..., None], 0.0)
-    # Departure: a step so long that the jumps sum to more than 1 is cut to sum to 1.
-    jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)
+    jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)  # departure: jumps sum to at most 1
     return jump.scatter(-1, x_t[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
 
 
 def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Score $e^{-\Delta Q}s$ with the noise of a step undone at each position: (B, L, V).
-
-    SEDD (Lou, Meng & Ermon 2024), discrete Tweedie theorem, for the uniform graph.
-
-    Args:
-        score: ratios (B, L, V), 1 at the current token; if not exact, results can be negative.
-        delta_sigma: noise removed by the step, a scalar or (B,).
-    """
+    r"""Ratios $e^{-\Delta Q}s$ (B, L, V): the noise of a step undone at each position (SEDD, Tweedie)."""
     growth = torch.expm1(_column(delta_sigma, score))  # e^Δ - 1
     return score + growth * (score - score.mean(-1, keepdim=True))
-
-
-def _score_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    """Reverse step of the paper: ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
-    delta = _column(delta_sigma, score)[:, 0, 0]  # (B,)
-    weight = staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])
-    weight = weight.clamp(min=0)  # what an inexact score makes negative; the paper leaves it in
-    return weight / weight.sum(-1, keepdim=True)
 
 
 def analytic_probs(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
-    r"""Probabilities (B, L, V) of each token one reverse step earlier, exact when $q$ is.
-
-    (Departure from SEDD, Lou, Meng & Ermon 2024, which computes the step from the score.)
-
-    Args:
-        log_q: log-probabilities (B, L, V) of the clean token; ``x_t``: tokens, int64 (B, L).
-        sigma_bar_t: total noise before the step, ``sigma_bar_s`` after it; scalars or (B,).
-    """
+    """Reverse step between two noises, (B,) or scalars, exact at each position if q is: (B, L, V)."""
     vocab_size, after = log_q.shape[-1], _column(sigma_bar_s, log_q)
     delta = _column(sigma_bar_t, log_q) - after
     belief = torch.exp(-after) * log_q.exp() - torch.expm1(-after) / vocab_size  # p(x_s = y)
-    weight = belief * transition(x_t, delta[:, 0, 0], vocab_size)  # times p(x_t | x_s = y)
+    weight = belief * transition(x_t, delta[..., 0, 0], vocab_size)  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -79,11 +55,7 @@ def create_timestep_schedule(
 ) -> Tensor:
     r"""Times at which a run stops, from 1 (noise) down to 0 (text): float64 (num_steps + 1,).
 
-    Args:
-        num_steps: number of steps, at least 1; else a ValueError.
-        schedule: equal steps of $t$ (``linear``) or of the redrawn fraction $f = 1-e^{-\bar\sigma}$
-            (``fraction``), or $f = 1-\sin(\pi u/2)$ at a share $u$ of the steps (``cosine``).
-        noise: turns fractions into times; by default ``GeometricNoise()``.
+    Equal steps of t (``linear``) or of the share of redrawn letters (``fraction``), or ``cosine``.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -105,16 +77,7 @@ def noise_levels(
 ) -> Tensor:
     r"""Total noise at these times, (num_steps + 1,); the last is 0, or $\bar\sigma(0)$ if told so."""
     levels = noise.sigma_bar(create_timestep_schedule(num_steps, schedule, noise))
-    if denoise_last:
-        levels[-1] = 0.0
-    return levels
-
-
-def _apply_temperature(log_q: Tensor, temperature: float) -> Tensor:
-    r"""$q^{1/T}$, normalized, from and to log-probabilities (…, V)."""
-    if temperature == 1:
-        return log_q
-    return torch.log_softmax((log_q - log_q.amax(-1, keepdim=True)) / temperature, dim=-1)
+    return torch.cat([levels[:-1], levels.new_zeros(1)]) if denoise_last else levels
 
 
 def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -128,16 +91,8 @@ def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
 
 def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
     """CPU generators; the one of sample i depends on ``seed`` (at least 0) and first + i alone."""
-    base = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    numbers = range(base + first, base + first + batch_size)
-    return [torch.Generator().manual_seed(number % 2**32) for number in numbers]
-
-
-def _draw_uniforms(generators: Sequence[torch.Generator | None], length: int) -> Tensor:
-    """Uniform numbers in [0, 1), float64 (B, length) on the CPU: one row from each generator."""
-    each = [generator or torch.default_generator for generator in generators]
-    rows = [torch.rand(length, generator=g, dtype=torch.float64, device=g.device) for g in each]
-    return torch.stack([row.cpu() for row in rows])
+    base = int(np.random.SeedSequence(seed).generate_state(1)[0]) + first
+    return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
 def _has_denoiser(model: Any) -> bool:
@@ -159,14 +114,19 @@ def reverse_probs(
     """Ask the model once: tokens (B, L), noise now and then (B,) to step probabilities (B, L, V)."""
     given = () if mask is None else (mask,)
     if _has_denoiser(model):
-        log_q = _apply_temperature(model.denoise(x_t, sigma_bar_t, *given), temperature)
+        log_q = model.denoise(x_t, sigma_bar_t, *given)
+        if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
+            log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
         if method == "analytic":
             return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s)
         score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
     else:
         score = model(x_t, sigma_bar_t, *given).exp()
-    step = euler_probs if method == "euler" else _score_probs
-    return step(score, x_t, sigma_bar_t - sigma_bar_s)
+    delta = sigma_bar_t - sigma_bar_s
+    if method == "euler":
+        return euler_probs(score, x_t, delta)
+    weight = (staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])).clamp(min=0)
+    return weight / weight.sum(-1, keepdim=True)  # departure: the paper leaves in what is negative
 
 
 @dataclass(frozen=True)
@@ -181,35 +141,35 @@ class DenoisingStep:
 
 
 def _run_reverse(
-    model: Any, tokens: Tensor, levels: Tensor, generators: Sequence, keep: Callable, *how: Any
+    model: Any, tokens: Tensor, levels: Tensor, each: Sequence, mask: Tensor | None, *how: Any
 ) -> Iterator[DenoisingStep]:
     """The start (B, L), then what each step leaves, through noise ``levels`` (num_steps + 1,)."""
     rows = levels.float().to(tokens.device)[:, None].expand(-1, len(tokens))  # (num_steps + 1, B)
-    previous = tokens
+    changed = torch.zeros_like(tokens, dtype=torch.bool)
+    draw = partial(torch.rand, tokens.shape[1], dtype=torch.float64)
     for index, level in enumerate(levels.tolist()):
         if index > 0:
-            probs = reverse_probs(model, previous, rows[index - 1], rows[index], *how)
-            tokens = keep(_sample_categorical(probs, _draw_uniforms(generators, probs.shape[1])))
-        yield DenoisingStep(index, len(levels) - 1, level, tokens, tokens != previous)
-        previous = tokens
+            probs = reverse_probs(model, tokens, rows[index - 1], rows[index], *how, mask)
+            darts = [draw(generator=g, device=getattr(g, "device", "cpu")) for g in each]
+            drawn = _sample_categorical(probs, torch.stack(darts))
+            changed = (drawn != tokens) & (True if mask is None else ~mask)  # given tokens stay
+            tokens = torch.where(changed, drawn, tokens)
+        yield DenoisingStep(index, len(levels) - 1, level, tokens, changed)
 
 
-def _keeper(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
-    """What puts the given tokens back into tokens (B, L), and the mask (B, L) of where they are."""
+def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
+    """Tokens (B, L) of the start with the given ones in their places, and the mask (B, L)."""
     if template is None and mask is None:
-        return lambda tokens: tokens, None
-    if template is None or mask is None:
-        raise ValueError("template and mask go together: give both or neither")
+        return start, None
     shape = tuple(start.shape)
-    for name, got in (("template", template.shape), ("mask", mask.shape)):
-        if got not in (shape, shape[1:]):
-            raise ValueError(f"{name} must be of shape {shape[1:]} or {shape}, got {tuple(got)}")
-    if template.is_floating_point() or mask.dtype != torch.bool:
-        raise ValueError(f"need int64 and bool, got {template.dtype} and {mask.dtype}")
+    for name, value, kind in (("template", template, torch.int64), ("mask", mask, torch.bool)):
+        if getattr(value, "dtype", None) != kind or value.shape not in (shape, shape[1:]):
+            need = f"{name} must be {kind} of shape {shape[1:]} or {shape}"
+            raise ValueError(f"template and mask go together: {need}")
     template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
     if ((template < 0) | (template >= vocab_size))[mask].any():
         raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
-    return lambda tokens: torch.where(mask, template, tokens), mask
+    return torch.where(mask, template, start), mask
 
 
 def _check(model: Any, method: str, temperature: float, each: Sequence, shape: tuple) -> None:
@@ -218,10 +178,9 @@ def _check(model: Any, method: str, temperature: float, each: Sequence, shape: t
         raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
     if method not in ("analytic", "euler"):
         raise ValueError(f"method must be one of analytic, euler, got {method!r}")
-    if not 0 < temperature < torch.inf:
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    if temperature != 1 and not _has_denoiser(model):
-        raise ValueError("a temperature other than 1 needs a model that has a denoiser")
+    if temperature != 1 and not (0 < temperature < torch.inf and _has_denoiser(model)):
+        limits = "1, or above 0 and finite if the model has a denoiser"
+        raise ValueError(f"temperature must be {limits}, got {temperature}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
 
@@ -244,26 +203,17 @@ def denoising_steps(
 ) -> Iterator[DenoisingStep]:
     """Write B texts of L tokens: an iterator over the random start and each of ``num_steps`` steps.
 
-    Args:
-        model: has ``denoise``, or is called for log-scores (B, L, V); put it in ``eval()`` mode.
-        noise: what it was trained with. ``vocab_size`` and ``device`` are the model's by default.
-        schedule: see ``create_timestep_schedule``. ``method``: ``analytic`` or ``euler``.
-        temperature: 1 samples what the model believes, less makes it surer of itself.
-        template: given tokens, int64 (L,) or (B, L); ``mask``, bool, is true where they stay.
-        generator: one for all samples in turn, or one for each (``sample_generators``).
-        denoise_last: end without noise, not at that of time 0.
-
-    Arguments that cannot work raise a ValueError of one line, at the call.
+    ``model`` has ``denoise``, or gives log-scores (B, L, V) when called. ``template``, int64, (L,) or
+    (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
     _check(model, method, temperature, each, (batch_size, seq_len))
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
-    if device is None:
-        device = next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
+    device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
     start = torch.cat([sample_prior(1, seq_len, vocab_size, g, "cpu") for g in each]).to(device)
-    keep, mask = _keeper(template, mask, start, vocab_size)
-    return _run_reverse(model, keep(start), levels, each, keep, method, temperature, mask)
+    start, mask = _given(template, mask, start, vocab_size)
+    return _run_reverse(model, start, levels, each, mask, method, temperature)
 
 
 def sample_diffusion(

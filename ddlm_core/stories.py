@@ -7,12 +7,12 @@ import math
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Word', 'words', 'Grammar', 'parts_of', 'alternatives', 'options', 'tell', 'PEOPLE', 'VARIABLES', 'ENDING', 'PLOTS', 'STORIES', 'MAX_LENGTH', 'sample', 'probability', 'log_prob', 'skeletons', 'count', 'entropy', 'is_flawless']  # fmt: skip
+__all__ = ['Word', 'words', 'Grammar', 'parts_of', 'options', 'tell', 'HEROES', 'VARIABLES', 'ENDING', 'PLOTS', 'STORIES', 'MAX_LENGTH', 'sample', 'probability', 'log_prob', 'skeletons', 'count', 'entropy', 'is_flawless']  # fmt: skip
 
 Word = dict[str, str]  # the forms of a word by name; the plain one has the name ""
 
@@ -21,12 +21,11 @@ def words(names: str, **forms: str) -> tuple[Word, ...]:
     """Words and their forms, column by column; ``_`` stands for a space inside of an entry."""
     columns = [text.split() for text in (names, *forms.values())]
     columns = [column * len(columns[0]) if len(column) == 1 else column for column in columns]
-    rows = [[text.replace("_", " ") for text in row] for row in zip(*columns, strict=True)]
-    return tuple(dict(zip(["", *forms], row)) for row in rows)
+    rows = zip(*columns, strict=True)
+    return tuple({f: t.replace("_", " ") for f, t in zip(["", *forms], row)} for row in rows)
 
 
-@dataclass(frozen=True)
-class Grammar:
+class Grammar(NamedTuple):
     """A world: the plots that can be told and the words for each variable, all equally likely."""
 
     plots: tuple[str, ...]
@@ -39,15 +38,10 @@ def parts_of(template: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
 
 
-def alternatives(part: str) -> list[str]:
-    """What can stand here: ``"[a|b]"`` → ``["a", "b"]``; any other part only as it is."""
-    return part[1:-1].split("|") if part[0] == "[" else [part]
-
-
 def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[tuple]:
     """What ``part`` can become, as triples: parts in its place, text written, words drawn."""
     if part[0] == "[":
-        return [(parts_of(choice), "", {}) for choice in alternatives(part)]
+        return [(parts_of(choice), "", {}) for choice in part[1:-1].split("|")]
     if part[0] == "{":
         variable, _, form = part[1:-1].partition(".")
         known = [bound[variable]] if variable in bound else grammar.variables[variable]
@@ -61,16 +55,17 @@ def tell(plot: str, rng: random.Random, grammar: Grammar) -> str:
     while parts:
         ways = options(parts[0], grammar, bound)
         new, written, drawn = rng.choice(ways) if len(ways) > 1 else ways[0]
-        parts, text = new + parts[1:], text + written
-        bound |= drawn
+        parts, text, bound = new + parts[1:], text + written, bound | drawn
     return text
 
 
 _SHE = {"he": "she", "He": "She", "his": "her"}
 _HE = {"he": "he", "He": "He", "his": "his"}
-PEOPLE: dict[str, tuple[Word, ...]] = {
-    "hero": words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **_SHE)
-    + words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE),
+HEROES = words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **_SHE)
+HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE)
+
+VARIABLES: dict[str, tuple[Word, ...]] = {
+    "hero": HEROES,
     "pal": words("Amy Bob Dan Eve Gus Ned Pip Tim"),
     "animal": words("bear frog duck goat pony lamb deer crow mole toad swan hare"),
     "coat": words("kind gray wise tiny calm cute tall glad"),
@@ -78,9 +73,6 @@ PEOPLE: dict[str, tuple[Word, ...]] = {
         "tired upset dirty bored itchy dizzy",
         gift="a_soft_bed a_long_hug a_hot_bath a_new_game a_big_comb a_long_nap",
     ),
-}
-
-VARIABLES: dict[str, tuple[Word, ...]] = PEOPLE | {
     "look": words("blue pink gold soft neat tiny dark pale fine wide"),
     "thing": words(
         "ball kite drum boat book bell doll lamp ring coin "
@@ -129,11 +121,7 @@ MAX_LENGTH = 160  # characters in a window; the longest story has 153, so <PAD> 
 
 
 def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
-    """Draw ``n`` independent stories; the same seed gives the same ones, whatever ``n`` is.
-
-    Raises:
-        ValueError: if ``n`` is negative.
-    """
+    """Draw ``n`` (at least 0) stories; the same seed gives the same ones, whatever ``n`` is."""
     if n < 0:
         raise ValueError(f"the number of stories must be at least 0, got {n}")
     rng = random.Random(seed)
@@ -143,7 +131,7 @@ def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
 def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
     """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
-        return float(not text)
+        return float(not text)  # 1.0 if no text is left
     ways = options(parts[0], grammar, bound)
     return sum(
         probability(new + parts[1:], text[len(written) :], grammar, bound | drawn)
@@ -161,7 +149,8 @@ def log_prob(text: str, grammar: Grammar = STORIES) -> float:
 def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
     """Every outcome of plot and choices, its probability, and in how many ways it can be filled."""
     for plot in grammar.plots:
-        outcomes = list(itertools.product(*map(alternatives, parts_of(plot))))
+        slots = [p[1:-1].split("|") if p[0] == "[" else [p] for p in parts_of(plot)]
+        outcomes = list(itertools.product(*slots))
         p = 1 / len(outcomes) / len(grammar.plots)
         for skeleton in map("".join, outcomes):
             mentioned = set(re.findall(r"\{(\w+)", skeleton))
@@ -170,15 +159,12 @@ def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
 
 
 def count(grammar: Grammar = STORIES) -> int:
-    """Number of distinct stories, if no text can be told in two ways (see ``entropy``)."""
+    """Number of distinct stories, if no text can be told in two ways: else it is too large."""
     return sum(n for _, _, n in skeletons(grammar))
 
 
 def entropy(grammar: Grammar = STORIES) -> float:
-    r"""Exact entropy in nats per story, $\sum_s p_s \log(n_s / p_s)$ over the skeletons $s$.
-
-    It counts ways to tell: too large if a text can be told in two ways (none of ``STORIES`` can).
-    """
+    """Exact entropy in nats per story, if no text can be told in two ways: else it is too large."""
     return sum(p * math.log(n / p) for _, p, n in skeletons(grammar))
 
 

@@ -17,7 +17,7 @@ _ON_THE_KEYBOARD = string.digits + string.ascii_letters + string.punctuation + "
 VOCAB: tuple[str, ...] = (*SPECIAL_TOKENS, *_ON_THE_KEYBOARD, *"“”‘’—–…")
 
 
-def _check_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
+def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
     """The vocabulary as a tuple, once it is sure that each token can be told from all others."""
     vocab = tuple(vocab)
     if vocab[:2] != SPECIAL_TOKENS:
@@ -31,91 +31,68 @@ def _check_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
     return vocab
 
 
-def _code_point_table(vocab: tuple[str, ...]) -> np.ndarray:
-    """Entry p is the id of ``chr(p)``: uint8, one longer than the largest code point needs."""
-    code_points = [ord(token) for token in vocab[2:]]
-    table = np.full(max(code_points, default=0) + 2, UNK_ID, dtype=np.uint8)
-    table[code_points] = np.arange(2, len(vocab), dtype=np.uint8)
-    return table
-
-
 def look_up(text: str, table: np.ndarray) -> np.ndarray:
-    """Ids of a text of L characters, uint8 of shape (L,), by one look-up of its code points."""
+    """Ids (L,) of a text of L characters, as uint8, by one look-up of all its code points."""
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return table.take(code_points, mode="clip")
 
 
-def _integer_array(ids: Tensor | np.ndarray | Sequence, vocab_size: int) -> np.ndarray:
-    """Ids of any shape as an array, once it is sure that they are integers in [0, vocab_size)."""
-    if isinstance(ids, Tensor):
-        if ids.is_floating_point():
-            raise ValueError(f"token ids are integers, got {ids.dtype}")
-        ids = ids.numpy(force=True)
-    ids = np.asarray(ids)
-    if ids.size == 0:  # nothing to look at; an empty list would count as floats
-        return ids
-    if ids.dtype.kind not in "iu":
-        raise ValueError(f"token ids are integers, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= vocab_size:
-        raise ValueError(f"token ids lie in 0..{vocab_size - 1}, got {ids.min()}..{ids.max()}")
-    return ids
+def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int) -> np.ndarray:
+    """Ids as an array, once it is sure that they are integers in [0, vocab_size), in ndim axes."""
+    is_tensor = isinstance(ids, Tensor)  # tolist() works on any device, for any dtype
+    array = np.array(ids.tolist()).reshape(ids.shape) if is_tensor else np.asarray(ids)
+    if array.ndim != ndim:
+        raise ValueError(f"ids must have shape {('(L,)', '(B, L)')[ndim - 1]}, got {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"token ids are integers, got {array.dtype}")
+    if array.size and not 0 <= array.min() <= array.max() < vocab_size:
+        raise ValueError(f"token ids lie in 0..{vocab_size - 1}, got {array.min()}..{array.max()}")
+    return array
 
 
 class CharacterLevelTokenizer:
     """Text to token ids, one id a character, and back: int64 tensors (L,), L the length of the text.
 
-    Ids of characters that are not in ``vocab`` are ``unk_token_id``. Text that is too long to
-    ``pad``, ids out of range, not integers or of the wrong shape raise a ValueError.
-
-    Args:
-        vocab: ``"<UNK>"`` and ``"<PAD>"``, then distinct single characters, at most 256 tokens in
-            all; else a ValueError.
+    ``vocab`` starts with ``SPECIAL_TOKENS``, then come distinct characters, at most 256 tokens in all.
+    A vocabulary, ids or a length that cannot work raise a ValueError.
     """
 
     BLOCK = 1 << 16  # characters looked up at a time
     unk_token_id, pad_token_id = UNK_ID, PAD_ID
 
     def __init__(self, vocab: Iterable[str] = VOCAB) -> None:
-        self.vocab = _check_vocabulary(vocab)
+        self.vocab = _checked_vocabulary(vocab)
         self.vocab_size = len(self.vocab)
-        self.table = _code_point_table(self.vocab)
         self.shown = ("\ufffd", "", *self.vocab[2:])  # what decode writes for each id
+        code_points = [ord(token) for token in self.vocab[2:]]
+        self.table = np.full(max(code_points, default=0) + 2, UNK_ID, dtype=np.uint8)
+        self.table[code_points] = np.arange(2, self.vocab_size, dtype=np.uint8)
 
     def __len__(self) -> int:
         return self.vocab_size
 
     def encode_numpy(self, text: str) -> np.ndarray:
         """Ids (L,) as uint8, one byte a character: the form in which a data set is stored."""
-        ids = np.empty(len(text), dtype=np.uint8)
-        for start in range(0, len(text), self.BLOCK):
-            block = slice(start, start + self.BLOCK)
-            ids[block] = look_up(text[block], self.table)
-        return ids
+        starts = range(0, len(text) + 1, self.BLOCK)  # + 1: no text at all is one block, too
+        return np.concatenate([look_up(text[i : i + self.BLOCK], self.table) for i in starts])
 
     def encode(self, text: str) -> Tensor:
-        """Ids as a model takes them: an int64 tensor (L,)."""
+        """Ids as a model takes them: an int64 tensor (L,); unknown characters are ``<UNK>``."""
         return torch.from_numpy(self.encode_numpy(text).astype(np.int64))
 
     def pad(self, text: str, length: int) -> Tensor:
         """Ids, filled up with ``<PAD>`` to an int64 tensor (length,); nothing is cut off."""
         if len(text) > length:
             raise ValueError(f"a text of {len(text)} characters does not fit in {length} tokens")
-        filling = torch.full((length - len(text),), PAD_ID)
-        return torch.cat([self.encode(text), filling])
+        return torch.cat([self.encode(text), torch.full((length - len(text),), PAD_ID)])
 
     def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
         """The text of ids (L,); ``<UNK>`` gives U+FFFD (replacement character), ``<PAD>`` nothing."""
-        ids = _integer_array(ids, self.vocab_size)
-        if ids.ndim != 1:
-            raise ValueError(f"decode takes ids of shape (L,), got {ids.shape}; see decode_batch")
-        return "".join([self.shown[i] for i in ids.tolist()])
+        return "".join([self.shown[i] for i in _checked_ids(ids, self.vocab_size, ndim=1).tolist()])
 
     def decode_batch(self, ids: Tensor | np.ndarray | Sequence[Sequence[int]]) -> list[str]:
         """The texts of the rows of ids (B, L)."""
-        ids = _integer_array(ids, self.vocab_size)
-        if ids.ndim != 2:
-            raise ValueError(f"decode_batch takes ids of shape (B, L), got {ids.shape}")
-        return [self.decode(row) for row in ids]
+        return [self.decode(row) for row in _checked_ids(ids, self.vocab_size, ndim=2)]
 
     def unknown_characters(self, text: str) -> list[str]:
         """The characters that ``encode`` turns into ``<UNK>``, each once, in code-point order."""

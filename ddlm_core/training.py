@@ -3,37 +3,42 @@
 """Training."""
 
 import copy
-import json
 import math
-import pickle
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
+from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
+from ddlm_core.apps.hardware import make_accelerator
 from ddlm_core.data import WindowSampler
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, low_discrepancy_times, prior_kl
+from ddlm_core.loss import (
+    compute_loss,
+    free_mean,
+    low_discrepancy_times,
+    prior_kl,
+    score_entropy_loss,
+)
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'training_loss', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainingState', 'TrainingDiverged', 'train_step', 'batches_from', 'write_whole', 'save_weights', 'save_checkpoint', 'load_checkpoint', 'Trainer', 'checkpoint_blocks']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'save_checkpoint', 'load_checkpoint', 'save_weights', 'Trainer']  # fmt: skip
 
 
 @dataclass
 class TrainingConfig:
-    """What a run needs to know.
-
-    Raises:
-        ValueError: if a value makes no sense, in one line that names it.
-    """
+    """What a run needs to know; a value that makes no sense is a ``ValueError`` of one line."""
 
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
@@ -42,8 +47,8 @@ class TrainingConfig:
     val_samples: int = 1000
     context_length: int = 256
     num_workers: int = 0
-    batch_size: int = 64
-    gradient_accumulation_steps: int = 1
+    batch_size: int = 64  # windows that a process takes at once
+    gradient_accumulation_steps: int = 1  # batches of each process in a step
     num_epochs: int = 1
     max_steps: int | None = None  # ends before num_epochs if smaller
     optimizer: str = "muon"  # for the matrices of the blocks; or "adamw" for everything
@@ -58,7 +63,8 @@ class TrainingConfig:
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
-    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: bf16 where that is fast
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
+    torch_compile: bool = False
     gradient_checkpointing: bool = False
     use_8bit_optimizer: bool = False
     sigma_min: float = 1e-4
@@ -78,30 +84,22 @@ class TrainingConfig:
         _check(self)
 
 
-_COUNTS = (
-    *("context_length", "batch_size", "gradient_accumulation_steps", "num_epochs", "val_samples"),
-    *("eval_windows", "save_every", "save_every_steps", "eval_every_steps", "log_every_steps"),
-)
-_ABOVE_ZERO = ("learning_rate", "matrix_learning_rate", "gradient_clip", "noise_power")
+_WHOLE, _ANY = (int, int | None), (float, float | None)
+_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
 _SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-_CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("auto", "no", "bf16", "fp16")}
 
 
 def _check(config: TrainingConfig) -> None:
-    least = {name: 1 for name in _COUNTS} | {"num_workers": 0, "warmup_steps": 0, "seed": 0}
-    least |= {name: 1 for name in ("max_steps", "train_samples") if vars(config)[name] is not None}
-    for name, lowest in least.items():
-        if not isinstance(value := vars(config)[name], int) or value < lowest:
-            raise ValueError(f"{name} must be a whole number from {lowest}, got {value!r}")
-    for name in _ABOVE_ZERO:
-        if not ((value := vars(config)[name]) is None and name == "noise_power" or value > 0):
-            raise ValueError(f"{name} must be above 0, got {value!r}")
-    for name in _SHARES:
-        if not 0 <= (value := vars(config)[name]) <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
-    for name, known in _CHOICES.items():
-        if (value := vars(config)[name]) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    for f in (f for f in fields(config) if f.type in _WHOLE + _ANY):
+        value, whole = getattr(config, f.name), f.type in _WHOLE
+        low = 0 if f.name in _FROM_ZERO + _SHARES else 1 if whole else 1e-9
+        high = 1 if f.name in _SHARES else 1e12
+        right = type(value) is int or (type(value) is float and not whole)
+        if not (right and low <= value <= high or value is None and f.type not in (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
+    if config.optimizer not in ("muon", "adamw"):
+        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer!r}")
 
 
 def proposal_times(
@@ -111,10 +109,9 @@ def proposal_times(
     sampling_eps: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Times for a batch and their weights $dt/du$, float32 (B,).
+    r"""Times in [sampling_eps, 1] and their weights $dt/du$, float32 (B,); u is low-discrepancy.
 
-    The corrupted fraction is $u^{power}$ in the range of the noise, u low-discrepancy; without a
-    power, times are uniform in [sampling_eps, 1].
+    The corrupted fraction is $u^{power}$ in the range of the noise; no power: uniform times.
     """
     u = low_discrepancy_times(batch_size, generator).double()
     if power is None:
@@ -138,45 +135,43 @@ def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator)
     return chosen & ((passed + first) % 2 == 0)
 
 
-def training_loss(
-    model: nn.Module, x_0: Tensor, config: TrainingConfig, vocab: int, generator: torch.Generator
-) -> Tensor:
-    """The objective on one batch ``x_0``, int64 (B, L), in nats per token: a scalar."""
+def draw_noise(
+    x_0: Tensor, config: TrainingConfig, vocab_size: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
     noise = GeometricNoise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
+    sigma_bar, sigma = noise(t)
     mask = draw_given(tuple(x_0.shape), config.given_share, generator)
-    t, weight, mask = t.to(x_0.device), weight.to(x_0.device), mask.to(x_0.device)
-    return (weight * compute_loss(model, x_0, noise, t, mask, generator, vocab)).mean()
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
-def _adamw(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
-    """AdamW, with 8-bit state if that is asked for and can be had."""
-    if config.use_8bit_optimizer:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-
-            if torch.cuda.is_available():
-                return AdamW8bit
-        except ImportError:
-            pass
-        print("use_8bit_optimizer is off: it needs a CUDA GPU and bitsandbytes")
-    return torch.optim.AdamW
+def training_loss(
+    model: nn.Module, x_0: Tensor, x_t: Tensor, mask: Tensor, sigma_bar: Tensor, weight: Tensor
+) -> Tensor:
+    """The objective on windows (B, L) with weights (B,), in nats per token: a scalar."""
+    log_score = model(x_t, sigma_bar, mask)
+    return (weight * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)).mean()
 
 
-def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    lr, decay = config.learning_rate, config.weight_decay
-    optimizers = [_adamw(config)(rest, lr=lr, betas=config.betas, weight_decay=decay)]
+    adamw, decay = torch.optim.AdamW, config.weight_decay
+    if config.use_8bit_optimizer and torch.cuda.is_available() and find_spec("bitsandbytes"):
+        from bitsandbytes.optim import AdamW8bit as adamw
+    elif config.use_8bit_optimizer:
+        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=2)
+    found = {"adamw": adamw(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
-        lr = config.matrix_learning_rate
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=decay))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
+    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
         group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
-    return optimizers
+    return found
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, decay_fraction: float) -> float:
@@ -208,261 +203,168 @@ def window_nats(
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
     t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    zero = torch.zeros_like(t)
-    first = noise.sigma_bar(zero)
+    first = noise.sigma_bar(torch.zeros_like(t))
     x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
-    last = reverse_probs(model, x_t, first, zero).gather(-1, x_0[..., None])[..., 0]
+    last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
     prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last.log().mean(-1) + prior) * x_0.shape[1]
+    return (diffusion - last[..., 0].log().mean(-1) + prior) * x_0.shape[1]
 
 
 def validation_bound(
     model: nn.Module, loader: DataLoader, noise: GeometricNoise, max_windows: int, seed: int = 0
 ) -> Bound:
     """Estimate the bound on the first ``max_windows`` windows; the same seed, the same noise."""
+    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    batches = islice(loader, math.ceil(max_windows / loader.batch_size))
+    windows = torch.cat(list(batches))[:max_windows].long().split(loader.batch_size)
+    nats = [window_nats(model, x_0.to(device), noise, generator) for x_0 in windows]
+    per_window = torch.cat(nats).double().mean().item()
+    characters = sum((x_0 != PAD_ID).sum().item() for x_0 in windows) / len(torch.cat(windows))
+    return Bound(per_window, per_window / max(1, characters) / math.log(2))
+
+
+def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[float, bool]:
+    """A step on the windows ``x_0``, uint8 (B, L); the loss, and if any process was told to stop."""
+    config, engine = trainer.config, trainer.accelerator
+    seed = hash((config.seed, trainer.step)) % 2**62
+    torch.manual_seed(seed + engine.process_index)  # what dropout draws
     generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    nats, windows, characters = 0.0, 0, 0
-    for batch in loader:
-        x_0 = batch[: max_windows - windows].long().to(device)
-        nats += window_nats(model, x_0, noise, generator).sum().item()
-        windows += len(x_0)
-        characters += int((x_0 != PAD_ID).sum())
-        if windows >= max_windows:
-            break
-    return Bound(nats / max(1, windows), nats / max(1, characters) / math.log(2))
+    drawn = draw_noise(x_0.long(), config, trainer.model.config.vocab_size, generator)
+    total = torch.tensor([0.0, stop], device=engine.device)
+    for part in range(engine.process_index, trainer.parts, engine.num_processes):
+        mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
+        loss = training_loss(trainer.network, *mine) / config.gradient_accumulation_steps
+        engine.backward(loss)
+        total[0] += loss.detach()
+    loss, stop = engine.reduce(total, "mean").tolist()
+    _update(trainer, loss)
+    return loss, stop > 0
 
 
-@dataclass
-class TrainingState:
-    """All that changes during a run."""
-
-    model: nn.Module
-    average: nn.Module  # the moving average of its weights
-    optimizers: list[torch.optim.Optimizer]
-    step: int = 0  # optimizer steps done
-    best: float = math.inf  # lowest validation bound so far, nats per window
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
-def train_step(
-    state: TrainingState, batches: Iterator[Tensor], config: TrainingConfig, engine: Any, total: int
-) -> float:
-    """One step of the optimizers; returns the loss. ``engine`` is an ``accelerate.Accelerator``."""
-    generator = torch.Generator().manual_seed(hash((config.seed, state.step)) % 2**63)
-    parts, loss = config.gradient_accumulation_steps, 0.0
-    for _ in range(parts):
-        x_0 = next(batches).to(engine.device).long()
-        with engine.autocast():
-            vocab = state.average.config.vocab_size
-            part = training_loss(state.model, x_0, config, vocab, generator) / parts
-        engine.backward(part)
-        loss += part.item()
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the loss is {loss} at step {state.step}: try a lower learning_rate and "
-            f"matrix_learning_rate; the last checkpoint in {config.checkpoint_dir} is good"
+def _update(trainer: "Trainer", loss: float) -> None:
+    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
+    if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
+        found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
+        raise FloatingPointError(
+            f"{found}: go on from the last checkpoint with a lower learning_rate"
         )
-    engine.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
-    factor = learning_rate_factor(state.step, total, config.warmup_steps, config.decay_fraction)
-    _update(state, factor, config.ema_decay)
-    return loss
-
-
-def _update(state: TrainingState, factor: float, ema_decay: float) -> None:
-    for optimizer in state.optimizers:
+    schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        optimizer.step()
+            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+        scaler.step(optimizer)
         optimizer.zero_grad()
-    update_average(state.average, state.model, ema_decay, state.step)
-    state.step += 1
+    scaler.update()
+    update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
+    trainer.step += 1
 
 
-def batches_from(loader: DataLoader, first: int) -> Iterator[Tensor]:
-    """Endless batches, epoch after epoch, from batch number ``first`` of the run on."""
-    epoch, skip = divmod(first, len(loader))
+def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
+    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
+    epoch, skip = divmod(step, len(loader) // parts)
     while True:
-        if isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * loader.batch_size
-        yield from loader
+        if ours := isinstance(loader.sampler, WindowSampler):
+            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
+        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
+        while taken := list(islice(batches, parts)):
+            yield torch.cat(taken)
         epoch, skip = epoch + 1, 0
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file or folder beside ``path``, then put it in its place in one go."""
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    _remove(part)
-    write(part)
-    if path.is_dir():
-        _remove(old)
-        path.rename(old)
-    part.replace(path)
-    _remove(old)
+def save_checkpoint(path: Path, trainer: "Trainer") -> None:
+    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
+    content = {name: part.state_dict() for name, part in trainer.state.items()}
+    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
+    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def save_weights(folder: Path, state: TrainingState) -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(state.average.config, step=state.step, ema=True))
-    write_whole(folder, lambda part: state.average.save_pretrained(part, config=config))
-
-
-def save_checkpoint(path: Path, state: TrainingState, config: TrainingConfig) -> None:
-    """Write everything that resuming needs: tensors and plain values only."""
-    content = {
-        "model": state.model.state_dict(),
-        "average": state.average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
-        "step": state.step,
-        "best": state.best,
-        "config": asdict(config),
-    }
-    write_whole(path, lambda part: torch.save(content, part))
-
-
-def load_checkpoint(path: Path, state: TrainingState) -> None:
-    """Put a checkpoint into a state; a ``ValueError`` says why if it does not fit."""
+def load_checkpoint(path: Path, trainer: "Trainer") -> None:
+    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
+    content = read_checkpoint(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state.model.load_state_dict(content["model"])
-        state.average.load_state_dict(content["average"])
-        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        state.step, state.best = content["step"], content["best"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is no checkpoint that this run can resume: {reason}") from error
+        for name, part in trainer.state.items():
+            part.load_state_dict(content[name])
+        trainer.step, trainer.best = content["step"], content["best"]
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
 
 
+def save_weights(folder: Path, trainer: "Trainer") -> None:
+    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
+    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
+    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
+
+
+@dataclass(eq=False, repr=False)
 class Trainer:
-    """Trains a network; a thin shell over the functions of this module.
+    """Trains ``model`` on the batches of :func:`setup_dataloaders`."""
 
-    Args:
-        model: the network.
-        train_loader: batches of tokens, from :func:`setup_dataloaders`.
-        val_loader: batches to estimate the bound on; None for no validation.
-        config: the run.
-    """
+    model: nn.Module
+    train_loader: DataLoader
+    val_loader: DataLoader | None = None  # to measure the bound on
+    config: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train_loader: DataLoader,
-        val_loader: DataLoader | None = None,
-        config: TrainingConfig | None = None,
-    ) -> None:
-        self.config = config = config or TrainingConfig()
-        self.train_loader, self.val_loader = train_loader, val_loader
-        self.accelerator = _accelerator(config)
-        average = copy.deepcopy(model).to(self.accelerator.device).eval().requires_grad_(False)
-        if config.gradient_checkpointing:
-            checkpoint_blocks(model)
-        model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, config))
-        self.state = TrainingState(model, average, optimizers)
-        self.folder = Path(config.checkpoint_dir)
-        epoch = max(1, len(train_loader) // config.gradient_accumulation_steps)
+    def __post_init__(self) -> None:
+        config, self.accelerator = self.config, make_accelerator(self.config.mixed_precision)
+        self.folder, self.step, self.best = Path(config.checkpoint_dir), 0, math.inf
+        self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
+        if not (epoch := len(self.train_loader) // self.parts):
+            raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
         self.save_interval = min(config.save_every_steps, config.save_every * epoch)
-        self.started = time.perf_counter()
+        average = copy.deepcopy(self.model).to(self.accelerator.device)
+        self.average = average.eval().requires_grad_(False)
+        for block in self.model.blocks if config.gradient_checkpointing else ():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        self.network = self.accelerator.prepare(self.model)  # kept equal in all processes
+        if config.torch_compile:
+            self.model.compile()
+        self.optimizers = build_optimizers(self.model, config)
+        self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
+        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        load_checkpoint(Path(path), self.state)
+        with self.accelerator.main_process_first():
+            load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
         noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
-        windows = self.config.eval_windows
-        return validation_bound(self.state.average, self.val_loader, noise, windows)
+        return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:
-        """Train to the end; returns the last validation bound."""
-        return _run(self)
+        """Train to the end; returns the last validation bound (in the first process)."""
+        from ddlm_core.views.progress import Progress
+
+        bound, stopped = None, False
+        batches = batches_from(self.train_loader, self.parts, self.step)
+        with Progress(self) as progress:
+            while self.step < self.total and not stopped:
+                x_0 = next(batches)
+                loss, stopped = train_step(self, x_0, progress.stop)
+                if self.accelerator.is_main_process:
+                    bound = _measure_and_save(self, stopped)
+                    progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
+        self.accelerator.wait_for_everyone()
+        if stopped:
+            raise KeyboardInterrupt(f"stopped after step {self.step}")
+        return bound
 
 
-def _accelerator(config: TrainingConfig) -> Any:
-    """An ``accelerate.Accelerator``; precision "auto" is bf16 where the hardware multiplies it."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # it is global: two trainers could not differ in precision
-    precision = config.mixed_precision
-    if precision == "auto":
-        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = features.get("avx512_bf16") or features.get("amx_bf16")
-        if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if fast else "no"
-    return Accelerator(mixed_precision=precision)
-
-
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Let every block forget its inner values and compute them again for the gradients."""
-    from torch.utils.checkpoint import checkpoint
-
-    for block in model.blocks:
-        forward = block.forward
-        block.forward = lambda *args, forward=forward: checkpoint(
-            forward, *args, use_reentrant=False
-        )
-
-
-def _start_log(path: Path, step: int) -> None:
-    """Keep the lines of ``train_log.jsonl`` up to ``step``; what came after is done again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
-    write_whole(path, lambda part: part.write_text(kept))
-
-
-def _note(trainer: Trainer, loss: float, bar: Any) -> Bound | None:
-    """Tell the progress bar and the log about a step; measure the bound where that is due."""
-    config, state = trainer.config, trainer.state
-    at_end, bound = state.step == trainer.total, None
-    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    bar.update()
-    seconds = round(time.perf_counter() - trainer.started, 3)
-    line = {"step": state.step, "loss": loss, "seconds": seconds}
-    if trainer.val_loader is not None and (at_end or state.step % config.eval_every_steps == 0):
+def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
+    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
+    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
         bound = trainer.evaluate()
-        bar.set_description(f"{bound.bits_per_character:.3f} bits/char")
-        if bound.nats_per_window < state.best:
-            state.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", state)
-    if bound or at_end or state.step % config.log_every_steps == 0:
-        with (trainer.folder / "train_log.jsonl").open("a") as file:
-            file.write(json.dumps(line | (asdict(bound) if bound else {})) + "\n")
-    return bound
-
-
-def _run(trainer: Trainer) -> Bound | None:
-    """The training loop; an interrupt saves a checkpoint first."""
-    from tqdm.auto import tqdm
-
-    state, config, total, bound = trainer.state, trainer.config, trainer.total, None
-    latest = trainer.folder / "checkpoint_latest.pth"
-    _start_log(trainer.folder / "train_log.jsonl", state.step)
-    trainer.started = time.perf_counter()
-    batches = batches_from(trainer.train_loader, state.step * config.gradient_accumulation_steps)
-    with tqdm(total=total, initial=state.step, unit="step", disable=not config.progress) as bar:
-        try:
-            while state.step < total:
-                loss = train_step(state, batches, config, trainer.accelerator, total)
-                bound = _note(trainer, loss, bar) or bound
-                if state.step % trainer.save_interval == 0 or state.step == total:
-                    save_checkpoint(latest, state, config)
-        except KeyboardInterrupt:
-            save_checkpoint(latest, state, config)
-            raise
-    save_weights(trainer.folder / "final_model_hf", state)
+        if bound.nats_per_window < trainer.best:
+            trainer.best = bound.nats_per_window
+            save_weights(trainer.folder / "best_model_hf", trainer)
+    if at_end:
+        save_weights(trainer.folder / "final_model_hf", trainer)
+    if stopped or at_end or trainer.step % trainer.save_interval == 0:
+        save_checkpoint(trainer.folder / LATEST, trainer)
     return bound

@@ -15,10 +15,10 @@
 # **We want** a way to ruin them, little by little, from clean text to pure chance, such that for any
 # moment we can write down the probability of every outcome.
 # **Why**: a diffusion model learns to undo damage. To train it we need text that is damaged to any
-# degree, in one step ([chapter 4](04_forward.ipynb)). To score it, and to run the damage backwards
+# degree, in one step ([chapter 4](04_forward.ipynb)). To judge it, and to run the damage backwards
 # ([chapter 7](07_sampler.ipynb)), we need the exact probabilities.
 #
-# Every character is ruined on its own, regardless of its neighbors. So this chapter is about one
+# Every character is ruined on its own, whatever its neighbors are. So this chapter is about one
 # character.
 
 # %% [markdown]
@@ -28,27 +28,26 @@
 # letter is *redrawn* with probability $dt$: thrown away, and replaced by one of the three, each with
 # the same chance. With probability $1 - dt$ nothing happens.
 #
-# A redrawn `a` may become an `a` again. So after one step, starting from `a`:
+# A redrawn `a` may become an `a` again. So after one step of length $dt = 0.1$, an `a`
 #
-# * it is `b` with probability $dt \cdot \tfrac13$, and the same for `c`;
-# * it is `a` with probability $(1 - dt) + dt \cdot \tfrac13$.
+# * is a `b` with probability $0.1 \cdot \tfrac13 = 0.0333$, and the same for `c`;
+# * is an `a` with probability $0.9 + 0.1 \cdot \tfrac13 = 0.9333$.
 #
-# Here are the probabilities for $dt = 0.1$, one row per letter before the step, one column per letter
-# after it:
+# Here is the same for every letter: one row for the letter before the step, one column for the letter after it.
 
 # %%
 import torch
 
-V, dt = 3, 0.1
-stay = torch.eye(V, dtype=torch.float64)  # nothing happens
-redraw = torch.full((V, V), 1 / V, dtype=torch.float64)  # any letter, evenly
+dt = 0.1
+stay = torch.eye(3, dtype=torch.float64)  # nothing happens
+redraw = torch.full((3, 3), 1 / 3, dtype=torch.float64)  # any letter, evenly
 step = (1 - dt) * stay + dt * redraw
 step
 
 # %% [markdown]
 # Two steps are the product of two such matrices: to get from `a` to `c`, go from `a` to any letter, then
-# from there to `c`, and add up the ways. Ten steps are the tenth power. The first row says what became
-# of an `a`:
+# from there to `c`, and add up the ways. That is how matrices multiply. Ten steps are the tenth power, and
+# its first row says what has become of an `a`:
 
 # %%
 torch.linalg.matrix_power(step, 10)[0]
@@ -56,23 +55,24 @@ torch.linalg.matrix_power(step, 10)[0]
 # %% [markdown]
 # ## The rate matrix
 #
-# Sort the step by what depends on $dt$. With $I$ the identity and $J$ the matrix of ones:
+# Sort the step by what depends on $dt$. $I$ is the identity matrix ("stay"), $J$ the matrix of ones, and
+# $P = \tfrac1V J$ is "redraw":
 #
-# $$ (1 - dt)\,I + dt\,\tfrac1V J \;=\; I + dt\,\underbrace{\big(\tfrac1V J - I\big)}_{Q}. $$
+# $$ \text{step} \;=\; (1 - dt)\,I + dt\,P \;=\; I + dt\,\underbrace{(P - I)}_{Q}. $$
 #
-# All that the process *is* sits in $Q$, the **rate matrix** (also called *generator*). Off the diagonal,
-# $Q_{ab}$ is the probability per unit of time that an `a` turns into a `b`: $1/V$ for every pair. On the
-# diagonal stands what is lost by leaving, $-(1 - 1/V)$. Every row sums to 0, because what leaves one
-# letter arrives at another.
+# $Q$ is the **rate matrix** (also called *generator*). A rate is a probability per unit of time: in a very
+# short time $dt$, an `a` turns into a `b` with probability $Q_{ab}\,dt$, and $Q_{ab} = 1/V$ for every two
+# different letters. On the diagonal stands what is lost by leaving, $-(1 - 1/V)$. Every row sums to 0, because
+# what leaves one letter arrives at another.
 #
-# As $dt$ goes to 0, change can happen at any moment, and the chances of the next one depend only on the
-# letter that is there now, not on how it came to be there. Such a process is a **continuous-time Markov
-# chain**. That is all there is to the name.
+# Let $dt$ go to 0. Then change can come at any moment, and what comes next depends only on the letter
+# that is there now, not on how it came to be there. Such a process is called a **continuous-time Markov
+# chain**. That is all there is to the name, and $Q$ says all there is to know about ours.
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
 # | $V$ | `vocab_size` | number of tokens |
-# | $Q$ | `rate_matrix` | rates, shape $(V, V)$ |
+# | $Q$ | `rate_matrix` | rates, shape $(V, V)$; rows: before, columns: after |
 # | $\bar\sigma$ | `sigma_bar` | total noise: redraws per character, on average |
 # | $\sigma$ | `sigma` | noise rate: redraws per character and unit of time |
 # | $t$ | `t` | time, from 0 to 1 |
@@ -82,82 +82,59 @@ import torch
 from torch import Tensor
 
 
-def rate_matrix(vocab_size: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$, shape (V, V), at one redraw per unit of time; V at least 1."""
+def rate_matrix(vocab_size: int) -> Tensor:
+    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64; V at least 1."""
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
-    ones = torch.ones(vocab_size, vocab_size, dtype=dtype)
-    return ones / vocab_size - torch.eye(vocab_size, dtype=dtype)
+    ones = torch.ones(vocab_size, vocab_size, dtype=torch.float64)
+    return ones / vocab_size - torch.eye(vocab_size)
 
 
 # %%
 rate_matrix(3)
 
 # %% [markdown]
-# **Where we depart from the paper.** [SEDD](https://arxiv.org/abs/2310.16834) writes the uniform matrix
-# as $J - VI$, without our $1/V$; its authors' code divides by $V$, as we do. It is the same process by a
-# different clock. With the $1/V$, one unit of noise means one redraw per character, for every $V$, so a
-# noise level says the same for 3 letters and for 106. It also fixes a weight in the loss of
-# [chapter 5](05_loss.ipynb): $1/V$, and not $1/(V-1)$. Those who write $1/(V-1)$ leave out the draw of
-# the same letter; exercise 3 is about them.
-#
-# Now let the steps get shorter. A total noise of $\bar\sigma$, in $n$ equal steps, tends to
-#
-# $$ \Big(I + \tfrac{\bar\sigma}{n}\,Q\Big)^n \;\longrightarrow\;
-#    e^{\bar\sigma Q} = I + \bar\sigma Q + \tfrac{\bar\sigma^2}{2}Q^2 + \tfrac{\bar\sigma^3}{6}Q^3 + \dots $$
-#
-# just as $(1 + x/n)^n$ tends to $e^x$ for a number; the series is what $e$ to a matrix means. PyTorch has
-# it as `torch.linalg.matrix_exp`. Ten steps of 0.1 gave 0.5658 above; the limit is 0.5786:
-
-# %%
-torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
-
-
-# %% tags=["test"]
-import pytest
-
-
-def test_rate_matrix_is_what_short_steps_leave():
-    for vocab_size in (1, 2, 3, 106):
-        Q = rate_matrix(vocab_size)
-        assert Q.dtype == torch.float64 and torch.equal(Q, Q.T)
-        assert Q.sum(1).abs().max() < 1e-14
-        stay = torch.eye(vocab_size, dtype=torch.float64)
-        assert torch.allclose(Q[stay == 0], torch.tensor(1 / vocab_size).double())
-    assert rate_matrix(2, torch.float32).dtype == torch.float32
-    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
-        rate_matrix(0)
-
-
-def test_many_short_steps_tend_to_the_exponential():
-    Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
-    errors = []
-    for steps in (10, 100, 1000):
-        chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
-        errors.append((chopped - torch.linalg.matrix_exp(2.5 * Q)).abs().max().item())
-    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
-
-
-test_rate_matrix_is_what_short_steps_leave()
-test_many_short_steps_tend_to_the_exponential()
+# **Where the $1/V$ comes from.** A redraw picks each of the $V$ letters, the old one among them, with chance
+# $1/V$. So one unit of noise means one redraw per character, on average, for 3 letters as for 106.
+# The [SEDD paper](https://arxiv.org/abs/2310.16834) writes $J - VI$, without the $1/V$: the same process by a
+# clock that runs $V$ times as fast. (Its authors' code divides by $V$, as we do.) Others leave out the
+# draw of the old letter and write $1/(V-1)$, another clock: exercise 3. The choice returns as a weight
+# in the loss of [chapter 5](05_loss.ipynb), and there it must be the same.
 
 # %% [markdown]
-# ## The closed form
+# ## Many short steps: the closed form
 #
-# The exponential of a matrix is a lot of work. For this $Q$ there is none. Write $P = \tfrac1V J$, the
-# matrix "redraw". Each entry of $J^2$ adds up $V$ ones, so $J^2 = VJ$, and therefore $P^2 = P$: to redraw
-# twice is to redraw once. So all powers of $P$ are $P$, and its exponential is quickly summed:
+# What do two steps do, one of length $x$, then one of length $y$? To redraw twice is to redraw once:
+# $P^2 = P$. (Each entry of $J^2$ adds up $V$ ones, so $J^2 = VJ$.) It follows that
 #
-# $$ e^{\bar\sigma P} = I + \sum_{k\ge1} \frac{\bar\sigma^k}{k!}\,P = I + (e^{\bar\sigma} - 1)\,P. $$
+# $$ Q^2 = (P - I)^2 = P^2 - 2P + I = P - 2P + I = -Q, $$
 #
-# Now $Q = P - I$, and the identity commutes with everything, so the exponential splits:
+# and with it
 #
-# $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, e^{\bar\sigma P}
-#    = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
+# $$ \begin{aligned} (I + xQ)(I + yQ) &= I + (x + y)\,Q + xy\,Q^2 = I + (x + y - xy)\,Q \\
+#    &= I + \big(1 - (1-x)(1-y)\big)\,Q. \end{aligned} $$
+#
+# In words: $1 - x$ is the chance that the first step spares the letter, $(1-x)(1-y)$ that both do. The rest
+# is the chance of being redrawn at all, and it takes the place of $x$. So $n$ equal steps with a total noise of
+# $\bar\sigma$ give
+#
+# $$ \Big(I + \tfrac{\bar\sigma}{n}\,Q\Big)^n = I + \Big(1 - \big(1 - \tfrac{\bar\sigma}{n}\big)^n\Big)\,Q
+#    \;\longrightarrow\; I + (1 - e^{-\bar\sigma})\,Q \qquad (n \to \infty), $$
+#
+# because $(1 - x/n)^n$ tends to $e^{-x}$. By hand: ten steps of 0.1 spare a letter with probability
+# $0.9^{10} = 0.3487$. So an `a` stands with $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. With
+# ever more and shorter steps, a letter is spared with probability $e^{-1} = 0.3679$, and the `a` stands with
+# $0.3679 + 0.6321 \cdot \tfrac13 = 0.5786$.
+#
+# For numbers, $(1 + x/n)^n$ tends to $e^x$. So the limit of the matrices $(I + \tfrac{\bar\sigma}{n} Q)^n$ is written
+# $e^{\bar\sigma Q}$ and called a *matrix exponential*. Put in $Q = P - I$ and collect what belongs to $I$:
+#
+# $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
 # Read it aloud. With probability $e^{-\bar\sigma}$ the character was never redrawn, and stands. With
 # probability $1 - e^{-\bar\sigma}$ it was redrawn at least once, and is now anything, evenly. How often it
-# was redrawn leaves no trace. That one sentence is the whole forward process of this book.
+# was redrawn leaves no trace. These sentences are the whole forward process of this book. The matrix is
+# called its *kernel*.
 
 
 # %% tags=["export"]
@@ -173,22 +150,10 @@ def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
 
-# %% [markdown]
-# `expm1(x)` is $e^x - 1$ without the loss of digits near 0. It matters: for $\bar\sigma = 10^{-4}$ in single
-# precision, `1 - exp(-sigma_bar)` is off by two parts in ten thousand, `-expm1(-sigma_bar)` by one in
-# a hundred million.
-
-
-# %% tags=["export"]
 def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Probabilities $e^{\bar\sigma Q}$ that one token has turned into another: (V, V), rows sum to 1.
+    r"""The kernel $e^{\bar\sigma Q}$: (V, V), rows are distributions, dtype of ``sigma_bar``.
 
-    Args:
-        sigma_bar: total noise, at least 0 (or infinite), a number or 0-dim tensor; sets the dtype.
-        vocab_size: number of tokens V, at least 1.
-
-    Raises:
-        ValueError: if ``sigma_bar`` is negative, NaN or not one number, or V less than 1.
+    A noise that is negative, NaN or not one number, or V below 1, raises a ValueError.
     """
     sigma_bar = as_float_tensor(sigma_bar)
     if sigma_bar.ndim != 0 or not sigma_bar >= 0:
@@ -199,15 +164,50 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
     return torch.exp(-sigma_bar) * stay + corrupted_fraction(sigma_bar) / vocab_size
 
 
+# %% [markdown]
+# (`expm1(x)` is $e^x - 1$ without the loss of digits near 0. It matters: for $\bar\sigma = 10^{-4}$ in single
+# precision, `1 - exp(-sigma_bar)` is off by two parts in ten thousand, `-expm1(-sigma_bar)` by one in
+# a hundred million.)
+
 # %%
 transition_matrix(1.0, 3)[0]
 
 # %% [markdown]
-# The same as `matrix_exp` said. For one noise and one alphabet; now for all sizes that this book uses and
-# all noise levels, from almost nothing to almost chaos:
+# `torch.linalg.matrix_exp` finds the limit for any matrix, by numerical work, and knows nothing of our formula:
+
+# %%
+torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
+
+# %% [markdown]
+# The same, for one noise and one alphabet. The tests compare them for all sizes that this book uses and all
+# noise levels, from none to almost chaos. They also look at $Q$ itself, and at steps that get shorter: their
+# error must shrink.
 
 
 # %% tags=["test"]
+import pytest
+
+
+def test_rate_matrix_is_what_short_steps_leave():
+    for vocab_size in (1, 2, 3, 106):
+        Q = rate_matrix(vocab_size)
+        assert Q.dtype == torch.float64 and Q.shape == (vocab_size, vocab_size)
+        assert Q.sum(1).abs().max() < 1e-14
+        others = (1 - torch.eye(vocab_size).double()) / vocab_size
+        assert torch.allclose(Q - Q.diagonal().diag(), others, atol=1e-15)
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        rate_matrix(0)
+
+
+def test_many_short_steps_tend_to_the_closed_form():
+    Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
+    errors = []
+    for steps in (10, 100, 1000):
+        chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
+        errors.append((chopped - transition_matrix(2.5, 3)).abs().max().item())
+    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
+
+
 def test_closed_form_equals_matrix_exp():
     for vocab_size in (1, 2, 3, 27, 106):
         for sigma_bar in (0.0, 1e-4, 1e-2, 0.5, 1.0, 3.0, 10.0, 20.0):
@@ -219,12 +219,11 @@ def test_closed_form_equals_matrix_exp():
 
 def test_small_noise_keeps_its_digits():
     for sigma_bar in (1e-4, 1e-6):
-        exact = torch.expm1(torch.tensor(-sigma_bar, dtype=torch.float64)).neg()
+        exact = sigma_bar - sigma_bar**2 / 2 + sigma_bar**3 / 6
         single = corrupted_fraction(torch.tensor(sigma_bar))
-        assert single.dtype == torch.float32
-        assert abs(single.double() / exact - 1) < 1e-6
         kernel = transition_matrix(torch.tensor(sigma_bar), 106)
-        assert kernel.dtype == torch.float32
+        assert single.dtype == kernel.dtype == torch.float32
+        assert abs(single.double() / exact - 1) < 1e-6
         assert abs(kernel[0, 1].double() * 106 / exact - 1) < 1e-6
 
 
@@ -239,20 +238,44 @@ def test_transition_matrix_refuses_what_is_no_noise():
     assert corrupted_fraction(torch.tensor([0, 1])).dtype == torch.float64
 
 
+test_rate_matrix_is_what_short_steps_leave()
+test_many_short_steps_tend_to_the_closed_form()
 test_closed_form_equals_matrix_exp()
 test_small_noise_keeps_its_digits()
 test_transition_matrix_refuses_what_is_no_noise()
 
 # %% [markdown]
+# The figure shows what becomes of an `a` of our three letters. The solid line, falling from 1, is the
+# probability of an `a`; the dashed line, rising from 0, that of a `b`. Both are drawn from the closed form, and the
+# dots of `matrix_exp` lie on them. They meet at $\tfrac13$ (dotted): after a noise of 5, hardly
+# anything tells which letter it was.
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+levels = torch.linspace(0, 6, 121, dtype=torch.float64)
+rows = torch.stack([transition_matrix(level, 3)[0] for level in levels])  # (121, 3), from an `a`
+limits = torch.stack([torch.linalg.matrix_exp(s * rate_matrix(3))[0] for s in levels[::10]])
+fig, ax = plt.subplots()
+for letter, dash in ((0, "-"), (1, "--")):
+    ax.plot(levels, rows[:, letter], dash, color=f"C{letter}", label=f"{'ab'[letter]}: closed form")
+    ax.plot(levels[::10], limits[:, letter], "o", color=f"C{letter}", label="matrix_exp")
+ax.axhline(1 / 3, color="0.46", linestyle=":", linewidth=1.2)
+ax.set(xlabel="total noise (redraws per character)", ylabel="probability", ylim=(0, 1.03))
+ax.legend()
+plt.show()
+
+# %% [markdown]
 # ## Noise adds up
 #
-# Add noise $a$, then noise $b$. With $P^2 = P$ the product has four terms:
+# Add noise $a$, then noise $b$. Both kernels have the form $I + xQ$, so the rule for two steps holds for them,
+# with $1 - x = e^{-a}$ and $1 - y = e^{-b}$:
 #
-# $$ e^{aQ}e^{bQ} = e^{-a-b}\,I + \big(e^{-a}(1-e^{-b}) + (1-e^{-a})e^{-b} + (1-e^{-a})(1-e^{-b})\big)P. $$
+# $$ e^{aQ}\,e^{bQ} = I + \big(1 - e^{-a}e^{-b}\big)\,Q = e^{(a+b)Q}. $$
 #
-# The bracket is $1 - e^{-a-b}$: multiply it out, or say "not spared both times". So the result is
-# $e^{(a+b)Q}$. Two damages are one damage of the summed noise. That is why noise needs no history: from a
-# text at noise $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only the difference counts.
+# Two damages are one damage of the summed noise. That is why noise needs no history. From a text at noise
+# $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only the difference counts.
 
 
 # %% tags=["test"]
@@ -268,38 +291,35 @@ test_noise_adds_up()
 # %% [markdown]
 # ## A clock: how fast should the noise come?
 #
-# Up to here noise had no speed. Let $\sigma(t) > 0$ be the rate of redraws at time $t$, and $p(t)$ the
-# column of probabilities of the $V$ tokens. In a short time $dt$ the noise $\sigma(t)\,dt$ is added, so
+# Up to here noise had no speed. Let $\sigma(t) > 0$ be the rate of redraws at time $t$. In a short time $dt$
+# the noise $\sigma(t)\,dt$ comes, so by time $t$ its total is $\bar\sigma(t)$, with $d\bar\sigma/dt = \sigma$.
 #
-# $$ \frac{dp}{dt} = \sigma(t)\, Q\, p. $$
+# Let $p(t)$ be the row of probabilities of the $V$ tokens at time $t$. A short step multiplies it by
+# $I + \sigma(t)\,dt\,Q$. Subtract $p(t)$ and divide by $dt$:
 #
-# (Rows or columns? $Q$ is symmetric, so it does not matter here.) Let $\bar\sigma(t)$ be a total whose
-# derivative is the rate, $d\bar\sigma/dt = \sigma$. Then
+# $$ \frac{dp}{dt} = \sigma(t)\; p\, Q, \qquad\text{solved by}\qquad
+#    p(t) = p_{\text{clean}}\; e^{\bar\sigma(t)\,Q}. $$
 #
-# $$ p(t) = e^{\bar\sigma(t)\,Q}\,p_{\text{clean}} $$
-#
-# solves the equation: by the chain rule its derivative is $\sigma(t)\,Q\,e^{\bar\sigma(t)Q}p_{\text{clean}}$.
-# Time enters through $\bar\sigma(t)$ alone. A *noise schedule* is nothing but a clock that says how much
-# noise has come by time $t$.
+# To see that it is solved, take the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
+# $\sigma e^{-\bar\sigma} Q$. And times $\sigma Q$ it is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$, which is the same,
+# because $Q^2 = -Q$. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* is nothing but a
+# clock that says how much noise has come by time $t$.
 #
 # Ours is **geometric**: in equal times, the total noise grows by equal factors, from $\sigma_{min}$ at
-# $t = 0$ to $\sigma_{max}$ at $t = 1$. "Equal factors" means that $\log\bar\sigma$ is a straight line,
-# $(1-t)\log\sigma_{min} + t\log\sigma_{max}$, so
+# $t = 0$ to $\sigma_{max}$ at $t = 1$. By hand, with $\sigma_{min} = 0.01$ and $\sigma_{max} = 1$: a factor of 100 in all,
+# so a factor of 10 in each half, and the noise half-way is $0.1$. In general, "equal factors" means that
+# $\log\bar\sigma$ is a straight line in $t$, with slope $\log\sigma_{max} - \log\sigma_{min}$:
 #
-# $$ \bar\sigma(t) = \sigma_{min}^{\,1-t}\;\sigma_{max}^{\,t}, \qquad
-#    \sigma(t) = \frac{d\bar\sigma}{dt} = \bar\sigma(t)\,\log\frac{\sigma_{max}}{\sigma_{min}}, \qquad
+# $$ \log\bar\sigma(t) = (1-t)\log\sigma_{min} + t\log\sigma_{max}, \qquad\text{so}\qquad
+#    \bar\sigma(t) = \sigma_{min}^{\,1-t}\;\sigma_{max}^{\,t}. $$
+#
+# The rate follows by the chain rule: the derivative of $e^{\text{line}}$ is $e^{\text{line}}$ times the slope. And the
+# line, solved for $t$, says at what time a given noise is reached:
+#
+# $$ \sigma(t) = \frac{d\bar\sigma}{dt} = \bar\sigma(t)\,\log\frac{\sigma_{max}}{\sigma_{min}}, \qquad
 #    t = \frac{\log\bar\sigma - \log\sigma_{min}}{\log\sigma_{max} - \log\sigma_{min}}. $$
 #
-# The middle one follows from $\bar\sigma = e^{\text{straight line}}$: the derivative is $\bar\sigma$ times the
-# slope of the line. The last one is the line, solved for $t$. The defaults are those of the
-# authors' configuration, $\sigma_{min} = 10^{-4}$ and $\sigma_{max} = 20$.
-#
-# Three choices in the code. First, we compute the two powers as they stand: both ends are then
-# exact, and in single precision the error in between was less than half of that of
-# `exp` of the straight line, 0.4 against 0.9 parts in a million. Second, times are not checked. To look at a
-# number that lives on a GPU, the processor must wait for it, on every training step; a time outside
-# $[0, 1]$ gives what the formula gives. Third, times keep their precision, so give them in single or double:
-# a time in bfloat16 has so few digits that the noise is off by up to three percent.
+# The defaults are those of the SEDD authors' configuration, $\sigma_{min} = 10^{-4}$ and $\sigma_{max} = 20$.
 
 # %% tags=["export"]
 import math
@@ -310,13 +330,8 @@ from dataclasses import dataclass
 class GeometricNoise:
     r"""The geometric schedule of SEDD (Lou, Meng & Ermon 2024): equal factors in equal times.
 
-    Called with times t in [0, 1], of any shape and not checked, it returns the total noise
-    $\bar\sigma(t)$ (redraws per character) and the rate $\sigma(t)$ (redraws per unit of time), both
-    of the shape and dtype of t. A plain number counts as float64; bfloat16 is too coarse.
-
-    Args:
-        sigma_min: total noise at t = 0, above 0.
-        sigma_max: total noise at t = 1, above ``sigma_min`` and finite; else a ValueError.
+    Called with t in [0, 1] (any shape, not checked) it returns total noise $\bar\sigma(t)$ and rate
+    $\sigma(t)$, of the shape and dtype of t. Plain numbers count as float64; bfloat16 is too coarse.
     """
 
     sigma_min: float = 1e-4
@@ -324,10 +339,7 @@ class GeometricNoise:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                "noise limits must satisfy 0 < sigma_min < sigma_max < inf, "
-                f"got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
-            )
+            raise ValueError(f"noise limits must satisfy 0 < sigma_min < sigma_max < inf: {self}")
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""
@@ -353,6 +365,11 @@ class GeometricNoise:
 
 
 # %% [markdown]
+# Three choices in this code. The two powers stand as in the formula, so both ends are exact; `exp` of the
+# line would miss them by a rounding. Times are not checked: to look at a number on a GPU, the processor
+# must wait for it, in every training step. And times keep their precision: give them in single or double, for
+# a time in bfloat16 has so few digits that the noise is off by more than two percent.
+#
 # At five times, for a story of 160 characters: the noise, and how many characters were redrawn.
 
 # %%
@@ -368,8 +385,8 @@ for t in torch.linspace(0, 1, 5, dtype=torch.float64):
 # this table; we come back to it.
 #
 # Note the first line: at $t = 0$ the noise is $\sigma_{min}$, not 0. One character in ten thousand has
-# already been redrawn. The clean text $p_{\text{clean}}$ lies just *before* $t = 0$, and the last little
-# step back to it gets a term of its own in [chapter 5](05_loss.ipynb).
+# already been redrawn. The clean text lies just *before* $t = 0$, and the last little step back to it gets
+# a term of its own in [chapter 5](05_loss.ipynb).
 #
 # Is the rate really the derivative of the total? PyTorch can differentiate, so let it judge. And does
 # the kernel, run by this clock, solve the equation?
@@ -389,25 +406,23 @@ def test_kernel_solves_the_equation_of_the_process():
     clean = torch.tensor([0.7, 0.3, 0.0], dtype=torch.float64)
 
     def p(t):
-        return transition_matrix(noise.sigma_bar(t), 3) @ clean
+        return clean @ transition_matrix(noise.sigma_bar(t), 3)
 
     for t in torch.tensor([0.0, 0.3, 0.7, 0.8, 1.0], dtype=torch.float64):
         slope = torch.autograd.functional.jacobian(p, t)
-        flow = noise.sigma(t) * rate_matrix(3) @ p(t)
+        flow = noise.sigma(t) * p(t) @ rate_matrix(3)
         assert torch.allclose(slope, flow, rtol=1e-10, atol=1e-12)
 
 
 def test_time_is_the_inverse_and_the_ends_are_met():
+    noise = GeometricNoise()
     for dtype, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
-        noise = GeometricNoise()
         t = torch.linspace(0, 1, 1001, dtype=dtype)
         assert (noise.time(noise.sigma_bar(t)) - t).abs().max() < digits
         line = (1 - t.double()) * math.log(1e-4) + t.double() * math.log(20)
         assert torch.allclose(noise.sigma_bar(t).double(), line.exp(), rtol=digits, atol=0)
         ends = torch.tensor([1e-4, 20], dtype=dtype)
-        assert torch.allclose(
-            noise.sigma_bar(t)[[0, -1]], ends, rtol=torch.finfo(dtype).eps, atol=0
-        )
+        assert torch.equal(noise.sigma_bar(t)[[0, -1]], ends)
 
 
 def test_any_shape_and_dtype():
@@ -425,7 +440,7 @@ def test_any_shape_and_dtype():
 def test_limits_that_make_no_schedule_are_refused():
     nan, inf = float("nan"), float("inf")
     for limits in ((0, 1), (-1, 1), (1, 1), (2, 1), (nan, 1), (0.1, nan), (0.1, inf), (inf, inf)):
-        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max < inf, got sigma_min="):
+        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max < inf: .*sigma_min="):
             GeometricNoise(*limits)
     assert GeometricNoise(0.1, 5) == GeometricNoise(sigma_min=0.1, sigma_max=5)
 
@@ -439,36 +454,36 @@ test_limits_that_make_no_schedule_are_refused()
 # %% [markdown]
 # ## Is anything left at the end?
 #
-# At $t = 1$ we want pure chance, because that is what a sampler starts from. Put $\epsilon = e^{-\bar\sigma}$, the
-# probability that a character was spared. Its distribution gives $(1 + (V-1)\epsilon)/V$ to the clean token
-# and $(1-\epsilon)/V$ to each other one. How far is that from uniform? The Kullback–Leibler divergence
-# adds up $p \log(p / \tfrac1V)$:
+# At $t = 1$ we want pure chance, because from that a new text will start. Put $\epsilon = e^{-\bar\sigma}$, the
+# probability that a character was spared. The kernel gives $\epsilon + (1-\epsilon)/V = (1 + (V-1)\epsilon)/V$ to the clean token,
+# and $(1-\epsilon)/V$ to each of the $V - 1$ other ones. How far is that from $\tfrac1V$ everywhere? The usual measure
+# is the *Kullback–Leibler divergence*, the sum of $p \log(p / \tfrac1V)$, which is 0 only if the two are equal:
 #
 # $$ KL = \tfrac1V\Big[(1 + (V-1)\epsilon)\log(1 + (V-1)\epsilon) + (V-1)(1-\epsilon)\log(1-\epsilon)\Big]
-#    \approx \tfrac{V-1}{2}\,\epsilon^2, $$
+#    \approx \tfrac{V-1}{2}\,\epsilon^2. $$
 #
-# the last step for small $\epsilon$, with $(1+x)\log(1+x) \approx x + x^2/2$: the terms in $\epsilon$ cancel, those in
-# $\epsilon^2$ add up to $\tfrac1{2V}\big((V-1)^2 + (V-1)\big)$.
+# The last step is for small $\epsilon$, with $(1+x)\log(1+x) \approx x + x^2/2$: the terms in $\epsilon$ cancel, those in
+# $\epsilon^2$ add up to $\tfrac1{2V}\big((V-1)^2 + (V-1)\big) = \tfrac{V-1}{2}$.
 
 # %%
 epsilon = torch.exp(-noise.sigma_bar(1.0))
 clean, other = 105 * epsilon, -epsilon  # how much each token has more than 1/V, times V
 kl = ((1 + clean) * torch.log1p(clean) + 105 * (1 + other) * torch.log1p(other)) / 106
-print(f"KL to uniform at t = 1: {kl:.1e} nats per character")
-print(f"the approximation says: {105 / 2 * epsilon**2:.1e}")
+print(f"KL to uniform at t = 1: {kl:.1e}, by the approximation {105 / 2 * epsilon**2:.1e}")
 
 # %% [markdown]
-# $2\cdot10^{-16}$ nats per character: a text that begins as uniform noise cannot be told from one that was
-# noised for the whole time. (It looks like the rounding unit of double precision, by coincidence: `log1p`
-# keeps the digits, and the approximation agrees.)
+# Nothing is left: one could read $10^{15}$ characters and not tell uniform noise from text that was
+# noised for the whole time. (The number looks like the rounding unit of double precision, by coincidence:
+# `log1p` keeps the digits, and the approximation agrees.)
 
 # %% [markdown]
-# ## The picture
+# ## The picture: a clock that dawdles
 #
-# Back to the surprise. The figure shows the fraction of redrawn characters against time. It is a steep
-# S: flat at 0 until about $t = 0.4$, half at $t = 0.72$, flat at 1 from $t = 0.9$ on. Two parts are shaded.
-# On the left, less than 1 % of the characters are redrawn, less than two in a story of 160: the text is
-# almost clean. On the right, more than 99 % are: almost nothing is left.
+# Back to the surprise. Above, the total noise $\bar\sigma(t)$ (solid) and the rate $\sigma(t)$ (dashed),
+# on an axis of factors: two parallel straight lines, 12.2 times apart. Below, on the same times, the fraction of redrawn
+# characters: a steep S, flat at 0 until about $t = 0.4$, half at $t = 0.72$, flat at 100 % from $t = 0.9$ on.
+# Two parts are shaded. On the left, less than 1 % of the characters are redrawn, less than two in a
+# story of 160: the text is almost clean. On the right, more than 99 % are: almost nothing is left.
 
 # %%
 almost_clean = noise.time(-math.log(0.99)).item()  # 1 % redrawn
@@ -476,37 +491,36 @@ almost_gone = noise.time(-math.log(0.01)).item()  # 99 % redrawn
 print(f"almost clean until t = {almost_clean:.3f}, almost gone from t = {almost_gone:.3f} on")
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
-
-plt.style.use("ddlm_core.book")
 t = torch.linspace(0, 1, 401, dtype=torch.float64)
-fig, ax = plt.subplots()
-ax.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)))
-ax.axvspan(0, almost_clean, color="C1", alpha=0.12, linewidth=0)
-ax.axvspan(almost_gone, 1, color="C2", alpha=0.12, linewidth=0)
-ax.text(almost_clean / 2, 50, f"almost clean:\n{almost_clean:.0%} of the time", ha="center")
-ax.text(
-    almost_gone - 0.01,
-    20,
-    f"almost gone:\n{1 - almost_gone:.0%} of the time",
-    ha="right",
-    va="center",
-)
-ax.set(xlabel="time t", ylabel="characters redrawn (%)", xlim=(0, 1), ylim=(0, 103))
+fig, (upper, lower) = plt.subplots(2, sharex=True, figsize=(7, 5))
+upper.semilogy(t, noise.sigma_bar(t), label="total noise σ̄(t)")
+upper.semilogy(t, noise.sigma(t), "--", label="rate σ(t)")
+upper.set(ylabel="redraws per character", yticks=[1e-4, 1e-2, 1, 100])
+upper.legend()
+lower.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)), color="C2")
+lower.set(xlabel="time t", ylabel="characters redrawn (%)", xlim=(0, 1), ylim=(0, 103))
+for ax in (upper, lower):
+    for start, end in ((0, almost_clean), (almost_gone, 1)):
+        ax.axvspan(start, end, color="C4", alpha=0.1, linewidth=0)
+lower.text(almost_clean / 2, 50, f"almost clean:\n{almost_clean:.0%} of the time", ha="center")
+gone = f"almost gone:\n{1 - almost_gone:.0%} of the time"
+lower.text(almost_gone - 0.01, 20, gone, ha="right", va="center")
 plt.show()
 
 # %% [markdown]
-# More than a third of all times show a text with nothing to repair. We can see why without the figure.
-# For small noise the redrawn fraction is about $\bar\sigma$ itself, and the clock walks evenly in
-# $\log\bar\sigma$. From $10^{-4}$ to $10^{-2}$ it walks a factor of 100, on its way through a factor of 200,000:
+# More than a third of all times show a text with nothing to repair. Why? For small noise the redrawn
+# fraction $1 - e^{-\bar\sigma}$ is about $\bar\sigma$ itself, so "1 % redrawn" is $\bar\sigma = 10^{-2}$. The clock walks
+# evenly on the axis of factors, and gives a factor of 10 the same time wherever it is. From $10^{-4}$ to
+# $10^{-2}$ it walks a factor of 100, on its way through a factor of 200,000:
 #
 # $$ \frac{\log(10^{-2}/10^{-4})}{\log(20/10^{-4})} = \frac{4.605}{12.206} = 0.377. $$
 #
-# Is that a waste? The schedule decides what is *counted*: chapter 5 shows that the loss, added up over all
-# times, bounds the information in the text. It is weighted with the rate $\sigma(t)$, which is tiny on the
-# left, so the left third adds little. But a trainer that draws its times evenly spends a third of its work on it.
-# The cure is to leave the integral as it is and to draw noise levels where the loss is. That is for
-# [chapter 8](08_training.ipynb).
+# Is that a waste? Chapter 5 shows that the loss, weighted with the rate $\sigma(t)$ and added up over all times,
+# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum, because the rate is tiny: of the 20
+# redraws per character that come in all, $\int \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) = 0.01$ come there. But a trainer that
+# draws its times evenly spends a third of its work on it. There are two cures. One is another clock
+# (exercise 4), at a price. The other leaves the clock alone, draws more noise levels where the loss is, and
+# gives each less weight in return; [chapter 8](08_training.ipynb) does that.
 
 # %% [markdown]
 # ## Change it safely

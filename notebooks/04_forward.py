@@ -11,14 +11,14 @@
 # %% [markdown]
 # # Corrupting text
 #
-# **We have** text as tokens ([chapter 1](01_tokenizer.ipynb)) and a noise level for every time, with
-# the matrix that says where one character may go ([chapter 3](03_noise.ipynb)).
-# **We want** two functions: one that gives the odds for every character of a batch, and one that
-# rolls the dice. **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of
-# them. So a pair must cost one step, at any noise level, without walking there.
+# **We have** text as tokens ([chapter 1](01_tokenizer.ipynb)) and, for one character, the chance to turn
+# into any other under a given amount of noise ([chapter 3](03_noise.ipynb)).
+# **We want** two functions for whole batches of text: one that gives all the odds, and one that rolls
+# the dice. **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of them. So
+# a pair must cost one step, at any noise level, without walking there.
 #
-# The second half of the chapter builds the little player that shows texts changing, here and in
-# every chapter that follows.
+# The second half of the chapter builds a little player, so that you can drag a text into noise and
+# back. Later chapters show the denoiser at work with it.
 
 # %% [markdown]
 # ## By hand: three letters
@@ -35,8 +35,8 @@
 
 # %% [markdown]
 # The limit is $e^{-0.5} = 0.6065$. And if the letter *was* wiped out, once or seven times? Then only
-# the last time counts, and what it wrote was uniform. So the odds are $0.6065$ for the old letter,
-# and the remaining $0.3935$ is shared out equally among all three, the old one included:
+# the last time counts, and what it wrote was uniform. So the letter is untouched with probability
+# $0.6065$. In the remaining $0.3935$ it is any of the three, equally often, and one of those is `a`:
 
 # %%
 import math
@@ -45,14 +45,24 @@ kept = math.exp(-0.5)
 {letter: round(kept * (letter == "a") + (1 - kept) / 3, 4) for letter in "abc"}
 
 # %% [markdown]
-# That is the whole forward process. Nothing else in this chapter is harder.
+# That is the whole forward process.
 #
 # ## The formula
 #
-# With $V$ tokens in place of three letters, and total noise $\bar\sigma$ in place of 0.5, the same two
-# sentences give
+# Now $V$ tokens in place of three letters, and any total noise $\bar\sigma$ in place of 0.5. Write $x_0$
+# for the clean character, $x_t$ for the corrupted one and $y$ for the token that we ask about. The same
+# two sentences give
 #
-# $$ p(x_t = y \mid x_0) = e^{-\bar\sigma}\,[y = x_0] + \frac{1 - e^{-\bar\sigma}}{V}. $$
+# $$ p(x_t = y \mid x_0) = \underbrace{e^{-\bar\sigma}\,[y = x_0]}_{\text{never wiped out}}
+#    + \underbrace{(1 - e^{-\bar\sigma})\cdot\frac{1}{V}}_{\text{wiped out, then uniform}} $$
+#
+# where the bracket $[y = x_0]$ is 1 if the two are the same token, and 0 if not. Over all $y$ this sums
+# to $e^{-\bar\sigma} + (1 - e^{-\bar\sigma}) = 1$, as it must. It is row $x_0$ of the kernel
+# $e^{\bar\sigma Q}$ of chapter 3, reached there from the rates and here from the dice. (The paper,
+# [SEDD](https://arxiv.org/abs/2310.16834), calls this choice of noise the *uniform graph*.)
+#
+# Each character of a text gets its own dice. So the probability of a whole corrupted text is a product,
+# one factor for each position.
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -61,17 +71,11 @@ kept = math.exp(-0.5)
 # | $y$ | last axis | V | the token that we ask about |
 # | $\bar\sigma$ | `sigma_bar` | (B,) or scalar | total noise since the clean text |
 # | $\Delta$ | `delta_sigma` | (B,) or scalar | noise between two moments |
-# | $[y = x_0]$ | — | 0 or 1 | 1 if the two are the same token |
-#
-# It is one row of the matrix $e^{\bar\sigma Q}$ of [chapter 3](03_noise.ipynb), the *uniform graph* of
-# [SEDD](https://arxiv.org/abs/2310.16834), reached there from the rates and here from the dice. The paper
-# writes $Q$ without the factor $1/V$; its code has it, and so have we. One unit of noise then means one
-# expected rewrite of each character, whatever the size of the vocabulary.
 #
 # The noise may be one number for the whole batch, or one for each text. A small helper makes both
-# into a column, and refuses what is neither. A tensor of shape (L,) would otherwise broadcast along the
-# wrong axis, and nobody would notice. The helper looks at shapes and types only: looking at *values*
-# would make the processor wait for a GPU.
+# into a column, and refuses what is neither. (A noise of shape (L,) would otherwise spread along the
+# wrong axis without a word.) It looks at shapes and types only: to look at *values*, the processor
+# would have to wait for a GPU.
 
 # %% tags=["export"]
 import torch
@@ -85,12 +89,10 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
     if x.dim() != 2 or x.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
     noise = torch.as_tensor(noise, device=x.device)
+    if noise.shape not in ((), x.shape[:1]):
+        raise ValueError(f"noise must be a scalar or ({len(x)},), got shape {tuple(noise.shape)}")
     if not noise.is_floating_point():
         noise = noise.to(torch.get_default_dtype())
-    if noise.dim() > 0 and noise.shape != x.shape[:1]:
-        raise ValueError(
-            f"noise must be a scalar or of shape ({len(x)},), got shape {tuple(noise.shape)}"
-        )
     return noise.expand(len(x))[:, None]
 
 
@@ -98,28 +100,22 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
 # ## All the odds at once
 #
 # `transition` gives the formula for every character of a batch. It fills a table with the share that
-# everybody gets, $(1 - e^{-\Delta})/V$, and adds $e^{-\Delta}$ at the token that stands there now. We write
-# $\Delta$, not $\bar\sigma$: the process has no memory, so the same odds lead from any moment to a
-# later one. [Chapter 7](07_sampler.ipynb) walks back through time with this function.
+# everybody gets, $(1 - e^{-\Delta})/V$, and adds $e^{-\Delta}$ at the token that stands there now.
+# (`scatter_add_` adds a number at one chosen place of each row; `corrupted_fraction`, from chapter 3,
+# is $1 - e^{-\Delta}$ with all its digits.)
+#
+# Why $\Delta$, and not $\bar\sigma$? The dice do not remember. Whatever happened before, the noise
+# $\Delta$ that comes between two moments wipes a character out with probability $1 - e^{-\Delta}$. So the
+# same odds lead from the clean text to a corrupted one, and from a corrupted one to a worse one.
+# [Chapter 7](07_sampler.ipynb) walks back through time with this function.
 
 
 # %% tags=["export"]
 def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-    r"""Kernel rows of the forward process: where each token may go next.
+    r"""Kernel rows $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$: (B, L, V).
 
-    $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_t: tokens, int64 of shape (B, L).
-        delta_sigma: noise $\Delta \ge 0$ still to be added, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-
-    Returns:
-        Probabilities of shape (B, L, V), in the dtype of ``delta_sigma``; the last axis sums to 1.
-
-    Raises:
-        ValueError: if the tokens are not int64 of shape (B, L), or the noise has another shape.
+    The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
+    dtype; else a ValueError. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
     leak = corrupted_fraction(delta) / vocab_size
@@ -129,7 +125,17 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
 
 
 # %% [markdown]
-# Chapter 3 has the matrix. We have its rows, so they must agree exactly, and each must sum to 1.
+# Five tokens, the token `2`, a noise of 0.5. The odds of the token itself are $0.6065 + 0.3935/5$:
+
+# %%
+transition(torch.tensor([[2]]), 0.5, vocab_size=5)
+
+# %% [markdown]
+# Chapter 3 has the matrix (`transition_matrix`), and we have its rows. They must agree to the last digit, also when each text
+# of the batch has its own noise. The second test says that noise adds up: $\Delta_1$ and then $\Delta_2$
+# is the same as $\Delta_1 + \Delta_2$ at once. A letter that came through both was spared twice, with
+# probability $e^{-\Delta_1} e^{-\Delta_2} = e^{-(\Delta_1 + \Delta_2)}$; every other letter is uniform.
+# That is why training may jump to any noise level, and need not walk.
 
 
 # %% tags=["test"]
@@ -161,16 +167,11 @@ test_transition_gives_the_rows_of_the_matrix()
 test_transition_composes()
 
 # %% [markdown]
-# The second test says that noise adds up: $\Delta_1$ and then $\Delta_2$ is the same as $\Delta_1 + \Delta_2$
-# at once. The reason fits in a line. A letter that nothing wiped out came through both, with
-# probability $e^{-\Delta_1} e^{-\Delta_2} = e^{-(\Delta_1 + \Delta_2)}$; every other letter is uniform. So
-# training may jump to any noise level, and need not walk.
-#
 # ## Rolling the dice
 #
 # Follow the two sentences again. What a wiped-out character becomes is a uniform draw. A text of
-# nothing else is pure noise, the place where generation will start. So this draw has a name of its own, the
-# **prior**.
+# nothing else is pure noise, the place where generation will start. So this draw has a name of its own:
+# the **prior**.
 
 
 # %% tags=["export"]
@@ -181,17 +182,9 @@ def sample_prior(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Tokens drawn uniformly from the whole vocabulary: pure noise.
+    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L).
 
-    Args:
-        batch_size: number of texts $B$.
-        length: tokens in each text $L$.
-        vocab_size: number of tokens $V$.
-        generator: source of randomness; the draw happens on its device.
-        device: where the result lives; by default where the draw happened.
-
-    Returns:
-        Tokens, int64 of shape (B, L).
+    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
@@ -199,13 +192,14 @@ def sample_prior(
 
 
 # %% [markdown]
-# And then the function that training calls at every step: decide for each character whether it is
-# redrawn, with probability $1 - e^{-\bar\sigma}$ (`corrupted_fraction`, from chapter 3); draw a full set of
-# replacements; take one or the other. We never build the (B, L, V) table here: two random numbers a
-# character are enough.
+# And then the function that training calls at every step. For each character draw a number $u$, uniform
+# in $[0, 1)$. It is below $1 - e^{-\bar\sigma}$ with just that probability, so let that decide whether
+# the character is redrawn. Draw a full set of replacements, and take one or the other. We never build
+# the (B, L, V) table here: two random numbers a character are enough.
 #
 # The `mask` marks characters that must stay, for instance the words that a user gave and the model
-# has to fill in around.
+# has to write around. Randomness comes from a `generator` that the caller hands in, so the same seed
+# gives the same corruption.
 
 
 # %% tags=["export"]
@@ -216,23 +210,11 @@ def perturb_batch(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Draw $x_t$ given $x_0$: each token is redrawn with probability $1 - e^{-\bar\sigma}$.
+    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
 
-    A redrawn token is uniform over all $V$ tokens, so it may come out as it was
-    (SEDD, Lou, Meng & Ermon 2024, the uniform graph).
-
-    Args:
-        x_0: clean tokens, int64 of shape (B, L); not modified.
-        sigma_bar: total noise, a scalar or one per sample, shape (B,).
-        vocab_size: number of tokens $V$.
-        mask: optional bool of shape (B, L), true where a token is kept.
-        generator: source of randomness; the draws happen on its device.
-
-    Returns:
-        Noised tokens, int64 of shape (B, L).
-
-    Raises:
-        ValueError: if a shape or dtype is not as above.
+    A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
+    or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
+    on the device of ``generator``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
@@ -247,7 +229,8 @@ def perturb_batch(
 
 
 # %% [markdown]
-# A text at three noise levels, from the same seed:
+# A text at three noise levels, from the same seed. At 0.05 you see a few misprints, at 0.5 you can
+# still guess many words, at 5 hardly a letter is left.
 
 # %%
 from ddlm_core.tokenizer import CharacterLevelTokenizer
@@ -265,21 +248,54 @@ for sigma_bar in (0.05, 0.5, 5.0):
 # %% [markdown]
 # ## Do the dice keep to the formula?
 #
-# Draw many times, count, compare. Counts never match exactly, so how far off is too far? Karl
-# Pearson's answer of 1900 still serves. For each of the $V$ outcomes take the count $O_y$ that came, the count
-# $E_y$ that the formula expects, and add up
+# Draw many times, count, compare. First look. The figure shows what 20,000 copies of token 2, of five,
+# turn into at three noise levels. Bars are the measured shares, the short horizontal lines are the
+# formula. At 0.2 nearly all are still 2, at 3 the five are almost level, and each line sits on its bar.
+
+# %% tags=["hide-input"]
+# alt: Three bar charts of the tokens 0 to 4 after noise 0.2, 0.8 and 3. The bar of token 2 falls from
+#  0.85 to 0.24 while the other four rise evenly; a short line, the formula, ends each bar.
+import matplotlib.pyplot as plt
+
+from ddlm_core.noise import transition_matrix
+
+plt.style.use("ddlm_core.book")
+fig, panels = plt.subplots(1, 3, sharey=True, figsize=(7, 2.8))
+generator = torch.Generator().manual_seed(0)
+for ax, level in zip(panels, (0.2, 0.8, 3.0), strict=True):
+    counts = perturb_batch(torch.full((1, 20_000), 2), level, 5, generator=generator)[0].bincount()
+    ax.bar(range(5), counts / 20_000, color="C0", alpha=0.6, label="measured")
+    formula = transition_matrix(level, 5)[2]
+    ax.hlines(formula, torch.arange(5) - 0.45, torch.arange(5) + 0.45, color="C1", label="formula")
+    ax.set(title=f"noise {level:g}", xlabel="token", xticks=range(5))
+panels[0].set_ylabel("share")
+panels[2].legend()
+plt.show()
+
+# %% [markdown]
+# Eyes forgive a lot. Counts never match exactly, so how far off is too far? Karl Pearson's answer of
+# 1900 still serves. For each of the $V$ outcomes take the count $O_y$ that came and the count $E_y$ that
+# the formula expects, and add up
 #
 # $$ X^2 = \sum_{y} \frac{(O_y - E_y)^2}{E_y}. $$
 #
-# If the formula is right, $X^2$ follows the chi-squared distribution with $k = V - 1$ degrees of
-# freedom. For even $k$ its tail has a closed form, so we need no table and no library:
+# By hand: a fair coin, 100 throws, 60 heads. $X^2 = 10^2/50 + 10^2/50 = 4$. Pearson showed that, for many
+# draws, $X^2$ behaves like a sum of $k = V - 1$ squared standard normal numbers (one fewer than
+# outcomes: the counts add up to what was drawn, so the last one is not free). We take this from him, and
+# need only the chance that such a sum exceeds $c$.
+#
+# Take the squares in pairs. Two normal numbers are a point in the plane, with density proportional to
+# $e^{-r^2/2}$ at distance $r$ from the center, on a ring whose area grows like $r\,dr$. So half of the
+# squared distance, $r^2/2$, exceeds $c/2$ with probability
+# $\int_{\sqrt c}^\infty e^{-r^2/2}\, r\,dr = e^{-c/2}$. That is how long one waits for a clock that rings at
+# random, once a unit on average. For even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of
+# ring number $k/2$. It lies beyond $c/2$ exactly if fewer than $k/2$ rings came before $c/2$. The number
+# of rings in a given time has the Poisson distribution ($j$ rings with probability
+# $e^{-c/2}(c/2)^j/j!$), so
 #
 # $$ P(X^2 > c) = e^{-c/2} \sum_{j=0}^{k/2-1} \frac{(c/2)^j}{j!}. $$
 #
-# (Where it comes from: for even $k$, $X^2/2$ has the law of the waiting time for the $k/2$-th ring of a
-# clock that rings once a unit on average. It exceeds $c/2$ exactly when fewer than $k/2$ rings came by
-# then, and the number of rings is Poisson.) With five tokens, $k = 4$. We call the dice wrong when the tail
-# is below one in a million, which for $k = 4$ means $X^2 > 33.4$.
+# We call this chance the *tail*. No table, no library; we only have to keep the number of outcomes odd.
 
 
 # %% tags=["test"]
@@ -287,7 +303,7 @@ import math
 
 
 def chi_squared_tail(observed: Tensor, expected: Tensor) -> float:
-    """Chance of an X² at least as large if ``expected`` is right; an odd number of outcomes."""
+    """Chance of an X² at least as large if ``expected`` is right, for an odd number of outcomes."""
     half = ((observed - expected) ** 2 / expected).sum().item() / 2
     terms = (half**j / math.factorial(j) for j in range((len(observed) - 1) // 2))
     return math.exp(-half) * sum(terms)
@@ -304,10 +320,22 @@ def test_tail_of_chi_squared():
 test_tail_of_chi_squared()
 
 # %% [markdown]
-# Now the dice. Every start (so that both the one unmoved outcome and the four moved ones are counted),
-# at five noise levels that share one batch, so that each row has its own noise. Then once more
-# with a scalar, in two steps of 0.3 and 0.5 that must look like one of 0.8. And once for *pairs* of
-# neighbors, 25 outcomes: characters must be redrawn independently of each other.
+# If all is right (our dice, and Pearson's theorem), the tail is below 0.5 in half of all experiments,
+# below 0.1 in a tenth, and so on. Two thousand experiments of a thousand draws each:
+
+# %%
+generator, expected = torch.Generator().manual_seed(3), 1000 * transition_matrix(0.8, 5)[2]
+draws = perturb_batch(torch.full((2000, 1000), 2), 0.8, 5, generator=generator)  # (2000, 1000)
+tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for row in draws])
+{share: round((tails < share).double().mean().item(), 4) for share in (0.5, 0.1, 0.01)}
+
+# %% [markdown]
+# So we trust the yardstick, and let it judge. The dice are wrong if the tail is below one in a million
+# (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
+# still betray dice that are off by a few percent. First test: every start, so that both the one unmoved outcome and
+# the four moved ones are counted, at five noise levels that share one batch, each text with its own
+# noise. Second: two doses of 0.3 and 0.5 must look like one of 0.8. Third: *pairs* of neighbors, 25
+# outcomes, because characters must be redrawn independently of each other.
 
 
 # %% tags=["test"]
@@ -343,8 +371,10 @@ test_two_perturbations_are_one()
 test_neighbors_are_independent()
 
 # %% [markdown]
-# The rest of the contract: no noise changes nothing, a kept character is kept even at infinite noise,
-# a seed decides everything, the input is left alone, and a wrong shape gets one clear line.
+# The rest of what the two functions promise. No noise changes nothing. A kept character is kept even at
+# infinite noise. The seed decides everything. The input is left alone. And a wrong shape or type is
+# refused in one line that says what was wrong, and what came: one text instead of a batch, one noise for
+# each position, a mask of numbers.
 
 
 # %% tags=["test"]
@@ -393,18 +423,21 @@ test_prior_is_uniform_over_all_tokens()
 test_wrong_shapes_are_refused()
 
 # %% [markdown]
-# ## The picture: redrawn is not the same as different
+# ## Redrawn is not the same as different
 #
-# One redraw in $V$ brings the old character back. So the fraction of characters that *differ* is a
-# little smaller than the fraction redrawn: $(1 - e^{-\bar\sigma})(1 - 1/V)$. The figure shows this curve for
-# our 106 tokens, against total noise on a logarithmic axis. It is flat near zero up to a noise of 0.01,
-# climbs between 0.1 and 3, and is flat again at 0.99. The dots are measured, each on 20,000
-# characters from `perturb_batch`; they lie on the curve.
+# One redraw in $V$ brings the old character back. So the fraction of characters that *differ* from the
+# clean text is a little smaller than the fraction redrawn. With three letters at $\bar\sigma = 0.5$: of
+# the 0.3935 that were wiped out, a third are `a` again, and 0.2623 differ. In general it is
+#
+# $$ (1 - e^{-\bar\sigma})\,\Big(1 - \frac1V\Big). $$
+#
+# The figure shows this curve for our 106 tokens, against total noise on a logarithmic axis. It is flat
+# near zero up to a noise of 0.01, climbs between 0.1 and 3, and is flat again at 0.99. The dots are
+# measured, each on 20,000 characters from `perturb_batch`; they lie on the curve.
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
-
-plt.style.use("ddlm_core.book")
+# alt: An S-shaped curve over total noise from 0.0001 to 20: no character differs up to 0.01, half of
+#  them at 0.7, 99 in 100 from 5 on. Dots, measured, lie on it.
 levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
 dots = levels[::14]
 clean = torch.zeros(len(dots), 20_000, dtype=torch.int64)
@@ -420,29 +453,30 @@ plt.show()
 # %% [markdown]
 # ## One clock for each character
 #
-# Now to watch a text dissolve, at many noise levels in a row. Look again at the three lines that we printed
-# above: what is broken in one line is broken in the same way in the next. That is no accident. All
-# three came from the same seed, so from the same random numbers. A character is redrawn when its $u$,
-# uniform on [0, 1], is below $1 - e^{-\bar\sigma}$. That is, once $\bar\sigma$ exceeds $E = -\log(1 - u)$:
-# each character has a clock that rings once, at noise $E$, and then it shows its replacement. The clock is
-# exponential, $P(E > \bar\sigma) = e^{-\bar\sigma}$, which is just the chance to be untouched.
+# Now to watch a text dissolve, at many noise levels in a row. Look again at the three lines of Mia's
+# story above: what is broken in one line is broken in the same way in the next. That is no accident.
+# All three came from the same seed, so from the same random numbers $u$. A character is redrawn when
+#
+# $$ u < 1 - e^{-\bar\sigma} \quad\Longleftrightarrow\quad \bar\sigma > -\log(1 - u) =: E. $$
+#
+# So each character has a clock that rings once, when the noise reaches its $E$, and then shows its
+# replacement for good. Clocks of $u = 0.1$, $0.5$ and $0.9$ ring at noise 0.11, 0.69 and 2.30. And the
+# chance that a clock has not rung yet is $P(E > \bar\sigma) = P(u > 1 - e^{-\bar\sigma}) = e^{-\bar\sigma}$:
+# just the chance to be untouched.
 
 
 # %%
 def dissolve(x_0: Tensor, sigma_bars: Tensor, vocab_size: int, seed: int) -> list[Tensor]:
     """One text (L,) at rising noise levels, with the same clocks and replacements in all."""
-    return [
-        perturb_batch(x_0[None], level, vocab_size, generator=torch.Generator().manual_seed(seed))[
-            0
-        ]
-        for level in sigma_bars
-    ]
+    seeded = (torch.Generator().manual_seed(seed) for _ in sigma_bars)  # each starts afresh
+    pairs = zip(sigma_bars, seeded, strict=True)
+    return [perturb_batch(x_0[None], noise, vocab_size, generator=g)[0] for noise, g in pairs]
 
 
 # %% [markdown]
-# At any *fixed* noise each state is a plain draw of `perturb_batch`: unchanged with probability
-# $e^{-\bar\sigma}$, else uniform. The same test says so, on 20,000 characters. And once it has changed, a
-# character stays as it is, so the text dissolves and does not flicker:
+# At any *fixed* noise each state is a plain draw of `perturb_batch`. The same yardstick says so, on
+# 20,000 characters: no tail is suspiciously small. And once it has changed, a character stays as it is.
+# So the text dissolves and does not flicker:
 
 # %%
 levels = torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
@@ -456,14 +490,14 @@ for earlier, later in zip(states, states[1:], strict=False):
 
 # %% [markdown]
 # What the shared seed changes is only how *different* noise levels hang together. In the real process the
-# clocks keep ringing, and a dissolved text goes on boiling; here it comes to rest. For training only the law
-# at one time counts, and for the eye this is kinder.
+# clocks go on ringing, and a dissolved text goes on boiling; here it comes to rest. For training only the
+# distribution at one time counts, and for the eye this is kinder.
 #
 # ## Frames
 #
 # To show a run we need the tokens at each moment, the noise, and which positions have just changed.
 # Nothing else: no tensors, no pictures. Whatever makes the states, this dissolving text or the sampler of
-# [chapter 7](07_sampler.ipynb), and whatever shows them, they meet in this small record.
+# chapter 7, and whatever shows them, a web page or a terminal, they meet in this small record.
 
 # %% tags=["export:animation"]
 from collections.abc import Iterable, Iterator, Sequence
@@ -474,36 +508,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of a text that changes.
-
-    Args:
-        tokens: the L token ids of the text.
-        sigma_bar: the total noise at this moment.
-        changed: the positions whose token differs from the frame before, ascending.
-    """
+    """One moment of a text that changes: its tokens, the total noise, and what has just changed."""
 
     tokens: tuple[int, ...]
     sigma_bar: float
-    changed: tuple[int, ...]
+    changed: tuple[int, ...]  # positions whose token differs from the frame before, ascending
 
 
 # %% [markdown]
 # Two functions make frames. `iter_frames` works while a run is still going on: it hands out each
-# frame as soon as its state arrives. `make_frames` is for a finished run.
+# frame as soon as its state arrives, and holds only the one before. `make_frames` is for a finished run.
 
 
 # %% tags=["export:animation"]
 def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
     """Frames of a run that is still going on: each one as soon as its state arrives.
 
-    Args:
-        states: pairs of tokens, integers of shape (L,), and total noise.
-
-    Yields:
-        One frame a state; in the first, nothing has changed.
-
-    Raises:
-        ValueError: if a state has not the shape (L,) of the first.
+    A state is a pair of tokens, integers of one shape (L,), else a ``ValueError``, and total noise.
     """
     before = None
     for state, sigma_bar in states:
@@ -516,21 +537,15 @@ def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
 
 
 def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[Frame]:
-    """Frames of a finished run.
-
-    Args:
-        tokens: the states of one text in order, each of integers of shape (L,).
-        sigma_bars: the total noise of each state.
-
-    Returns:
-        One frame a state.
-
-    Raises:
-        ValueError: if there is not one noise level a state, or the states differ in shape.
-    """
+    """Frames of a finished run: its states, each (L,), and as many noise levels, else a ``ValueError``."""
     if len(tokens) != len(sigma_bars):
         raise ValueError(f"{len(tokens)} states need as many noise levels, got {len(sigma_bars)}")
     return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
+
+
+# %% [markdown]
+# Three short checks: the changed positions are the right ones, a frame arrives before the next state is
+# asked for (else a live view would not be live), and states that do not fit are refused.
 
 
 # %% tags=["test:animation"]
@@ -570,9 +585,9 @@ test_frames_refuse_other_shapes()
 # ## Something to look at
 #
 # A picture of a text needs one mark for each token, `<PAD>` included, or the text would shrink and
-# jump. So padding becomes a faint dot while we watch, and nothing in the text we end with. A vocabulary
-# can come from somebody else's checkpoint: control characters, which a terminal would *obey*,
-# become `�`.
+# jump. So padding becomes a faint dot while we watch, and nothing in the text we end with. And a
+# vocabulary can come from somebody else's checkpoint: control characters, which a terminal would
+# *obey*, become `�`.
 
 # %% tags=["export:animation"]
 from ddlm_core.tokenizer import CharacterLevelTokenizer
@@ -600,10 +615,11 @@ def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
 # in a file sent to a friend. So the player is a single piece of HTML that carries its frames, its looks
 # and its script, and asks no server for anything.
 #
-# Frames travel as differences. Most characters stay as they are from one frame to the next, so we write only
-# the new ones, with the gaps between their positions (small numbers, few digits). 64 frames of 256
-# characters take under 10 kB. Inside a `<script>` element a text could end the element early, with `</script>`.
-# Writing every `<` as the escape `\u003c` rules that out.
+# Frames travel as differences. From `the cat` to `the hat` character 4 changes, counted from 0, so the
+# step is written `[noise, [4], "h"]`. With several changes we write the *gaps* between their positions: small
+# numbers, few digits. (We compare the texts and do not rely on `changed`, so that frames may be left
+# out.) One danger: inside a `<script>` element a text could end the element early, with
+# `</script>`. Writing every `<` as the escape `\u003c` rules that out.
 
 # %% tags=["export:animation"]
 import json
@@ -630,8 +646,8 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
 
 # %% [markdown]
 # The looks and the script are two small files of the package,
-# [`player.css`](../ddlm_core/views/player.css) and
-# [`player.js`](../ddlm_core/views/player.js), beside the views for terminals and GIFs.
+# [`player.css`](../ddlm_core/views/player.css) and [`player.js`](../ddlm_core/views/player.js): a
+# hundred lines that decode the steps, lay out a grid of characters, and connect a button and a slider.
 # Three of their habits are worth stealing. Lines break where the *cleanest* frame has its spaces, in
 # every frame, so noise full of accidental spaces cannot make lines jump. What changed is orange, *and*
 # bold, *and* underlined: color is never the only sign. And without scripts the final text simply
@@ -660,7 +676,11 @@ def render_player(animation: "Animation") -> str:
 # %% [markdown]
 # ## One object for all of it
 #
-# `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view.
+# `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view. A
+# notebook that finds `_repr_html_` shows the player. `play_in_terminal` redraws the text in place;
+# `save` writes a page or a GIF. The last two live beside the player's files, in
+# [`ddlm_core/views`](../ddlm_core/views), and are imported only when they are called: they have nothing
+# to teach about diffusion.
 
 # %% tags=["export:animation"]
 from pathlib import Path
@@ -670,21 +690,13 @@ from typing import Any
 
 @dataclass(frozen=True, repr=False)
 class Animation:
-    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
+    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF."""
 
-    Args:
-        frames: at least one frame, else a ``ValueError``.
-        tokenizer: gives the characters.
-        title: shown above the text.
-        player_id: the id of the HTML element; fixed, so that a stored output stays the same.
-        fps: frames per second.
-    """
-
-    frames: Sequence[Frame]
+    frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
-    title: str = ""
-    player_id: str = "ddlm-player"
-    fps: float = 12.0
+    title: str = ""  # shown above the text
+    player_id: str = "ddlm-player"  # of the HTML element: fixed, so stored outputs stay the same
+    fps: float = 12.0  # frames per second
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -718,6 +730,13 @@ class Animation:
         else:
             raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
         return path
+
+
+# %% [markdown]
+# How do you test a player without a browser? By undoing the differences in ten lines of Python: every
+# frame must come back, also when frames were left out. Then: nothing in the page asks for anything from
+# elsewhere; a text full of `<b>` and `</script>` stays text; 64 frames of 256 characters, with far more
+# changes than a real run has, stay under 25 kB; and the files that `save` writes are what they should be.
 
 
 # %% tags=["test:animation"]
@@ -805,9 +824,9 @@ test_saved_files()
 # %% [markdown]
 # ## Watch it dissolve
 #
-# Here is Mia's story on its way from clean to pure noise, at 49 equally spaced *times* of the
-# geometric schedule. Drag the slider, or focus it and use the arrow keys. The caption counts what each
-# step changed. Without scripts you see the end: noise.
+# Here is Mia's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric
+# schedule of chapter 3. Drag the slider, or focus it and use the arrow keys. The caption counts what
+# each step changed. (If you only see noise and no slider: scripts are off, and you see the end.)
 
 # %%
 from ddlm_core.noise import GeometricNoise
@@ -817,13 +836,13 @@ states = dissolve(x_0[0], sigma_bars, len(tokenizer), seed=1)
 Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 
 # %% [markdown]
-# What surprised us: for the first third of the time *nothing happens*. At $t = 1/3$ the noise is only
-# 0.006, less than one redrawn character in this text. Most of the damage is done between $t = 0.55$
-# and $t = 0.9$. Geometric noise spends a long time on almost clean text.
-# [Chapter 5](05_loss.ipynb) asks what that means for training.
+# For the first third of the time almost *nothing happens*. At $t = 1/3$ the noise is only 0.006, less than
+# one redrawn character in this text; most of the damage is done between $t = 0.55$ and $t = 0.9$.
+# Chapter 3 told us so in numbers, and here is what it looks like. [Chapter 5](05_loss.ipynb) asks what it
+# means for training, and what to do about it.
 #
 # Look also at how long the text can be read. With a third of its characters redrawn you can still guess
-# most words. What you do then is what the denoiser has to learn.
+# many words. What you do then is what the denoiser has to learn.
 
 # %% [markdown]
 # ## Change it safely
@@ -842,13 +861,13 @@ Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 # make export && pytest tests/test_forward.py
 # ```
 #
-# `test_frequencies_meet_the_kernel`, `test_two_perturbations_are_one` and `test_neighbors_are_independent` fail.
-# And rightly so. At infinite noise every character would be redrawn, so each could be anything *but* what it
-# was: noise that still knows the text. Generation starts from noise that knows nothing. Undo the
-# change, export again, and all is well.
+# `test_frequencies_meet_the_kernel`, `test_two_perturbations_are_one` and
+# `test_neighbors_are_independent` fail, and rightly so. At infinite noise every character would be
+# redrawn, so each could be anything *but* what it was: noise that still knows the text. Generation must
+# start from noise that knows nothing. Undo the change, export again, and all is well.
 #
-# Something harmless: change the color of changed characters in `_CSS`. No test fails; `make notebooks` then
-# redraws the player above.
+# Something harmless: change the color of changed characters in `ddlm_core/views/player.css`. No test
+# fails; `python tools/notebooks.py --force 04_forward` then redraws the player above.
 
 # %% [markdown]
 # ## Exercises
@@ -887,9 +906,9 @@ assert chi_squared_tail(counts, 100_000 * transition_matrix(0.5, 5)[2]) > 1e-6
 round(move, 4)
 
 # %% [markdown]
-# **4.** When does the *last* of 100 characters go? It is the largest of 100 exponential clocks. Between
-# one ring and the next, with $k$ clocks left, one waits $1/k$ on average. What is the mean of the
-# largest? Check it on 20,000 texts. (Expected: 5.187. So $\bar\sigma = 20$ is ample.)
+# **4.** At which noise does the *last* of 100 characters go, on average? (Hint: it is the largest of 100
+# clocks. With $k$ clocks left, the next one rings after a wait of mean $1/k$.) Check it on 20,000
+# texts. (Expected: 5.187. So a $\sigma_{max}$ of 20 is ample.)
 
 # %% tags=["solution", "hide-input"]
 expected = sum(1 / k for k in range(1, 101))
@@ -901,8 +920,9 @@ round(expected, 3)
 # %% [markdown]
 # ## Summary
 #
-# A dose of noise wipes out a character and writes a uniform one. Only "ever wiped out or not" matters, so
-# any noise level is one step away: $e^{-\bar\sigma}$ to stay, the rest shared among all $V$.
+# A dose of noise wipes out a character and writes a uniform one. Only "ever wiped out or not" matters,
+# so any noise level is one step away: $e^{-\bar\sigma}$ to be untouched, the rest shared among all $V$.
+# Counting confirms it, with a yardstick for how far off is too far.
 #
 # | module | name | meaning |
 # |---|---|---|
@@ -911,8 +931,9 @@ round(expected, 3)
 # | `forward` | `sample_prior` | pure noise: where generation starts |
 # | `animation` | `Frame` | tokens, noise, and what has just changed |
 # | `animation` | `iter_frames`, `make_frames` | frames of a run: as it goes, or afterwards |
-# | `animation` | `render_terminal` | shows frames in a terminal, also while they are being made |
+# | `animation` | `characters`, `final_text` | a frame as it is watched, and as it is read |
 # | `animation` | `Animation` | the player, `play_in_terminal`, `save("run.gif")`, `save("run.html")` |
-# | `animation` | `PAD_MARK` | the dot that stands for `<PAD>` |
+# | `animation` | `encode_frames`, `render_player` | the frames as safe JSON, and the player around them |
+# | `animation` | `PAD_MARK`, `ARROWS` | what stands for `<PAD>`, newline and tab |
 #
 # Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.

@@ -20,6 +20,10 @@
 # **Why**: a network only learns what its loss rewards. By the end of this chapter the area under
 # our loss curve *is* the entropy of the data. On the way, a simple check finds a slip that
 # tutorials copy from each other.
+#
+# The road: what going backward takes (ratios), a loss that asks for just these, a check that it is
+# right, and then what its value means. It is the longest chapter of the book, and the one that the
+# others stand on.
 
 # %% [markdown]
 # ## By hand: what does it take to go backward?
@@ -59,9 +63,12 @@ before
 3 * before / drop, p_t / p_t[1]
 
 # %% [markdown]
-# Apart from the entry of `b` itself, the two rows agree, up to the size of the drop. In symbols,
-# with $p_t(x)$ the probability of letter $x$ at time $t$: a forward jump from $y$ to $x \ne y$ has
-# the rate $1/V$ (the entries of $Q$ in [chapter 3](03_noise.ipynb)), so
+# Apart from the entry of `b` itself, the two rows agree, up to the size of the drop. Why? Write $p_t(x)$
+# for the probability of letter $x$ at time $t$, when the noise has come to $\bar\sigma$. A drop of noise $\Delta$ turns a $y$ into one given
+# *other* letter $x$ with probability $\Delta/V$: wiped out with probability $\Delta$, and then one letter
+# of $V$. (These are the entries $1/V$ of the matrix $Q$ in [chapter 3](03_noise.ipynb). $O(\Delta^2)$
+# stands for what two jumps within the drop add: a millionth here.) The chance to see $x$ after the drop
+# is still $p_t(x)$, but for a change of the order of $\Delta$. So Bayes' rule says
 #
 # $$ p(\text{before}=y \mid \text{after}=x)
 #    = \frac{p_t(y)\,\cdot\,\Delta\,/\,V}{p_t(x)} + O(\Delta^2)
@@ -72,8 +79,8 @@ before
 # $$ s(x)_y = \frac{p_t(y)}{p_t(x)} $$
 #
 # for all $y$ that are one jump from $x$ can undo the noise. This ratio is called the *score* (or
-# *concrete score*), and $1/V$ will stay with us: it is the weight of each ratio in everything
-# below.
+# *concrete score*). And the $1/V$ will stay with us: it is the rate of one jump, and so the weight of
+# each ratio in everything below.
 
 # %% [markdown]
 # ## Why ratios, and not probabilities
@@ -82,15 +89,16 @@ before
 # numbers sum to 1. It can produce any positive $f(x)$ easily, but $p(x) = f(x)/\sum_z f(z)$ needs a
 # sum that nobody can compute. In a ratio it cancels: $p(y)/p(x) = f(y)/f(x)$.
 #
-# And we need few of them. Each position jumps on its own, so in a short moment at most one
-# character changes. The neighbors of a text $x_t$ are the texts that differ from it in one
-# position: $L$ positions times $V$ characters. The network answers with a table of shape $(L, V)$,
-# where entry $(i, y)$ stands for
+# And we need few of them. Each position jumps on its own, so two jumps in one short moment have a
+# probability of order $\Delta^2$: we may forget them. The neighbors of a text $x_t$ are the texts that
+# differ from it in one position: $L$ positions times $V$ characters. With $f$, each would
+# cost a run of the network. Ours answers for all of them in one run, with a table of shape $(L, V)$, where entry $(i, y)$ stands for
 #
 # $$ s(x_t)^i_y = \frac{p_t(x_t \text{ with character } i \text{ replaced by } y)}{p_t(x_t)}. $$
 #
 # At $y = x_t^i$ nothing is replaced: the ratio is 1. We store logarithms (`log_score`), because the
-# ratios run from a millionth to a million, and because $e^{\dots}$ keeps them positive.
+# ratios run from a millionth to a million, and because $e^{\dots}$ keeps them positive. (The last two
+# rows belong to the next section.)
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -100,7 +108,7 @@ before
 # | $\sigma$ | `sigma` | (B,) | noise per unit of time $t$ |
 # | $\log s_y$ | `log_score` | (B, L, V) | what the network says |
 # | $\log a_y$ | `log_ratio` | (B, L, V) | what it is told, given $x_0$ |
-# | $\kappa$ | `kappa` | (B,) | evidence for "it did not move" |
+# | $\kappa$ | `kappa` | (B,) | $1+\kappa$: odds of the clean character against any other one |
 
 # %% [markdown]
 # ## The ratio when we know the clean text
@@ -113,8 +121,9 @@ before
 # $$ \frac{p(y \mid x_0)}{(1-e^{-\bar\sigma})/V} = 1 + \kappa\,[y = x_0],
 #    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
 #
-# One number, $\kappa$, holds all that the noise level does. With $V = 106$ it is about a million at
-# $\bar\sigma = 10^{-4}$ and $2\cdot10^{-7}$ at $\bar\sigma = 20$.
+# So the clean letter is $1+\kappa$ times as likely as any *one* other letter, and in this one number is
+# all that the noise level does. For `a b c` at $\bar\sigma = 1$, $1+\kappa = 1 + 3/(e-1) = 2.75$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the letter
+# has almost surely not moved) and $2\cdot10^{-7}$ at $\bar\sigma = 20$ (nobody can tell).
 
 # %% tags=["export"]
 import torch
@@ -122,7 +131,7 @@ from torch import Tensor
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
-    r"""$\kappa = V/(e^{\bar\sigma} - 1)$, of the shape of ``sigma_bar``: staying beats turning by it."""
+    r"""$\kappa = V/(e^{\bar\sigma} - 1)$: the clean token is $1 + \kappa$ times as likely as any other."""
     return vocab_size / torch.expm1(sigma_bar)
 
 
@@ -141,8 +150,7 @@ from torch.nn.functional import one_hot
 def log_ratio(sigma_bar: Tensor, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
     r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$ for every token y: (B, L, V).
 
-    $a_y = (1 + \kappa[y = x_0])/(1 + \kappa[x_t = x_0])$; exactly 0 at y = x_t. ``sigma_bar`` is a
-    scalar tensor or (B,), ``x_t`` and ``x_0`` are int64 (B, L).
+    Exactly 0 at y = x_t. The noise is a scalar tensor or (B,), the tokens are int64 (B, L).
     """
     log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
     unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
@@ -179,8 +187,9 @@ test_log_ratio_is_the_quotient_of_the_kernel()
 #
 # The network sees $x_t$, not $x_0$. Many clean texts could have become this $x_t$, each with its
 # own $a_y$. What is the right answer for all of them together? Their average, weighted by how
-# likely each clean text is. Write $y$ also for the whole text with the letter $y$ put in. (Then
-# $a_y$ is still the quotient: the positions that stay the same cancel.) With Bayes' rule
+# likely each clean text is. In a text of many letters, write $y$ also for the whole text $x_t$ with the
+# letter $y$ put in at our position. (Then $a_y$ is still $p(y \mid x_0)/p(x_t \mid x_0)$: both are products
+# over positions, and the factors of all other positions cancel.) With Bayes' rule
 # $p(x_0 \mid x_t) = p_0(x_0)\,p(x_t \mid x_0)/p_t(x_t)$:
 #
 # $$ \mathbb E\big[a_y \mid x_t\big]
@@ -197,34 +206,40 @@ posterior @ a, p_t / p_t[1]
 # %% [markdown]
 # So we need a loss $\ell(s, a)$ whose average over noisy targets $a$ is smallest when $s$ is the
 # *mean* of $a$. The square $(s-a)^2$ is one such loss. It is not the best one, as we shall see.
-
-# %% [markdown]
+#
 # ## Score entropy
 #
-# Fix the clean text. The very first calculation of this chapter, with $p(\cdot \mid x_0)$ in place
-# of $p_t$, says that going backward the jump to $y$ has the rate $a_y/V$. A model that does not
-# know $x_0$ says $s_y/V$. Watch one drop of noise $\Delta$. In truth the jump to $y$ has the
-# probability $\Delta a_y/V$, and no jump has the rest. How wrong is the model? The usual yardstick
-# between two distributions is $KL(P\,\|\,P') = \sum P\log (P/P')$.
+# We see a `b`, and this time we know the clean letter: it was `a`. Going backward through one drop,
+# the jump to letter $y$ has probability $\Delta\,a_y/V$. (This is the calculation at the top of the
+# chapter, with $p(\cdot \mid x_0)$ in place of $p_t$.) A model that does not know $x_0$ says
+# $\Delta\,s_y/V$. How wrong is it? The usual yardstick between a true distribution $P$ and a model's
+# $P'$ is the KL divergence, $KL(P\,\|\,P') = \sum P\log (P/P')$: the nats wasted by believing $P'$. By
+# hand, for a model that says $s = 1$ to everything:
+
+# %%
+truth = kernel[0] * transition_matrix(drop, 3)[:, 1]
+truth = truth / truth.sum()  # before the drop, given b after it and x_0 = a
+model = torch.tensor([drop / 3, 1 - 2 * drop / 3, drop / 3], dtype=torch.float64)
+(truth * (truth / model).log()).sum().item() / drop  # nats per unit of noise
+
+# %% [markdown]
+# Now in general. There are two kinds of outcomes.
 #
-# * Each jump gives $\Delta\frac{a_y}{V}\log\frac{a_y}{s_y}$.
-# * "No jump" gives $(1-\Delta A)\log\frac{1-\Delta A}{1-\Delta S} = \Delta\,(S - A) + O(\Delta^2)$,
-#   with $A = \frac1V\sum_{y\ne x_t} a_y$ and $S = \frac1V\sum_{y\ne x_t} s_y$.
+# * A jump to $y$ gives $\Delta\frac{a_y}{V}\log\frac{a_y}{s_y}$.
+# * "No jump" has what is left. Put $A = \frac1V\sum_{y\ne x_t} a_y$ and $S = \frac1V\sum_{y\ne x_t} s_y$.
+#   With $\log(1-\Delta A) = -\Delta A + O(\Delta^2)$ it gives
+#   $(1-\Delta A)\log\frac{1-\Delta A}{1-\Delta S} = \Delta\,(S - A) + O(\Delta^2)$.
 #
-# Together, per unit of noise:
+# Divide by $\Delta$ and let the drop vanish. Per unit of noise, the model wastes
 #
-# $$ \ell = \frac1V\sum_{y\ne x_t}\Big(s_y - a_y\log s_y + a_y(\log a_y - 1)\Big). $$
+# $$ \ell = \frac1V\sum_{y\ne x_t}\Big(a_y\log\frac{a_y}{s_y} + s_y - a_y\Big)
+#         = \frac1V\sum_{y\ne x_t}\Big(s_y - a_y\log s_y + a_y(\log a_y - 1)\Big). $$
 #
 # This is the *score entropy* of [Lou, Meng & Ermon (2024)](https://arxiv.org/abs/2310.16834), in
 # its denoising form (the target is $a$, which we know, and not the marginal ratio, which we do
 # not). The $1/V$ is now explained: **it is the rate of each jump**. (*Departure:* the paper allows
 # any weights; public code often averages over $V-1$ terms instead. Only the rates make the loss a
-# KL divergence.)
-#
-# Its minimum is where we want it: $\partial\ell/\partial s_y = \frac1V(1 - a_y/s_y)$ is zero at
-# $s_y = a_y$ only. And if $a_y$ varies, $\mathbb E[1-a_y/s_y] = 0$ at $s_y = \mathbb E[a_y]$: the
-# mean, as required. By hand, for a `b` that was an `a`, and a network that says $s = 1$ to
-# everything:
+# KL divergence.) The two terms of our example:
 
 # %%
 by_hand = 0.0
@@ -234,11 +249,64 @@ for y in (0, 2):  # every letter but x_t = b
 by_hand
 
 # %% [markdown]
-# ### One step before coding: no cancellation
+# The same, up to the size of the drop. And the minimum is where we want it:
+# $\partial\ell/\partial s_y = \frac1V(1 - a_y/s_y)$ is zero at $s_y = a_y$ only. If $a_y$ varies from one
+# clean text to another, the average slope $\frac1V(1-\mathbb E[a_y]/s_y)$ is zero at
+# $s_y = \mathbb E[a_y]$: the mean, as required.
+#
+# ## The landscape
+#
+# Left, one term of the sum, $s - a\log s + a(\log a - 1)$, against $s$, for the true ratios 0.3, 1 and
+# 5. Each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each rises
+# like $-\log s$ without end: never say "impossible" to something that happens. To the right it
+# rises like $s$: inventing a jump costs, but in proportion.
+#
+# Right, our alphabet, seen from a `b`. The two things that the network must say are the ratios
+# $s_a$ and $s_c$. For each clean letter the loss has its own lowest point, at its own $a$ (crosses, named).
+# The *average* loss, weighted by how likely each clean letter is, is a valley between them: each line
+# joins points of equal height. Its one lowest point, the dot, is the score $p_t(y)/p_t(b)$. The height
+# there is not 0: no answer is right for all three.
+
+# %% tags=["hide-input"]
+# alt: Left: three valleys, each touching zero at its true ratio 0.3, 1 or 5, steep to the left and
+#  gentle to the right. Right: contour lines over the two ratios, three crosses for the clean letters
+#  a, b and c, and between them one dot, the lowest point: the score.
+import matplotlib.pyplot as plt
+
+plt.style.use("ddlm_core.book")
+fig, (left, right) = plt.subplots(1, 2)
+s = torch.logspace(-4, math.log10(8), 800)
+for a_y, dash in ((0.3, "-"), (1.0, "--"), (5.0, "-.")):
+    line = left.plot(s, s - a_y * s.log() + a_y * (math.log(a_y) - 1), dash, label=f"$a$ = {a_y:g}")
+    left.plot(a_y, 0, "o", color=line[0].get_color())
+left.set(xlabel="predicted ratio $s$", ylabel="loss of one term (nats)", ylim=(-0.3, 6))
+left.legend()
+
+s = torch.logspace(-0.9, 0.7, 200, dtype=torch.float64)
+s_a, s_c = s[None, :], s[:, None]
+height = 0.0
+for likely, (a_a, _, a_c) in zip(posterior, a, strict=True):
+    terms = [x - r * x.log() + r * (r.log() - 1) for x, r in ((s_a, a_a), (s_c, a_c))]
+    height = height + likely * sum(terms) / 3
+heights = height.min() + torch.tensor([0.01, 0.04, 0.1, 0.2, 0.4])
+right.contour(s, s, height, levels=heights, colors="0.5", linewidths=1.2)
+for name, (a_a, _, a_c) in zip("abc", a, strict=True):
+    right.plot(a_a, a_c, "x", color="C1")
+    right.annotate(f"  {name}", (a_a, a_c), color="C1")
+right.plot(*(p_t / p_t[1])[[0, 2]], "o", color="C0", label="score")
+ticks = {"ticks": [0.2, 0.5, 1, 2, 4], "labels": ["0.2", "0.5", "1", "2", "4"]}
+right.set(xscale="log", yscale="log", xlabel="$s_a$", ylabel="$s_c$")
+right.set_xticks(**ticks), right.set_yticks(**ticks), right.minorticks_off()
+right.legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# ## One step before coding: no cancellation
 #
 # Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ each can be a million, and
-# `float32` carries seven digits: the sum would be noise. Put $d_y = \log s_y - \log a_y$, so that
-# $s_y = a_y e^{d_y}$ and $\log s_y = \log a_y + d_y$. The logarithms of $a$ cancel on paper:
+# `float32` carries seven digits: the sum would be noise. Put $d_y = \log s_y - \log a_y$, the error of
+# the logarithm, so that $s_y = a_y e^{d_y}$ and $\log s_y = \log a_y + d_y$. Then the logarithms of $a$
+# cancel on paper, $a_ye^{d_y} - a_y(\log a_y + d_y) + a_y\log a_y - a_y$, and what remains is
 #
 # $$ \ell = \frac1V\sum_{y\ne x_t} a_y\,\big(e^{d_y} - 1 - d_y\big). $$
 #
@@ -261,23 +329,13 @@ def score_entropy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: T
     r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
     $\ell = \tfrac1V \sum_{y \ne x_t} a_y (e^{d_y} - 1 - d_y)$ with $d_y = \log s_y - \log a_y$
-    (SEDD, Lou, Meng & Ermon 2024, denoising score entropy, weighted by our rates $1/V$).
-
-    Args:
-        log_score: log-scores, (B, L, V); the value at y = x_t is ignored.
-        sigma_bar: total noise, above 0, a scalar tensor or (B,).
-        x_t: noised tokens, int64 (B, L).
-        x_0: clean tokens, int64 (B, L).
-
-    Raises:
-        ValueError: if the shapes do not fit together.
+    (SEDD, Lou, Meng & Ermon 2024, weighted by our rates $1/V$), for log-scores (B, L, V), noise above
+    0, a scalar tensor or (B,), and tokens int64 (B, L); shapes that do not fit raise a ValueError.
     """
-    batch, length, vocab_size = log_score.shape
-    if not x_t.shape == x_0.shape == (batch, length) or sigma_bar.shape not in ((), (batch,)):
-        raise ValueError(
-            f"log_score {tuple(log_score.shape)}, sigma_bar {tuple(sigma_bar.shape)}, "
-            f"x_t {tuple(x_t.shape)} and x_0 {tuple(x_0.shape)} do not fit together"
-        )
+    shapes = [tuple(x.shape) for x in (log_score, sigma_bar, x_t, x_0)]
+    batch, length, vocab_size = shapes[0]
+    if shapes[1] not in ((), (batch,)) or not shapes[2] == shapes[3] == (batch, length):
+        raise ValueError(f"log_score, sigma_bar, x_t and x_0 do not fit together: {shapes}")
     # a_{x_0} can be 10^6, so its few terms are computed in float64 (which Apple's GPUs lack)
     wide = torch.float32 if log_score.device.type == "mps" else torch.float64
     stay = 1 + kappa(sigma_bar.to(wide), vocab_size)[..., None]  # (B, 1): 1 + κ
@@ -305,7 +363,7 @@ one = torch.ones(1, dtype=torch.float64)
 score_entropy_loss(torch.zeros(1, 1, 3).double(), one, torch.tensor([[1]]), torch.tensor([[0]]))
 
 # %% [markdown]
-# ### The check: a sum that cannot be wrong
+# ## The check: a sum that cannot be wrong
 #
 # The oracle is the definition, term by term, with the kernel's own probabilities and forty digits
 # ([mpmath](https://mpmath.org)). It shares no formula with our code: no $\kappa$, no $d$. The
@@ -362,8 +420,8 @@ for vocab_size in (2, 3, 27, 106):
     test_loss_equals_the_sum(vocab_size)
 
 # %% [markdown]
-# Two more promises. The loss is never negative, whatever the network says. It is 0 with a zero
-# gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
+# Two more promises. The loss is never negative, whatever the network says ([hypothesis](https://hypothesis.works)
+# invents the inputs, and tries to break it). It is 0 with a zero gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
 # infinite one, but never `nan`.
 
 
@@ -440,37 +498,20 @@ test_loss_of_half_precision_scores_is_float32()
 test_loss_rejects_shapes_that_do_not_fit()
 
 # %% [markdown]
-# ## The landscape
-#
-# One term of the sum, $s - a\log s + a(\log a - 1)$, against $s$, for the true ratios 0.3, 1 and 5:
-# each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each rises
-# like $-\log s$ without end: never say "impossible" to something that happens. To the right it
-# rises like $s$: inventing a jump costs, but in proportion.
-
-# %% tags=["hide-input"]
-import matplotlib.pyplot as plt
-
-plt.style.use("ddlm_core.book")
-
-s = torch.logspace(-4, math.log10(8), 800)
-for a_y in (0.3, 1.0, 5.0):
-    (line,) = plt.plot(s, s - a_y * s.log() + a_y * (math.log(a_y) - 1), label=f"$a$ = {a_y:g}")
-    plt.plot(a_y, 0, "o", color=line.get_color())
-plt.xlabel("predicted ratio $s$")
-plt.ylabel("loss of one term (nats)")
-plt.ylim(-0.3, 6)
-plt.legend()
-plt.show()
-
-# %% [markdown]
 # ## A slip that traveled
 #
 # The loss of the paper, and its authors' code, are right. But public re-implementations, tutorials
 # that people copy among them, carry the same slip of algebra. They average over $V-1$ letters
-# instead of weighting with $1/V$, which by itself only scales the loss. The slip sits in the moved
-# case, in the middle term $\sum_{y\ne x_t} a_y\log s_y$. There $a_{x_0} = 1+\kappa$, and the other
-# $V-2$ ratios are 1. The part of the others is already an average. The slip scales it by
-# $(V-2)/(V-1)$ *once more*, and does not leave out $x_0$, which has its own part already:
+# instead of weighting with $1/V$, which by itself only scales the loss.
+#
+# The slip sits in the moved case ($x_t \ne x_0$), in the middle term $\sum_{y\ne x_t} a_y\log s_y$. There
+# $a_{x_0} = 1+\kappa$, and the other $V-2$ ratios are 1. Done right, as an average over $V-1$ letters, it is
+#
+# $$ \frac{1}{V-1}\Big((1+\kappa)\log s_{x_0} + \sum_{y\,\ne\,x_t,\,x_0}\log s_y\Big). $$
+#
+# The slip scales the sum by $(V-2)/(V-1)$ *once more*, as if it still had to become an average, and does
+# not leave out $x_0$, which has its own part already. In the code, `positive` is the part
+# $\sum s_y$ of the loss, `middle` the part $\sum a_y\log s_y$, `constant` the part $\sum a_y(\log a_y - 1)$:
 
 
 # %% tags=["test"]
@@ -489,16 +530,19 @@ def slipped_loss(log_score, sigma_bar, x_t, x_0):
 
 
 # %% [markdown]
-# It looks like a loss, and training with it goes down. Follow the term at $y = x_0$, times $V-1$:
-# $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its minimum is at
-# $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. That matters little while $\kappa$ is large,
-# and a lot at high noise, where a text gets its first shape. The figure shows both losses against
-# $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the truth. The exact loss touches
-# zero at the true ratio, 1.72 (dotted vertical line). The slipped one is lowest at 2.71, and
-# *negative* at the truth. So it gets clamped at 0, and then learns nothing at all near the truth. A
-# loss that needs a clamp is asking for help.
+# It looks like a loss, and training with it goes down. Collect what stands at $y = x_0$, times $V-1$:
+# $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its slope $1 - \big(1+\kappa+\tfrac{V-2}{V-1}\big)/s$ is
+# zero at $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. That matters little while $\kappa$ is large,
+# and a lot at high noise, where a text gets its first shape.
+#
+# The figure shows both losses against $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the
+# truth. The exact loss touches zero at the true ratio, 1.72 (dotted vertical line). The slipped one
+# (dashed) is lowest at 2.71, and *negative* at the truth. So it gets clamped at 0, and then learns
+# nothing at all near the truth. A loss that needs a clamp is asking for help.
 
 # %% tags=["hide-input"]
+# alt: Two valleys over the predicted ratio. The exact loss touches zero at the true ratio 1.72. The
+#  slipped loss, dashed, is below zero there and lowest at 2.71.
 vocab_size, noise_level = 106, torch.tensor([5.0], dtype=torch.float64)
 x_t, x_0 = torch.tensor([[0]]), torch.tensor([[1]])
 truth = log_ratio(noise_level, x_t, x_0, vocab_size)
@@ -520,8 +564,8 @@ plt.show()
 # How would you have found it? Hardly by reading: each line looks reasonable. The brute-force sum
 # finds it at once. The test below feeds the slipped loss, with our weight, to the *same* check as
 # ours. Then it measures how far off the minimizer is: at $\bar\sigma = 1$, 3 and 5 it is 2, 15 and
-# 58 percent too large. Note the first line: with two letters the factor $V-2$ is 0, and nothing is
-# wrong. Small examples are good; a single small example is a trap.
+# 58 percent too large. Note its first line: with two letters the factor $V-2$ is 0, there is no third
+# letter to get wrong, and nothing shows. Small examples are good; a single small example is a trap.
 
 
 # %% tags=["test"]
@@ -561,8 +605,14 @@ test_the_slip_is_caught()
 #
 # For the rest of the chapter we need data whose distribution we know completely. Here are texts of
 # three letters from `a e n t`: $4^3 = 64$ texts, of which only seven, all words, ever occur.
-# `World` lists all texts, knows the exact kernel and the exact score, and can stand in for a
-# network: call it with `(x_t, sigma_bar)`, like the model of the next chapter.
+#
+# `World` lists all $N = V^L$ texts and answers by counting. It numbers the texts like a mileage counter
+# in base $V$: text number $n$ has the digits `n // place % V`. So replacing letter $i$ by $y$ adds
+# $(y - \text{old digit})\cdot\text{place}_i$ to the number, and the table `swapped` holds the number of
+# every neighbor of every text. `joint` is $p_0(x_0)\,p(x_t \mid x_0)$ for all pairs; its column sums are
+# $p_t$. `log_score` looks up $\log p_t$ at the neighbor, minus $\log p_t$ at the text itself. `log_q` is
+# for the next section. (All take a row of noise levels; S is their number.) Called with `(x_t, sigma_bar)`, a `World` can stand in for a network: a model
+# that is never wrong.
 
 
 # %% tags=["test"]
@@ -573,7 +623,7 @@ from torch.nn.functional import one_hot
 
 
 class World:
-    """All N = V^L texts with their probabilities; also a model that is never wrong."""
+    """All N = V^L texts with their probabilities, and the true answers of a network."""
 
     def __init__(self, p_0: Tensor, vocab_size: int, length: int) -> None:
         self.p_0, self.vocab_size, self.length = p_0, vocab_size, length
@@ -627,14 +677,22 @@ print(f"entropy {entropy:.4f} nats a text; all 64 texts alike: {math.log(64):.4f
 #
 # What should the network output? The paper lets it output $\log s$ itself. *Departure:* our network
 # answers an easier question, "which character stood here?", and Bayes' rule turns the answer into a
-# score. Fix a position. Let $q_y$ be the probability that the clean character there is $y$, given
-# all *other* characters of $x_t$. The noise treats each position on its own, and
-# $p(y \mid z) \propto 1+\kappa[y = z]$ from above, so
+# score.
 #
-# $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\, p(y \mid z) \;\propto\; \sum_z q_z\,(1+\kappa[y = z])
-#    = 1 + \kappa q_y. $$
+# Fix a position. Let $q_y$ be the probability that the clean character there is $y$, given all
+# *other* characters of $x_t$. By hand: from the other letters we believe $q = (0.7, 0.2, 0.1)$ for
+# `a b c`, the noise is 1, so $1+\kappa = 2.75$, and we see a `b`. How likely would an `a` have been in its
+# place? A clean `a` shows as `a` 2.75 times as often as a clean `b` or `c` does: in some unit,
+# $0.7\cdot 2.75 + 0.2 + 0.1 = 1 + 0.7\,\kappa = 2.22$. For the `b` it is $1 + 0.2\,\kappa = 1.35$. The score
+# is $2.22/1.35 = 1.65$.
 #
-# The factors left out are the same for all $y$, so they cancel in the ratio:
+# In general, sum over the clean character $z$. The noise treats each position on its own, and
+# $p(y \mid z) = \frac{1-e^{-\bar\sigma}}{V}\,(1+\kappa\,[y = z])$ from above. So
+#
+# $$ p_t(\dots y \dots) = p_t(\text{others})\,\sum_z q_z\, p(y \mid z)
+#    = p_t(\text{others})\;\frac{1-e^{-\bar\sigma}}{V}\;(1 + \kappa q_y), $$
+#
+# because the $q_z$ sum to 1. The factors in front are the same for all $y$. They cancel in the ratio:
 #
 # $$ s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
 #
@@ -647,13 +705,8 @@ print(f"entropy {entropy:.4f} nats a text; all 64 texts alike: {math.log(64):.4f
 def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
     r"""From a distribution over the clean token to log-scores: (B, L, V), exactly 0 at y = x_t.
 
-    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$. (Departure from SEDD, whose network outputs
-    $\log s$ itself.)
-
-    Args:
-        log_q: log-probabilities of the clean token before the evidence of $x_t$, (B, L, V).
-        sigma_bar: total noise, above 0, a scalar tensor or (B,).
-        x_t: noised tokens, int64 (B, L).
+    $s_y = (1 + \kappa q_y)/(1 + \kappa q_{x_t})$, with $q$ as it is before the evidence of $x_t$ at
+    its own position; noise above 0, a scalar tensor or (B,). (SEDD's network gives $\log s$ itself.)
     """
     scale = kappa(sigma_bar, log_q.shape[-1])[..., None, None]  # (B, 1, 1)
     log_s = torch.log1p(scale * log_q.exp())
@@ -669,18 +722,16 @@ def denoiser_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
 
 # %% tags=["export"]
 def log_posterior(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
-    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q_y\,(1 + \kappa[y = x_t])$, normalized (Bayes' rule).
-
-    The arguments are those of :func:`denoiser_log_score`.
-    """
+    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q_y\,(1 + \kappa[y = x_t])$, normalized (Bayes' rule)."""
     log_stay = torch.log1p(kappa(sigma_bar, log_q.shape[-1]))[..., None, None]  # (B, 1, 1)
     evidence = log_stay.expand(*x_t.shape, 1).to(log_q.dtype)
     return log_q.scatter_add(-1, x_t[..., None], evidence).log_softmax(-1)
 
 
 # %% [markdown]
-# On the enumerated worlds both can be compared with plain counting: the joint table of
-# $(x_0, x_t)$, summed and divided.
+# On enumerated worlds both can be compared with plain counting: the joint table of $(x_0, x_t)$, summed
+# and divided. (`log_q` takes the evidence at position $i$ out again, by dividing through the kernel of
+# that one letter.) We take three worlds with random probabilities, and four noise levels.
 
 
 # %% tags=["test"]
@@ -756,20 +807,21 @@ test_log_posterior_is_bayes_rule()
 #
 # $(s-a)^2$ is also smallest at the mean of $a$. It is the loss of [concrete score
 # matching](https://arxiv.org/abs/2211.00802) (Meng et al. 2022), the ancestor of score entropy. So
-# why not use it? Expand score entropy around the truth, with $e^d - 1 - d \approx d^2/2$ and
-# $d \approx (s-a)/a$:
+# why not use it? Say a network is wrong by a factor $c$, $s = c\,a$. One term costs
 #
-# $$ s - a\log s + a(\log a - 1) \;\approx\; \frac{(s-a)^2}{2a}. $$
+# $$ \text{score entropy: } a\,(c - 1 - \log c), \qquad\qquad \text{square: } a^2\,(c-1)^2. $$
 #
-# Near the truth the two losses differ by **a factor $2a$**, and $a$ runs from a millionth to a
-# million. The square cares for the largest ratios only. An error of 0.1 costs the same at
-# $a = 1000$, where it is nothing, as at $a = 0.001$, where it turns a jump that should never happen
-# into one that happens all the time. (And a square has no wall at $s = 0$: without our $e^{\dots}$
-# it would even allow negative rates.)
+# Twice too much ($c = 2$) costs $0.31\,a$ and $a^2$. Both depend on $a$, and $a$ runs from a millionth to a
+# million. Score entropy grows with $a$ itself: the jump happens at the rate $a/V$, and an error about
+# it does harm that often. The square grows with $a^2$, so it cares for the largest ratios only. A ratio of
+# 0.001 that should be 0.000001 costs it a millionth, and score entropy a thousandth. But jumps that are
+# a thousand times too frequent are how a text gets misprints. (And a square has no wall at $s = 0$: without our $e^{\dots}$ it would
+# even allow negative rates.)
 #
-# Let us train both on the seven words: same small network, same data, same 800 steps. A third run
-# uses score entropy with the denoiser: the network gives $q$, and the score follows. Each run has
-# the learning rate that served it best out of 0.001, 0.003, 0.01 and 0.03.
+# Let us train both on the seven words: same small network (it sees the letters and the time, and gives
+# twelve numbers, one for each letter at each position), same data, same 800 steps. A third run uses score
+# entropy with the denoiser: the network gives $q$, and the score follows. Each run has the learning rate
+# that served it best out of 0.001, 0.003, 0.01 and 0.03.
 
 
 # %%
@@ -782,7 +834,7 @@ def square_loss(log_score, sigma_bar, x_t, x_0):
     return (log_score.exp() - a).square().sum(-1) / log_score.shape[-1]
 
 
-def train(loss, learning_rate, denoiser=False, steps=800):
+def train(loss, learning_rate, denoiser=False, clock=None, steps=800):
     noise, g = GeometricNoise(), torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -802,9 +854,9 @@ def train(loss, learning_rate, denoiser=False, steps=800):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     for _ in range(steps):
         x_0 = words.texts[torch.multinomial(words.p_0, 256, replacement=True, generator=g)]
-        sigma_bar, sigma = noise(torch.rand(256, generator=g))
+        sigma_bar, weight = (clock or noise)(torch.rand(256, generator=g))
         x_t = perturb_batch(x_0, sigma_bar, 4, generator=g)
-        value = (sigma[:, None] * loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
+        value = (weight[:, None] * loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -825,9 +877,13 @@ learned = {
 # almost impossible. The square (dashed) stays stuck near 0.1: to it, the difference between 0.1 and
 # 0.0001 is next to nothing. Score entropy (solid) ends twenty times lower. With the denoiser
 # (dash-dotted) it stays on the truth longest. There the fall is not learned: it is in $\kappa$,
-# which we know. It ends where the network still gives `tet` a thousandth of its belief.
+# which we know. It ends where $\kappa$ is so large that the score is $q_y/q_{x_t}$, and the network still
+# gives the final `t` a thousandth of its belief.
 
 # %% tags=["hide-input"]
+# alt: The ratio of tet to ten over the noise, both axes logarithmic. The gray truth falls to 0.00005
+#  toward low noise. The square, dashed, stays near 0.1; score entropy, solid, ends near 0.005; with
+#  the denoiser, dash-dotted, it follows the truth longest.
 levels = torch.logspace(-4, math.log10(20), 120, dtype=torch.float64)
 ten = torch.tensor(["aent".index(c) for c in "ten"])
 with torch.no_grad():
@@ -844,44 +900,54 @@ plt.show()
 # ## What the loss means: a bound on $-\log p$
 #
 # We found $\ell$ as the error of one drop of noise. Now add up all drops. Cut the noise into small
-# steps, from $\bar\sigma_{\max}$ down to $\bar\sigma_{\min}$. The model writes a text like this:
-# draw uniform noise; walk back step by step with its own jump rates $s/V$; at the end, replace each
-# character by a draw from its posterior. The walk has a *path* of texts, and the chance
-# $p_\theta(x_0)$ to end at $x_0$ is a sum over all paths. No one can do that sum, but a bound is
-# enough.
+# steps, from $\bar\sigma_{\max}$ down to $\bar\sigma_{\min}$, and call the texts on the way
+# $x_1$ (the noisiest, at $t = 1$), …, $x_{\min}$. The model writes a text like this: draw uniform noise;
+# walk back step by step with its own jump rates $s/V$; at the end, replace each character by a draw from
+# its posterior. The walk has a *path* of texts, and the chance $p_\theta(x_0)$ to end at $x_0$ ($\theta$:
+# what the network has learned) is a sum over all paths. No one can do that sum, but a bound is enough.
 #
 # **Step 1.** Let $P$ be the true distribution of paths, from the data to noise. Multiply and divide
 # by it, and use that the log of a mean is at least the mean of the log (Jensen):
 #
 # $$ \begin{aligned}
 # -\log p_\theta(x_0)
-#   &= -\log \mathbb E\left[\frac{p_\theta(\text{path}, x_0)}{P(\text{path} \mid x_0)}\right] \\
+#   &= -\log \sum_{\text{path}} P(\text{path} \mid x_0)\,
+#      \frac{p_\theta(\text{path}, x_0)}{P(\text{path} \mid x_0)} \\
 #   &\le \mathbb E\left[\log \frac{P(\text{path} \mid x_0)}{p_\theta(\text{path}, x_0)}\right],
 # \end{aligned} $$
 #
 # where $\mathbb E$ is the mean over $P(\text{path} \mid x_0)$: over all the ways to make noise from
 # this text.
 #
-# **Step 2.** Write both paths backward in time, one step after the other (the chain rule). The
-# logarithm of the product becomes a sum of three kinds of terms:
+# **Step 2.** Write both paths backward in time, one step after the other. Noise has no memory, so
+# whoever knows $x_t$ learns nothing about the step before from anything noisier. Hence, with $x_s$ the
+# text one step before $x_t$,
+#
+# $$ \begin{aligned}
+# P(\text{path} \mid x_0) &= p(x_1 \mid x_0)\;\prod_{\text{steps}} p(x_s \mid x_t, x_0), \\
+# p_\theta(\text{path}, x_0) &= \text{uniform}(x_1)\;\prod_{\text{steps}} p_\theta(x_s \mid x_t)\;\;
+#   p_\theta(x_0 \mid x_{\min}).
+# \end{aligned} $$
+#
+# The logarithm of the quotient is a sum, and its mean has three kinds of terms:
 #
 # $$ \begin{aligned}
 #  & KL\big(p(x_1 \mid x_0)\,\|\,\text{uniform}\big) && \text{prior: the first draw} \\
-#  +\; & \sum_{\text{steps}} \mathbb E\; KL\big(\text{true step}\,\|\,\text{model's step}\big)
+#  +\; & \sum_{\text{steps}} \mathbb E\; KL\big(p(x_s \mid x_t, x_0)\,\|\,p_\theta(x_s \mid x_t)\big)
 #    && \text{each step: } \Delta\cdot\sum_i\ell_i \\
 #  +\; & \mathbb E\big[-\log p_\theta(x_0 \mid x_{\min})\big] && \text{reconstruction: the last draw}
 # \end{aligned} $$
 #
-# The true step, *given $x_0$*, jumps at the rates $a_y/V$; the model's step jumps at the rates
-# $s_y/V$. Their KL is what we computed: $\Delta$ times the score entropy, summed over the positions
-# that can jump.
+# The middle line is what this chapter began with. The true step, *given $x_0$*, jumps at the rates
+# $a_y/V$, the model's step at the rates $s_y/V$, and the KL of one such step is $\Delta$ times the score
+# entropy. With many positions there are more jumps to add up, hence the sum over $i$.
 #
 # **Step 3.** Let the steps shrink. The sum becomes an integral over the noise, or, with
 # $d\bar\sigma = \sigma(t)\,dt$, over time:
 #
 # $$ -\log p_\theta(x_0) \;\le\; \int_0^1 \sigma(t)\;\mathbb E\sum_i \ell_i\,dt
 #    \;+\; L\cdot KL\big(p(x_1 \mid x_0)\,\|\,\text{uniform}\big)
-#    \;+\; \mathbb E\Big[\sum_i -\log p(x_0^i \mid x_{\min})\Big], $$
+#    \;+\; \mathbb E\Big[\sum_i -\log p_\theta(x_0^i \mid x_{\min})\Big], $$
 #
 # with the KL now that of one character. (*Departure:* the paper lets the noise start at 0. Ours
 # starts at $\bar\sigma_{\min}$, so the third term is not in the paper.)
@@ -899,7 +965,7 @@ plt.show()
 # is the entropy of the data, the least that any model can have. **A perfect network does not have
 # zero loss.** It does not know $x_0$, and its loss is exactly the price of not knowing.
 #
-# ### The random estimate
+# ## The random estimate
 #
 # The integral is an average over a uniform $t$, so we draw one $t$ and one $x_t$ for each text of a
 # batch of $B$. Independent times would be wasteful: some batches would see hardly any noise. Draw
@@ -914,10 +980,9 @@ def low_discrepancy_times(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Times, float32 (B,): each uniform in [0, 1), together evenly spread.
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021).
 
-    One uniform offset plus ``arange(B) / B``, modulo 1 (as in VDM, Kingma et al. 2021). The draw
-    happens on the device of ``generator``; the result lives on ``device``, by default there.
+    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
     """
     where = device if generator is None else generator.device
     offset = torch.rand(1, generator=generator, device=where)
@@ -957,20 +1022,12 @@ def compute_loss(
 ) -> Tensor:
     r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
 
-    $\sigma(t)\,\ell$ at one random time and one corruption, averaged over the positions (SEDD sums
-    over them); unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t is uniform.
-
-    Args:
-        model: maps tokens (B, L) and noise (B,), and ``mask`` if given, to log-scores (B, L, V).
-        x_0: clean tokens, int64 (B, L).
-        noise: the schedule.
-        t: times in [0, 1], (B,); by default ``low_discrepancy_times``.
-        mask: bool (B, L), true where a token is kept: neither corrupted nor counted.
-        generator: source of randomness for times and corruption.
-        vocab_size: number of tokens; by default ``model.config.vocab_size``.
+    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
+    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
+    ``model`` maps tokens (B, L) and noise (B,) to log-scores; it is handed ``mask``, bool (B, L), if
+    there is one: true where a token of ``x_0`` is kept, neither corrupted nor counted.
     """
-    if vocab_size is None:
-        vocab_size = model.config.vocab_size
+    vocab_size = vocab_size or model.config.vocab_size
     if t is None:
         t = low_discrepancy_times(len(x_0), generator, x_0.device)
     sigma_bar, sigma = noise(t)
@@ -1010,13 +1067,11 @@ def reconstruction_nats(
     generator: torch.Generator | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
-    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, in nats per character: (B,).
+    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, nats per character: (B,).
 
-    Each position on its own, from ``model.denoise``; the arguments are those of
-    :func:`compute_loss`, with the total noise ``sigma_bar_0`` (a scalar or (B,)) in place of times.
+    Each position on its own, from ``model.denoise``; the arguments are as in :func:`compute_loss`.
     """
-    if vocab_size is None:
-        vocab_size = model.config.vocab_size
+    vocab_size = vocab_size or model.config.vocab_size
     sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
     log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
@@ -1026,8 +1081,9 @@ def reconstruction_nats(
 
 # %% [markdown]
 # Are these estimates right on average? The right averages come from an enumerated world: all pairs
-# $(x_0, x_t)$, weighted by their probabilities, and Gauss–Legendre quadrature over
-# $\log\bar\sigma$.
+# $(x_0, x_t)$, weighted by their probabilities. The integral over the noise becomes a weighted sum over
+# well-chosen levels (Gauss–Legendre quadrature, in $\log\bar\sigma$; for smooth curves it gains digits with
+# every point).
 
 
 # %% tags=["test"]
@@ -1042,15 +1098,15 @@ def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor,
     return sigma_bar, half * weights * sigma_bar
 
 
-def expected_loss(world: World, log_score: Tensor, sigma_bar: Tensor) -> Tensor:
-    """Exact mean over x_0 and x_t of the loss, summed over positions, for noise (S,): (S,)."""
+def expected_loss(world: World, log_score: Tensor, sigma_bar: Tensor, power: int = 1) -> Tensor:
+    """Exact mean of the loss of a text (or its square: power 2) over x_0 and x_t, for noise (S,)."""
     n = len(world.texts)
     x_0, x_t = world.texts.repeat_interleave(n, 0), world.texts.repeat(n, 1)  # all pairs
     losses = [
         score_entropy_loss(scores.repeat(n, 1, 1), noise, x_t, x_0).sum(-1).view(n, n)
         for scores, noise in zip(log_score, sigma_bar, strict=True)
     ]
-    return (world.joint(sigma_bar) * torch.stack(losses)).sum((1, 2))
+    return (world.joint(sigma_bar) * torch.stack(losses) ** power).sum((1, 2))
 
 
 def exact_area(world: World, sigma_min: float, sigma_max: float, count: int = 100) -> float:
@@ -1162,11 +1218,13 @@ test_prior_kl()
 # Now the heart of the chapter. Take the seven words, the *true* score, and all $64 \times 64$ pairs
 # $(x_0, x_t)$ at each noise level: no sampling anywhere. The figure shows the expected loss, summed
 # over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
-# $\bar\sigma$: then areas are nats. The filled area belongs to the true score. The dashed line
-# belongs to a network that knows nothing ($s = 1$). Under it lie $\log 64 = 4.16$ nats; between the
-# two lies all that there is to learn.
+# $\bar\sigma$: then areas are nats, because $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The
+# filled area belongs to the true score. The dashed line belongs to a network that knows nothing
+# ($s = 1$). Under it lie $\log 64 = 4.16$ nats (exercise 1 says why); between the two lies all that there is to learn.
 
 # %% tags=["hide-input"]
+# alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
+#  earlier than the dashed hill of a network that knows nothing.
 levels, weight = noise_nodes(1e-4, 20.0, 100)
 true_loss = expected_loss(words, words.log_score(levels), levels)
 blank_loss = expected_loss(words, torch.zeros(100, 64, 3, 4), levels)
@@ -1206,12 +1264,15 @@ for name, value in {
 # I(x_0; x_t) &= \mathbb E\log\frac{p(x_0, x_t)}{p_0(x_0)\,p_t(x_t)},
 # \end{aligned} $$
 #
-# where $I$ is the mutual information. The reason is the chain rule once more: for a step from $x_s$
-# to the noisier $x_t$,
-# $I(x_0; x_s) - I(x_0; x_t) = \mathbb E\,KL\big(p(x_s \mid x_t, x_0)\,\|\,p(x_s \mid x_t)\big)$,
-# and with the true score this is the KL of our loss. ([Jeon et al.
-# 2025](https://arxiv.org/abs/2510.24088) study this identity.) It surprised us how well it can be
-# checked: a hundred nodes give fifteen digits. The test asks for twelve, and for $10^{-6}$ nats in
+# where $I$ is the mutual information: how many nats $x_t$ tells about $x_0$. The reason, for one step
+# from $x_s$ to the noisier $x_t$: given $x_s$, the text $x_t$ tells nothing new about $x_0$, so
+# $I(x_0; x_s) = I(x_0;\, x_s \text{ and } x_t)$, and this is what $x_t$ tells plus what $x_s$ adds to it,
+#
+# $$ I(x_0; x_s) - I(x_0; x_t) = \mathbb E\,KL\big(p(x_s \mid x_t, x_0)\,\|\,p(x_s \mid x_t)\big). $$
+#
+# With the true score, the model's step *is* $p(x_s \mid x_t)$, and the right side is the KL of step 2.
+# ([Jeon et al. 2025](https://arxiv.org/abs/2510.24088) study this identity.) It surprised us how well it
+# can be checked: a hundred nodes give fifteen digits. The test asks for twelve, and for $10^{-6}$ nats in
 # the entropy.
 
 
@@ -1246,16 +1307,153 @@ test_bound_is_the_entropy_of_the_data()
 # we can price the square. The area under a network's own curve, less the area under the true one,
 # is the KL divergence of its paths from the true paths: nats per text thrown away.
 
+
 # %%
-with torch.no_grad():
-    for name, model in learned.items():
-        scores = torch.stack([model(words.texts, noise.expand(64)).double() for noise in levels])
-        excess = (weight * (expected_loss(words, scores, levels) - true_loss)).sum().item()
-        print(f"{name:23} {excess:.3f} nats a text above the truth")
+@torch.no_grad()
+def excess(model):
+    scores = torch.stack([model(words.texts, level.expand(64)).double() for level in levels])
+    return (weight * (expected_loss(words, scores, levels) - true_loss)).sum().item()
+
+
+for name, model in learned.items():
+    print(f"{name:23} {excess(model):.3f} nats a text above the truth")
 
 # %% [markdown]
 # Same network, same data, same time. The square wastes many times as much, and the denoiser wins
 # once more.
+#
+# ## Where to spend the samples
+#
+# In the last figure the axis, $\log\bar\sigma$, is also the axis of *time*: with geometric noise,
+# $\log\bar\sigma$ grows evenly with $t$. So uniform times are uniform along it, and its left third, up to a
+# noise of 0.006, gets a third of all samples. What is there to learn?
+
+# %%
+noise = GeometricNoise()
+third = exact_area(words, 1e-4, noise.sigma_bar(1 / 3).item())
+print(f"first third of the time: {third / area:.1%} of the area")
+
+# %% [markdown]
+# Almost nothing. In almost clean text hardly a letter is wrong; to train there is to proofread a printed
+# book. Geometric noise was first used for images ([Song & Ermon
+# 2019](https://arxiv.org/abs/1907.05600)), where each further octave of noise hides a coarser kind of
+# detail. A text has no such scales.
+#
+# But the *area* does not depend on the clock. It is an integral over the noise, and we may walk along the
+# noise as we please, if we pay each sample by the ground it covers. Take the fraction of redrawn
+# characters as the new variable, $f = 1 - e^{-\bar\sigma}$. Then $df = e^{-\bar\sigma}\,d\bar\sigma =
+# (1-f)\,d\bar\sigma$, and with $\ell$ summed over the positions
+#
+# $$ \int \mathbb E\,\ell\; d\bar\sigma = \int \mathbb E\,\ell\;\frac{df}{1-f}. $$
+#
+# So draw $f$ uniformly between its ends $f_{\min}$ and $f_{\max}$, set $\bar\sigma = -\log(1-f)$, and weigh the
+# loss with $(f_{\max}-f_{\min})/(1-f)$ in place of $\sigma(t)$. Now half of the samples have more than
+# half of their characters redrawn. A little more general: with $u$ uniform in $[0, 1]$ and a power $p$,
+#
+# $$ f = f_{\min} + (f_{\max} - f_{\min})\,u^p, \qquad
+#    \frac{d\bar\sigma}{du} = \frac{(f_{\max}-f_{\min})\;p\,u^{p-1}}{1-f}. $$
+#
+# For $p = 1$ that is the line before; a larger $p$ moves samples back toward clean text. By hand, with the ends
+# taken as 0 and 1: $u = 0.5$ gives $f = 0.5$ and the weight $1/0.5 = 2$ for $p = 1$; and $f = 0.25$ and the
+# weight $2\cdot0.5/0.75 = 1.33$ for $p = 2$. Does the area survive?
+
+
+# %% tags=["test"]
+def noise_by_fraction(u: Tensor, power: float, ends: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Noise of the corrupted fraction u^power between two noise levels, and its weight dσ̄/du."""
+    low, high = (-math.expm1(-end) for end in ends)
+    f = low + (high - low) * u**power
+    return -torch.log1p(-f), (high - low) * power * u ** (power - 1) / (1 - f)
+
+
+def test_area_does_not_depend_on_the_clock():
+    nodes, weights = map(torch.tensor, np.polynomial.legendre.leggauss(400))
+    for world in small_worlds():
+        for power in (1, 2, 3):
+            sigma_bar, slope = noise_by_fraction((1 + nodes) / 2, power, (0.01, 5.0))
+            loss = expected_loss(world, world.log_score(sigma_bar), sigma_bar)
+            found = (weights / 2 * slope * loss).sum().item()
+            assert abs(found - exact_area(world, 0.01, 5.0)) < 1e-7
+
+
+test_area_does_not_depend_on_the_clock()
+
+# %% [markdown]
+# The mean is the same for every clock. What differs is the *spread* of single samples, and with it how
+# many it takes to learn anything. On our words no sampling is needed to know it. A sample is a weight
+# $w = d\bar\sigma/du$ times a loss, so its mean square is
+# $\int w^2\,\mathbb E[\ell^2]\,du = \int w\,\mathbb E[\ell^2]\,d\bar\sigma$: one more weighted sum. The spread is
+# the root of this less the squared mean. We can even say what the best clock of all would reach. Since
+# $\int d\bar\sigma/w = \int du = 1$, the Cauchy–Schwarz inequality says
+#
+# $$ \Big(\int \sqrt{\mathbb E[\ell^2]}\;d\bar\sigma\Big)^2
+#    = \Big(\int \sqrt{w\,\mathbb E[\ell^2]}\cdot\frac{1}{\sqrt w}\;d\bar\sigma\Big)^2
+#    \le \int w\,\mathbb E[\ell^2]\,d\bar\sigma. $$
+
+# %%
+square = expected_loss(words, words.log_score(levels), levels, power=2)
+low, high = -math.expm1(-1e-4), -math.expm1(-20.0)
+u = (-torch.expm1(-levels) - low) / (high - low)  # f, as a share of its range
+clocks = {
+    "uniform in t": noise.sigma(noise.time(levels)),
+    "uniform in f": (high - low) * torch.exp(levels),
+    "f = u²": (high - low) * 2 * u.sqrt() * torch.exp(levels),
+}
+for name, w in clocks.items():
+    print(f"{name:13} {((weight * w * square).sum() - area**2).sqrt():.2f} nats")
+print(f"{'best possible':13} {((weight * square.sqrt()).sum() ** 2 - area**2).sqrt():.2f} nats")
+
+# %% [markdown]
+# To halve a spread is worth four times as many samples. So $f = u^2$ is a real gain over time, and close
+# to the best there is. But we had expected $f$ itself to win, and it comes out last. Why? Look at almost clean
+# text, where $f$ is small. A sample meets a wrong letter with a probability proportional to $f$; if it
+# does, the loss is about $1/f$ (there $\bar\sigma \approx f$, so the ratio is $1+\kappa \approx V/f$; times
+# $1/V$; constants and a logarithm left out). So
+# $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to the mean square
+#
+# $$ \int_{f_{\min}} w\;\frac{df}{f}, \qquad\text{with } w \approx
+#    \begin{cases} f\,\log(\sigma_{\max}/\sigma_{\min}) & \text{uniform in } t, \\
+#    1 & \text{uniform in } f, \\ 2\sqrt f & f = u^2. \end{cases} $$
+#
+# With $w = 1$ this is $-\log f_{\min}$, and grows without end as $f_{\min}$ falls: rare samples, each a
+# shock. Time takes too many samples there, $f$ too few. The square root lies between them.
+#
+# The figure shows the same area, 1.84 nats, under the three clocks. Against time (left) it is a narrow
+# hill at 0.73, after nothing for half of the way. Against $f$ it is spread over the whole axis, but starts high
+# at the clean end. Against $u$ with $f = u^2$ it rises gently from 0.
+
+# %% tags=["hide-input"]
+# alt: Three panels of one area. Against time the curve is flat for half of the axis, then a narrow hill
+#  at 0.73. Against the corrupted fraction it is a low plateau; against the square root of the fraction
+#  a broad hill that starts at 0.
+fig, panels = plt.subplots(1, 3, sharey=True, figsize=(7, 2.8))
+for ax, (name, w), at in zip(
+    panels, clocks.items(), (noise.time(levels), u, u.sqrt()), strict=True
+):
+    ax.fill_between(at, w * true_loss, alpha=0.3)
+    ax.plot(at, w * true_loss)
+    ax.set(title=name, xlabel="time $t$" if name == "uniform in t" else "$u$", ylim=(0, 10.5))
+panels[0].set_ylabel("nats a text")
+plt.show()
+
+# %% [markdown]
+# Does it help to learn? Train the denoiser from above again, with the two new clocks: one run each, so take
+# the last digit with a grain of salt.
+
+# %%
+for name, power in (("uniform in f", 1), ("f = u²", 2)):
+
+    def clock(u, power=power):
+        return noise_by_fraction(u.double(), power, (1e-4, 20.0))
+
+    model = train(score_entropy_loss, 0.01, denoiser=True, clock=clock)
+    print(f"{name:23} {excess(model):.3f} nats a text above the truth")
+
+# %% [markdown]
+# The same order as the spreads. [Chapter 8](08_training.ipynb) trains with these clocks: its
+# `proposal_times` gives the times that belong to $f = u^p$, with their weights, and $p$ is a setting.
+# Which $p$ serves a large network best is a question for an experiment there. That all of them have the
+# same mean is settled here.
 
 # %% [markdown]
 # ## Change it safely
@@ -1267,6 +1465,8 @@ with torch.no_grad():
 #    `x_t[..., None]`. `test_loss_equals_the_sum` and `test_loss_is_zero_at_the_truth_only` fail.
 # 3. Add `-1e-3` to the loss. `test_loss_is_never_negative` fails, with the smallest example it
 #    finds.
+# 4. In `noise_by_fraction`, forget to pay: drop `/ (1 - f)`.
+#    `test_area_does_not_depend_on_the_clock` fails.
 #
 # After each: `make export && pytest tests/test_loss.py`.
 
@@ -1344,12 +1544,14 @@ factor
 #   is the rate of each jump. It asks for *relative* accuracy, the square for absolute.
 # * Its integral, plus two small terms, bounds $-\log p$. With the true score it is the entropy of
 #   the data.
+# * The area does not depend on the clock, but the spread of the samples does: a third of the time is
+#   almost clean text, so draw the corrupted fraction instead.
 # * A denoiser's $q$ becomes a score by $s_y = (1+\kappa q_y)/(1+\kappa q_{x_t})$.
 # * Keep a slow check that cannot be wrong.
 #
 # | exported | what it is |
 # |---|---|
-# | `kappa(sigma_bar, vocab_size)` | $V/(e^{\bar\sigma}-1)$: the evidence for "it did not move" |
+# | `kappa(sigma_bar, vocab_size)` | $\kappa = V/(e^{\bar\sigma}-1)$, in which all noise enters |
 # | `log_ratio(sigma_bar, x_t, x_0, vocab_size)` | $\log a_y$, the target given the clean text |
 # | `score_entropy_loss(log_score, sigma_bar, x_t, x_0)` | $\ell$ per position, nats per unit of noise |
 # | `denoiser_log_score(log_q, sigma_bar, x_t)` | from a guess of the clean character to log-scores |

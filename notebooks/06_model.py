@@ -31,8 +31,8 @@
 # one we see, or must have been redrawn into it; [chapter 4](04_forward.ipynb) has the chances. Multiply,
 # add up, divide.
 #
-# One thing is odd, and on purpose: `guess` leaves out the letter at its own place. The $q$ of chapter 5
-# is the guess *before* that letter counts as evidence. With `own=True` it counts, too.
+# One thing is odd, and on purpose: `guess` skips the letter at its own place. The $q$ of chapter 5 is
+# the guess *before* that letter counts as evidence.
 
 # %%
 import math
@@ -41,20 +41,23 @@ WORDS = {"ant": 5, "ate": 4, "eat": 6, "net": 3, "tan": 1, "tea": 4, "ten": 7}
 LETTERS = "aent"
 
 
-def guess(seen: str, place: int, sigma_bar: float, own: bool = False) -> dict[str, float]:
-    """Probability of each clean letter at one place of a word."""
+def chance(word: str, seen: str, sigma_bar: float, skip: int = -1) -> float:
+    """Probability that the noise turns a word into what is seen, one place skipped."""
     redrawn = -math.expm1(-sigma_bar) / 4  # into one given letter of four
+    places = [i for i in range(3) if i != skip]
+    return math.prod(redrawn + math.exp(-sigma_bar) * (word[i] == seen[i]) for i in places)
+
+
+def guess(seen: str, place: int, sigma_bar: float) -> dict[str, float]:
+    """q: probability of each clean letter at one place, from all other places."""
     total = dict.fromkeys(LETTERS, 0.0)
     for word, count in WORDS.items():
-        for i, (clean, noised) in enumerate(zip(word, seen)):
-            if own or i != place:
-                count *= redrawn + math.exp(-sigma_bar) * (clean == noised)
-        total[word[place]] += count
+        total[word[place]] += count * chance(word, seen, sigma_bar, skip=place)
     return {letter: weight / sum(total.values()) for letter, weight in total.items()}
 
 
-def show(title: str, q: dict[str, float]) -> None:
-    print(f"{title:32}", "  ".join(f"{letter} {p:.3f}" for letter, p in q.items()))
+def show(title: str, numbers: dict[str, float]) -> None:
+    print(f"{title:32}", "  ".join(f"{letter} {number:.3f}" for letter, number in numbers.items()))
 
 
 for sigma_bar in (0.01, 0.5, 1.0, 20.0):
@@ -75,45 +78,70 @@ show("een, first letter, noise 0.1", guess("een", 0, 0.1))
 # after is the answer. Here nothing is hidden and nothing is certain: every position may be wrong, and
 # any other may hold the evidence. So there is **no causal mask**. The name for that is *bidirectional*.
 #
+# ## From a guess to a score, in one line
+#
+# The loss of chapter 5 and the sampler of chapter 7 do not ask for a guess. They ask for the *score*
+# $s_y$: how many times as probable would the noisy text be with the letter $y$ at this place? Why
+# may the network answer another question? Because the guess contains the answer. Fix the other letters.
+# If the clean letter here was $z$, it is now seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}(1+\kappa[y=z])$,
+# where $\kappa = V/(e^{\bar\sigma}-1)$ (chapter 5). We do not know $z$, but $q_z$ is its probability, given the others. So
+#
+# $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
+#    \qquad\text{and}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
+#
+# On the left is a number that can be a millionth or a million, and that a network hits badly. On the right is a
+# distribution over $V$ letters, which networks are good at, and a $\kappa$ that we know exactly. By hand,
+# with $\bar\sigma = 1$: count how probable `tea`, `tee`, `ten` and `tet` are as noisy words, or use the line.
+
+
+# %%
+def seen_at_all(seen: str, sigma_bar: float) -> float:
+    """p_t, by going through all words (30 in all)."""
+    return sum(count * chance(word, seen, sigma_bar) for word, count in WORDS.items()) / 30
+
+
+kappa, q = 4 / math.expm1(1.0), guess("tet", 2, 1.0)
+counted = {y: seen_at_all("te" + y, 1.0) / seen_at_all("tet", 1.0) for y in LETTERS}
+show("score by counting", counted)
+show("score from the guess", {y: (1 + kappa * q[y]) / (1 + kappa * q["t"]) for y in LETTERS})
+
+# %% [markdown]
 # ### Why leave out the own letter, and why it does no harm to show it
 #
 # The own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
-# multiplies $q_y$ with $1 + \kappa[y = x_t]$, where $\kappa = V/(e^{\bar\sigma}-1)$. Chapter 5 puts that
-# in by one line. A network that counted it as well would count it twice. What would the loss say? Here is
-# the mean loss at the last letter of `tet`, over all words that it may come from, for both answers:
+# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above has done that already. A network that counted it
+# as well would count it twice. What would the loss say? Here is the mean loss at the last letter of `tet`,
+# over all letters that it may come from, for both answers:
 
 # %%
 import torch
 
 from ddlm_core.loss import denoiser_log_score, score_entropy_loss
 
-level, t = torch.ones(4, dtype=torch.float64), LETTERS.index("t")
-x_t, x_0 = (
-    torch.full((4, 1), t),
-    torch.arange(4)[:, None],
-)  # what we see; each possible clean letter
-truth = torch.tensor(list(guess("tet", 2, 1.0, own=True).values()), dtype=torch.float64)
-for name, own in (("own letter left out", False), ("own letter counted twice", True)):
-    q = torch.tensor(list(guess("tet", 2, 1.0, own).values()), dtype=torch.float64)
-    log_score = denoiser_log_score(q.log().expand(4, 1, 4), level, x_t)
+left_out = torch.tensor([q[y] for y in LETTERS], dtype=torch.float64)
+counted_in = left_out * (1 + kappa * torch.tensor([y == "t" for y in LETTERS]))
+truth = counted_in / counted_in.sum()  # p(x_0 | x_t), what the last letter really was
+x_t, x_0 = torch.full((4, 1), 3), torch.arange(4)[:, None]  # we see t; each possible clean letter
+level = torch.ones(4, dtype=torch.float64)
+for name, answer in (("left out", left_out), ("counted twice", truth)):
+    log_score = denoiser_log_score(answer.log().expand(4, 1, 4), level, x_t)
     loss = truth @ score_entropy_loss(log_score, level, x_t, x_0)[:, 0]
-    print(f"{name:26} {loss:.4f} nats per unit of noise")
+    print(f"own letter {name:14} {loss:.4f} nats per unit of noise")
 
 # %% [markdown]
 # Counting twice costs. So we can show the network the whole text, its own position included, and let the
 # loss teach it not to look. Hiding it would be hard: each layer mixes all positions, so after two layers a
 # position hears about its own letter from its neighbors.
 #
-# This is more than a hope. Fix $x_t$. Any $q$ at all, right or wrong, gives a score that is an average of
-# the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$):
+# And whatever the network says, right or wrong, its guess, its posterior and its score fit together. The
+# score is the mean of the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$) over the
+# posterior of $z$:
 #
 # $$ \sum_z \underbrace{\frac{q_z\,(1+\kappa[z=x_t])}{1+\kappa q_{x_t}}}_{\text{posterior of } z}\;
 #    \underbrace{\frac{1+\kappa[y=z]}{1+\kappa[x_t=z]}}_{a_y(z)}
 #    \;=\; \frac{\sum_z q_z\,(1+\kappa[y=z])}{1+\kappa q_{x_t}} \;=\; \frac{1+\kappa q_y}{1+\kappa q_{x_t}} = s_y. $$
 #
-# So whatever the network finds, guess, posterior and score never contradict each other. And the way from
-# $q$ to $s$ can be walked back (exercise 3 of chapter 5): only one $q$ gives the true score, the one
-# that leaves the own letter out. A test below holds the network to this identity.
+# A test below holds the network to this identity.
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -227,11 +255,7 @@ from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
 @dataclass
 class DiscreteDiffusionConfig:
-    """Everything that a checkpoint needs to describe itself, as plain values.
-
-    Raises:
-        ValueError: if a value makes no sense, in one line that names it.
-    """
+    """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
 
     block_size: int = 256  # longest text, in tokens
     n_layer: int = 6
@@ -255,17 +279,14 @@ class DiscreteDiffusionConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens V."""
         return len(self.vocab)
 
     @property
     def noise(self) -> GeometricNoise:
-        """The noise that the weights belong to."""
         return GeometricNoise(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
-        """The tokenizer that the weights belong to."""
         return CharacterLevelTokenizer(self.vocab)
 
 
@@ -284,9 +305,8 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
         value, least = getattr(config, name), int(name != "step")
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if config.n_embd % (2 * config.n_head):
-        unit = f"2 n_head = {2 * config.n_head}"
-        raise ValueError(f"n_embd must be a multiple of {unit}, got {config.n_embd}")
+    if config.n_embd % (unit := 2 * config.n_head):
+        raise ValueError(f"n_embd must be a multiple of 2 n_head = {unit}, got {config.n_embd}")
     if config.cond_dim % 2:
         raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
@@ -367,15 +387,7 @@ from torch import Tensor, nn
 
 
 def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
-    r"""Sines and cosines of $\log\bar\sigma$, from slow to fast.
-
-    Args:
-        sigma_bar: total noise, shape (B,).
-        size: number of features, even.
-
-    Returns:
-        Shape (B, size), in [-1, 1], float32 or wider.
-    """
+    r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
     speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
     phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
@@ -452,14 +464,12 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, cond_dim: int) -> None:
         super().__init__()
-        self.cond_dim = cond_dim
-        self.mlp = nn.Sequential(
-            nn.Linear(cond_dim, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim), nn.SiLU()
-        )
+        c = cond_dim
+        self.mlp = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU())
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
-        features = noise_features(sigma_bar, self.cond_dim)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        weight = self.mlp[0].weight  # (cond_dim, cond_dim)
+        return self.mlp(noise_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
 # %% [markdown]
@@ -497,10 +507,7 @@ class NoiseEmbedding(nn.Module):
 
 # %% tags=["export"]
 class Modulation(nn.Module):
-    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales and gates from the noise level.
-
-    All of them are 0 after construction, whatever the noise.
-    """
+    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales, gates from the noise; 0 at first."""
 
     def __init__(self, cond_dim: int, n_embd: int, count: int) -> None:
         super().__init__()
@@ -591,10 +598,7 @@ def rotary_angles(length: int, head_size: int, device: torch.device | None = Non
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of features of ``x`` (B, heads, L, head_size) by its angle (L, head_size / 2).
-
-    Of two vectors turned so, the inner product depends on how far apart they are, not on where.
-    """
+    """Turn each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -678,15 +682,12 @@ class Attention(nn.Module):
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        batch, length, width = x.shape
         qkv = self.qkv(x).to(self.query_norm.weight.dtype)  # norms and angles in full precision
-        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, head_size)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, L, s)
         q, k = rotate(self.query_norm(q), angles), rotate(self.key_norm(k), angles)
-        # in bfloat16 the CPU kernel's backward pass is three times slower than in float32
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
             y = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 # %% [markdown]
@@ -764,10 +765,9 @@ class FeedForward(nn.Sequential):
 # Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
 # attention, then the same for the feed-forward map.
 #
-# Letters make words with their neighbors, so we also tried what suggests itself, and what
-# [Primer](https://arxiv.org/abs/2109.08668) found by search: to mix each letter with the two on either side
-# before it attends (a depthwise convolution). In a trial on the stories of chapter 2 it was ahead at first, and
-# no longer after 300 steps. Attention learns to find the neighbors soon enough. So it is not here.
+# (Letters make words with their neighbors, so we also tried to mix each letter with the two on either side
+# before it attends, as in [Primer](https://arxiv.org/abs/2109.08668). In a trial on the stories of chapter 2 that
+# was ahead at first, and no longer after 300 steps. So it is not here.)
 
 
 # %% tags=["export"]
@@ -841,11 +841,10 @@ def check_input(
     if not 1 <= shape[1] <= config.block_size:
         raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
     if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
-        found = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
-        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {found}")
+        got = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
+        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
     if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        found = f"{mask.dtype}, {tuple(mask.shape)}"
-        raise ValueError(f"mask must be bool of shape (B, L) = {shape}, got {found}")
+        raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
 
 
 # %% [markdown]
@@ -861,7 +860,7 @@ def check_input(
 # at low noise, and $\log(1+\kappa q)$ of a $q$ in bfloat16 would be useless.
 
 # %% tags=["export"]
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
 
@@ -869,11 +868,7 @@ from ddlm_core.loss import denoiser_log_score
 
 
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
-    """The network: noised tokens and their noise level in, log-scores out.
-
-    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` write and read a folder (or a Hub
-    repository) with ``config.json`` and ``model.safetensors``.
-    """
+    """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
@@ -903,35 +898,20 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""Log-probabilities of the clean token, before the evidence of $x_t$ at its own position.
-
-        Args:
-            x_t: noised tokens, int64 of shape (B, L).
-            sigma_bar: total noise, shape (B,).
-            mask: optional bool (B, L), true where the token is given, not noised.
-
-        Returns:
-            ``log_q``, float32 or wider, of shape (B, L, V).
-
-        Raises:
-            TypeError: for a network that outputs scores.
-        """
+        r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
         return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores of shape (B, L, V), 0 at the current token; see :meth:`denoise`."""
-        if self.config.parametrization == "denoiser":
-            log_q = self.denoise(input_ids, sigma_bar, mask)
-            return denoiser_log_score(log_q, sigma_bar, input_ids)
-        log_score = self.logits(input_ids, sigma_bar, mask)
-        return log_score - log_score.gather(-1, input_ids[..., None])
+        """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
+        if self.config.parametrization == "score":
+            log_score = self.logits(input_ids, sigma_bar, mask)
+            return log_score - log_score.gather(-1, input_ids[..., None])
+        return denoiser_log_score(self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids)
 
     @classmethod
-    def _from_pretrained(
-        cls, *, strict: bool = True, **options: Any
-    ) -> "DiscreteDiffusionTransformer":
+    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:
         return super()._from_pretrained(strict=strict, **options)  # the mixin's default is lenient
 
 
@@ -1260,7 +1240,7 @@ def test_network_refuses_inputs_in_one_line():
         r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
         "sigma_bar .* got torch.int64": (x_t, s.long()),
         "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
-        r"mask must be bool of shape \(B, L\) = \(3, 7\)": (x_t, s, mask[:, :6]),
+        r"mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             network(*inputs)

@@ -38,7 +38,7 @@
 right = 3 / 4
 a_given_aa = right**2 / (right**2 + (1 - right) ** 2)  # two witnesses for, against two that err
 no_word = 1 / 2 * 2 * a_given_aa * (1 - a_given_aa) + 1 / 2 * 1 / 2  # from aa or bb, from ab or ba
-a_given_aa, no_word
+round(a_given_aa, 2), round(no_word, 2)
 
 # %% [markdown]
 # From 50 % down to 34 % nonsense. More steps, less nonsense: in each step the letters decide
@@ -46,12 +46,14 @@ a_given_aa, no_word
 # chapter:
 #
 # 1. Given the network's answer, what exactly is the distribution of one letter one step back?
-# 2. How fast does the error of deciding together fall with the number of steps?
+# 2. What does it cost that the letters decide together, and how fast does that fall with the number
+#    of steps?
 # 3. Where along the way should the steps be?
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
 # | $V$, $L$ | `vocab_size`, `length` | letters in the alphabet, letters in the text |
+# | $N$ | `num_steps` | steps of a run, each with one question to the network |
 # | $\bar\sigma_t$, $\bar\sigma_s$ | `sigma_bar_t`, `sigma_bar_s` | total noise before and after a step back, $\bar\sigma_s<\bar\sigma_t$ |
 # | $\Delta$ | `delta_sigma` | noise that the step removes, $\bar\sigma_t-\bar\sigma_s$ |
 # | $x_t$, $x_s$ | `x_t` | the text before and after the step |
@@ -66,9 +68,8 @@ a_given_aa, no_word
 # words of two letters. *ab* has probability 0.4, *bc* 0.3, *ca* 0.2, and the six other words share
 # the remaining 0.1. The class below works for any such small language. Its `denoise` is the ideal
 # network: for each position it goes through all words, weighs each with the chance that its *other*
-# letters turned into what we see, and adds up what it has at this position.
-#
-# `mask` marks letters that are known to be clean. It is used at the end of the chapter.
+# letters turned into what we see, and adds up what it has at this position. (`mask` marks letters
+# that are known to be clean; we need it at the end.)
 
 # %% tags=["test"]
 import torch
@@ -114,13 +115,13 @@ def product_of_positions(world: TinyWorld, probs: Tensor) -> Tensor:
 
 # %% [markdown]
 # We also want the truth that each step should be compared with. Let $p_t$ be the distribution of
-# noisy words and $K$ the kernel that adds the noise $\Delta$ to a word, a product over letters.
-# Bayes' rule for whole words reads
+# noisy words and $K(w'\to w)$ the chance that the noise $\Delta$ turns $w'$ into $w$, a product over
+# letters. Bayes' rule for whole words reads
 #
 # $$ p(x_s = w' \mid x_t = w) = \frac{p_s(w')\,K(w'\to w)}{p_t(w)}. $$
 #
-# For nine words that is a 9 × 9 table. For 106 characters and 128 positions it would have
-# $106^{128}$ rows, which is why nobody uses it.
+# For nine words that is a 9 × 9 table. For 106 characters and 160 positions it would have
+# $106^{160}$ rows, which is why nobody uses it.
 
 
 # %% tags=["test"]
@@ -138,31 +139,26 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 
 
 # %% [markdown]
-# ## Running the noise backwards
+# ## Running the noise backward
 #
-# The noise is a *continuous-time Markov chain*: at any moment a letter may jump, and the chance
+# The noise is a *continuous-time Markov chain*: a letter may jump at any moment, and the chance
 # depends only on where it is now. While a tiny noise $\delta$ is added, a letter is redrawn with
-# probability $\delta$, so it jumps to a given other letter $y$ with probability $\delta/V$. The
-# number $1/V$ is the *rate* of that jump.
+# probability $\delta$. So it jumps to a given other letter $y$ with probability $\delta/V$, and
+# $1/V$ is called the *rate* of that jump.
 #
-# Film the chain and play the film backwards. You see a chain again: letters jump at random, only
-# now the noise turns into words. It is a Markov chain too, for if the past tells nothing about the
-# future once you know the present, then neither does the future tell anything about the past. So
-# there must be *reverse rates*, and whoever knows them can run the film from its last frame, which
-# is pure noise.
-#
-# What is the rate of the jump backwards? Use Bayes' rule above for two words that differ in one
-# letter, $x_t$ and the same text with $y$ at one position. On the way forward that letter made the
-# jump from $y$, with probability $\delta/V$. So
+# Film the chain and play the film backward. You see letters jump at random again, only now noise
+# turns into words. How often does a letter jump to $y$ in the film that runs backward? Use Bayes'
+# rule above for two words that differ in one letter: $x_t$, and the same word with $y$ in its place.
+# In the real film the letter jumped from $y$, with probability $\delta/V$. So
 #
 # $$ p(\text{jump back to } y \mid x_t) = \frac{\delta}{V}\cdot\frac{p_s(\dots y\dots)}{p_t(x_t)}
 # \;\longrightarrow\; \frac{\delta}{V}\, s_y \qquad (\delta\to 0). $$
 #
-# **The reverse rate is the forward rate times the score.** That is why chapter 5 wanted ratios:
-# they are all that the reverse chain needs. And if two words differ in two letters, both letters
-# must have jumped within the same tiny $\delta$, which has probability of order $\delta^2$. In the
-# limit letters jump one at a time, each by its own rate. So in the limit it is *exact* to treat
-# positions independently.
+# **The reverse rate is the forward rate times the score**, as chapter 5 found for a single letter.
+# And if two words differ in two letters, both must have jumped within the same tiny $\delta$, which
+# has probability of order $\delta^2$. In the limit letters jump one at a time, each by its own rate.
+# So in the limit it is *exact* to treat positions independently. The rest of the chapter is about
+# what happens when we are not in the limit.
 #
 # An example, at a noise of 0.3, where three letters in four are untouched. The scores below are
 # those of the second letter. If we hold *ac*, which is rare, the common word *ab* is one jump away,
@@ -191,24 +187,22 @@ from torch import Tensor
 
 
 def _column(noise: Tensor | float, like: Tensor) -> Tensor:
-    """Noise, a scalar or (B,), as (B, 1, 1) in the dtype and on the device of ``like`` (B, L, V)."""
-    noise = torch.as_tensor(noise, dtype=like.dtype, device=like.device)
-    return noise.expand(len(like))[:, None, None]
+    """Noise, a scalar or (B,), as (1, 1) or (B, 1, 1) like ``like``, (B, L, V)."""
+    return torch.as_tensor(noise, dtype=like.dtype, device=like.device)[..., None, None]
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
     r"""Euler step ($\tau$-leaping): ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
-    # Departure from the paper's code, which takes σ(t)·Δt: ours is the noise that is really removed.
     jump = (_column(delta_sigma, score) * score / score.shape[-1]).scatter(-1, x_t[..., None], 0.0)
-    # Departure: a step so long that the jumps sum to more than 1 is cut to sum to 1.
-    jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)
+    jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)  # departure: jumps sum to at most 1
     return jump.scatter(-1, x_t[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
 
 
 # %% [markdown]
-# Two departures from the paper, [SEDD](https://arxiv.org/abs/2310.16834), stand in the comments.
-# The first matters: with geometric noise the rate $\sigma(t)$ changes a lot within a step. We know
-# $\bar\sigma$ in closed form, so we use the true difference.
+# (Two departures from the code of [the paper](https://arxiv.org/abs/2310.16834). It removes
+# $\sigma(t)\,\Delta t$, the rate at the start times the time. But geometric noise changes its rate a lot
+# within a step, and we know $\bar\sigma$ in closed form, so our $\Delta$ is the noise that is really
+# removed. And where a step is so long that the jumps sum to more than 1, we cut them to sum to 1.)
 #
 # Is it right? Against the table for whole words, the error of one step must be of order $\Delta^2$:
 # half the step, a quarter of the error. A wrong rate, say $1/(V-1)$ for $1/V$, would leave an error
@@ -248,24 +242,23 @@ test_euler_step_is_a_distribution_however_long()
 #
 # Euler holds rates constant that are not constant. For a single position we can do without that.
 #
-# Look at position $i$ alone, and leave all other letters at $x_t$. List the probabilities of the
-# $V$ texts that differ there, $v_y = p_t(\dots y\dots)$. If only position $i$ had been spared the
-# last bit of noise $\Delta$, we would have some other list $u$, and the noise turns $u$ into $v$:
-# $v = e^{\Delta Q}u$. So $u = e^{-\Delta Q}v$. [Chapter 3](03_noise.ipynb) has the closed form of
-# this exponential ($I$ is the identity matrix, $J$ the matrix of ones); it holds for a negative
-# noise as well:
+# Look at position $i$ alone, and leave all other letters as they are in $x_t$. List the
+# probabilities of the $V$ texts that differ there, $v_y = p_t(\dots y\dots)$. If only position $i$
+# had been spared the last bit of noise $\Delta$, we would have some other list $u$, and the noise
+# turns $u$ into $v$. In matrix form, with the rates $Q$ of [chapter 3](03_noise.ipynb): $v = e^{\Delta
+# Q}u$, so $u = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form; it holds for a
+# negative noise as well ($I$ is the identity matrix, $J$ the matrix of ones):
 #
 # $$ e^{-\Delta Q} = e^{\Delta} I + (1-e^{\Delta})\tfrac1V J . $$
 #
-# Divide both lists by $p_t(x_t)$, and $v$ becomes the score:
+# Divide both lists by $p_t(x_t)$. Then $v$ becomes the score $s$, and $u$ the *staggered score*:
 #
 # $$ \hat s_y = e^{\Delta}s_y + (1-e^{\Delta})\,\bar s
 #   = s_y + (e^{\Delta}-1)(s_y-\bar s), \qquad \bar s=\tfrac1V\textstyle\sum_z s_z . $$
 #
-# This is the *staggered score*: the noise blurred the ratios, and this sharpens them, away from
-# their mean. (The sum includes $s_{x_t}=1$.) One application of Bayes' rule is left: the letter was
-# $y$ with weight $\hat s_y$, and then turned into $x_t$ with the probability that `transition`
-# gives,
+# The noise blurred the ratios, and this sharpens them, away from their mean. (The sum includes
+# $s_{x_t}=1$.) One application of Bayes' rule is left: the letter was $y$ with weight $\hat s_y$, and
+# then turned into $x_t$ with the probability that `transition` gives,
 #
 # $$ p(x_s = y\mid x_t) \;=\; \hat s_y \cdot\Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}V\Big). $$
 #
@@ -278,29 +271,14 @@ from ddlm_core.forward import transition
 
 
 def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Score $e^{-\Delta Q}s$ with the noise of a step undone at each position: (B, L, V).
-
-    SEDD (Lou, Meng & Ermon 2024), discrete Tweedie theorem, for the uniform graph.
-
-    Args:
-        score: ratios (B, L, V), 1 at the current token; if not exact, results can be negative.
-        delta_sigma: noise removed by the step, a scalar or (B,).
-    """
+    r"""Ratios $e^{-\Delta Q}s$ (B, L, V): the noise of a step undone at each position (SEDD, Tweedie)."""
     growth = torch.expm1(_column(delta_sigma, score))  # e^Δ - 1
     return score + growth * (score - score.mean(-1, keepdim=True))
 
 
-def _score_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    """Reverse step of the paper: ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
-    delta = _column(delta_sigma, score)[:, 0, 0]  # (B,)
-    weight = staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])
-    weight = weight.clamp(min=0)  # what an inexact score makes negative; the paper leaves it in
-    return weight / weight.sum(-1, keepdim=True)
-
-
 # %% [markdown]
-# The check does not trust the closed form. It takes the rate matrix of chapter 3 and lets PyTorch
-# compute the matrix exponential.
+# The check does not trust the closed form. It takes the rate matrix and lets PyTorch compute the
+# matrix exponential.
 
 # %% tags=["test"]
 import pytest
@@ -341,8 +319,8 @@ for name, ratios in (("exact score", score), ("1 % off", wrong)):
 # %% [markdown]
 # One percent of error in the ratios has become six points in the probabilities. From
 # $\bar\sigma_t=5$ the same one percent drives one of them below zero, and code that goes this way
-# needs a clamp (ours has it, in `_score_probs`). That surprised us: the formula is exact, and yet
-# the longer the step the less it can be trusted with a trained network.
+# needs a clamp. That surprised us: the formula is exact, and yet the longer the step the less it can
+# be trusted with a trained network.
 #
 # The network of this book outputs $q$, and from $q$ the step can be had without undoing anything.
 # Forward, the story of one position is a chain: clean letter $x_0\to x_s\to x_t$. We know
@@ -360,6 +338,11 @@ for name, ratios in (("exact score", score), ("1 % off", wrong)):
 #
 # Every factor is at least 0, so this is a distribution by construction, whatever the network says.
 # It needs no clamp. If $q$ is exact, so is the step, for each position.
+#
+# By hand, for the *aa* that we started with. Half of the letters are redrawn, so $e^{-\Delta}=\tfrac12$,
+# and we go all the way, $\alpha_s=1$. The neighbor says $q=(\tfrac34,\tfrac14)$. The letter's own $a$
+# fits with $\tfrac12+\tfrac14$, a $b$ in its place with $\tfrac14$. So the weights are
+# $\tfrac9{16}$ and $\tfrac1{16}$, and *a* gets 0.9, as we counted above.
 
 # %% tags=["export"]
 
@@ -367,27 +350,25 @@ for name, ratios in (("exact score", score), ("1 % off", wrong)):
 def analytic_probs(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
-    r"""Probabilities (B, L, V) of each token one reverse step earlier, exact when $q$ is.
-
-    (Departure from SEDD, Lou, Meng & Ermon 2024, which computes the step from the score.)
-
-    Args:
-        log_q: log-probabilities (B, L, V) of the clean token; ``x_t``: tokens, int64 (B, L).
-        sigma_bar_t: total noise before the step, ``sigma_bar_s`` after it; scalars or (B,).
-    """
+    """Reverse step between two noises, (B,) or scalars, exact at each position if q is: (B, L, V)."""
     vocab_size, after = log_q.shape[-1], _column(sigma_bar_s, log_q)
     delta = _column(sigma_bar_t, log_q) - after
     belief = torch.exp(-after) * log_q.exp() - torch.expm1(-after) / vocab_size  # p(x_s = y)
-    weight = belief * transition(x_t, delta[:, 0, 0], vocab_size)  # times p(x_t | x_s = y)
+    weight = belief * transition(x_t, delta[..., 0, 0], vocab_size)  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
 
+
+# %%
+log_q = torch.tensor([[[3 / 4, 1 / 4]] * 2]).log()  # (1, 2, V): what each a says of the other
+analytic_probs(log_q, torch.tensor([[0, 0]]), torch.tensor(2.0).log(), 0.0)
 
 # %% [markdown]
 # The two forms ask the network for different things and must agree on the answer. Three checks of
 # that. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the kernels
 # of chapter 3: a few numbers multiplied, no diffusion in sight. For any $q$, it must equal the
 # paper's form on the score that chapter 5 makes of this $q$. And on our world, it must give the
-# marginals of the true table for whole words, exactly.
+# marginals of the true table for whole words, exactly. A fourth check goes to the extremes in
+# float32: certain beliefs, endless noise, no noise left.
 
 # %% tags=["test"]
 
@@ -415,9 +396,6 @@ def test_both_forms_of_the_step_agree(vocab_size: int):
     after = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     score = denoiser_log_score(log_q, now, x_t).exp()
     analytic = analytic_probs(log_q, x_t, now, after)
-    torch.testing.assert_close(
-        _score_probs(score, x_t, now - after), analytic, rtol=1e-9, atol=1e-12
-    )
     raw = staggered_score(score, now - after) * transition(x_t, now - after, vocab_size)
     torch.testing.assert_close(raw, analytic, rtol=1e-9, atol=1e-12)  # sums to 1 all by itself
 
@@ -441,11 +419,6 @@ def test_step_is_a_distribution_at_the_extremes():
         step = analytic_probs(log_q, x_t, now, after)
         assert (step >= 0).all()
         torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
-    score = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]])  # no such score exists
-    assert (staggered_score(score, 2.0) < 0).any()
-    step = _score_probs(score, x_t, 2.0)
-    assert (step >= 0).all()
-    torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
 
 
 for vocab_size in (2, 3, 27):
@@ -456,9 +429,6 @@ test_analytic_step_is_exact_for_each_position()
 test_step_is_a_distribution_at_the_extremes()
 
 # %% [markdown]
-# A fourth check goes to the extremes in float32: certain beliefs, endless noise, no noise left, and
-# a score that no distribution has.
-#
 # ## Why the step factorizes, and what that costs
 #
 # The last line of the third test is the whole trouble in one assertion. Each letter is exact, the
@@ -466,17 +436,40 @@ test_step_is_a_distribution_at_the_extremes()
 # network could learn mends this. It is asked one question per position, and a table of joint
 # answers for $L$ positions would have $V^L$ entries. A left-to-right model avoids the problem by
 # asking $L$ questions one after the other, each with all earlier answers in view. We ask for all
-# $L$ letters at once, $N$ times, and $N$ is ours to choose: fewer questions than letters, if we
-# like, at the price of some words in which two letters did not hear of each other in time. What
-# mends that is a smaller step.
+# $L$ letters at once, $N$ times, and $N$ is ours to choose.
 #
-# How small? In a step that removes the noise $\Delta$, a position changes with a probability of
-# order $\Delta$. The true joint and the product of marginals agree on every single position; they
-# can only differ where two positions change *together*, and that is of order $\Delta^2$. Make the
-# steps $N$ times as many and the chance of a change in each is $N$ times smaller: the errors add up
-# to $N\cdot O(1/N^2)=O(1/N)$. Euler's method commits a second error of order $\Delta^2$ per step,
-# the rates that it freezes. So both must converge like $1/N$, with different constants. We will
-# see.
+# **One step** costs the most, and that cost has a closed form. From pure noise, the ideal network
+# can only say how often each letter occurs at each place: $p_i(y)$. So one step writes the word $w$
+# with probability $\prod_i p_i(w_i)$. How far is that from the truth $p(w)$? In the yardstick of
+# chapter 5,
+#
+# $$ KL\Big(p\,\Big\|\,\prod_i p_i\Big) = \sum_w p(w)\log p(w) - \sum_i\sum_w p(w)\log p_i(w_i)
+#    = \sum_i H_i - H, $$
+#
+# with $H_i=-\sum_y p_i(y)\log p_i(y)$ the entropy of place $i$ and $H$ that of the word. **Deciding
+# everything at once costs exactly what the letters know about each other.** For *aa* and *bb* each
+# letter has $\log2$, and so has the word: the cost is $\log 2+\log2-\log2=\log 2$, a factor 2 in
+# probability, the half that was no word. And in our world:
+
+
+# %%
+def entropy(p: Tensor) -> Tensor:
+    return -torch.xlogy(p, p).sum(-1)
+
+
+letters = torch.stack([world.probs @ one_hot(world.words[:, i], 3).double() for i in (0, 1)])
+one_step = product_of_positions(world, letters[None])[0]  # (W,)
+kl = (world.probs * (world.probs / one_step).log()).sum()
+print(f"KL {kl:.4f} nats; letters {entropy(letters).sum():.4f} - word {entropy(world.probs):.4f}")
+
+# %% [markdown]
+# **Many steps** cost less. In a step that removes the noise $\Delta$, a position changes with a
+# probability of order $\Delta$. The true joint and the product of marginals agree on every single
+# position; they can only differ where two positions change *together*, and that is of order
+# $\Delta^2$. Make the steps $N$ times as many and the chance of a change in each is $N$ times
+# smaller: the errors add up to $N\cdot O(1/N^2)=O(1/N)$. Euler's method commits a second error of
+# order $\Delta^2$ per step, the rates that it freezes. So both must converge like $1/N$, with
+# different constants. We will see.
 
 # %% [markdown]
 # ## Where to stop on the way
@@ -487,7 +480,8 @@ test_step_is_a_distribution_at_the_extremes()
 # 100/\log(2\cdot10^5)=38\,\%$ of the way. So besides `"linear"` there are two schedules that look
 # at the fraction of redrawn letters, $f=1-e^{-\bar\sigma}$. `"fraction"` takes equal steps of $f$.
 # `"cosine"` takes long steps while almost all is noise, and short ones near the clean text:
-# $f=1-\sin\tfrac{\pi u}2$ for a share $u$ of the steps.
+# $f=1-\sin\tfrac{\pi u}2$ after a share $u$ of the steps. (The code works with the share that is
+# *kept*, $1-f$, because $1-e^{-60}$ is exactly 1 in floating point.)
 
 # %% tags=["export"]
 from ddlm_core.noise import GeometricNoise
@@ -500,11 +494,7 @@ def create_timestep_schedule(
 ) -> Tensor:
     r"""Times at which a run stops, from 1 (noise) down to 0 (text): float64 (num_steps + 1,).
 
-    Args:
-        num_steps: number of steps, at least 1; else a ValueError.
-        schedule: equal steps of $t$ (``linear``) or of the redrawn fraction $f = 1-e^{-\bar\sigma}$
-            (``fraction``), or $f = 1-\sin(\pi u/2)$ at a share $u$ of the steps (``cosine``).
-        noise: turns fractions into times; by default ``GeometricNoise()``.
+    Equal steps of t (``linear``) or of the share of redrawn letters (``fraction``), or ``cosine``.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -537,15 +527,12 @@ def noise_levels(
 ) -> Tensor:
     r"""Total noise at these times, (num_steps + 1,); the last is 0, or $\bar\sigma(0)$ if told so."""
     levels = noise.sigma_bar(create_timestep_schedule(num_steps, schedule, noise))
-    if denoise_last:
-        levels[-1] = 0.0
-    return levels
+    return torch.cat([levels[:-1], levels.new_zeros(1)]) if denoise_last else levels
 
 
 # %% [markdown]
-# The checks: times fall strictly from 1 to 0 for any number of steps, also with a noise so strong
-# that $1-e^{-\bar\sigma}$ rounds to 1 (this is why the code works with the share that is *kept*);
-# the fractions are the promised ones; and a name that we do not know gets an answer that lists
+# The checks: times fall strictly from 1 to 0 for any number of steps, also with a very strong noise;
+# the fractions are the promised ones; and a schedule that we do not know gets an answer that lists
 # those we do.
 
 # %% tags=["test"]
@@ -592,42 +579,6 @@ test_schedules_are_what_they_say()
 test_schedule_refuses_what_it_does_not_know()
 
 # %% [markdown]
-# ## Temperature
-#
-# A language model with temperature $T$ draws from $q^{1/T}$, normalized: below 1 the probable gets
-# more probable. Where to apply it in a diffusion model? To **what the model believes**, that is to
-# $q$, and not to the probabilities of the step. Those also contain the noise, which is no opinion:
-# of a letter that the step must keep noisy, all others *have* to be equally likely. Sharpen them
-# and the text arrives at a noise level that the network does not expect.
-#
-# (The code subtracts the largest logarithm first, so that it stays 0 however small $T$ is.)
-
-
-# %% tags=["export"]
-def _apply_temperature(log_q: Tensor, temperature: float) -> Tensor:
-    r"""$q^{1/T}$, normalized, from and to log-probabilities (…, V)."""
-    if temperature == 1:
-        return log_q
-    return torch.log_softmax((log_q - log_q.amax(-1, keepdim=True)) / temperature, dim=-1)
-
-
-# %% tags=["test"]
-def test_temperature_sharpens_what_the_model_believes():
-    log_q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64).log()
-    assert _apply_temperature(log_q, 1.0) is log_q
-    expected = torch.tensor([[0.25, 0.09, 0.04, 0.0]], dtype=torch.float64) / 0.38
-    torch.testing.assert_close(_apply_temperature(log_q, 0.5).exp(), expected)
-    greedy = _apply_temperature(log_q.float(), 1e-40).exp()
-    assert torch.equal(greedy, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
-    flat = _apply_temperature(log_q, 1e6).exp()[0, :3]
-    torch.testing.assert_close(
-        flat, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0
-    )
-
-
-test_temperature_sharpens_what_the_model_believes()
-
-# %% [markdown]
 # ## Drawing
 #
 # To draw from $V$ probabilities, lay them end to end on a ruler from 0 to 1 and throw a dart. The
@@ -651,14 +602,13 @@ def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
 # Where do the random numbers come from? If one generator served the whole batch, sample 3 would
 # depend on how many samples are drawn with it, and splitting a large batch to save memory would
 # change every text. So **each sample gets its own generator**, from the seed and the sample's
-# number alone. It is drawn from on the CPU: that costs next to nothing (one number per position)
-# and gives the same numbers on every device. (`first` is the number of the first sample, for a
-# batch that continues another one.)
+# number alone (`first` is the number of the first sample, for a batch that continues another one).
+# It lives on the CPU, which costs next to nothing and gives the same numbers on every device.
 #
 # The seed goes through a hash first. Otherwise the second sample of seed 7 would be the first
-# sample of seed 8. After the hash we simply count up, because PyTorch's CPU generator looks at 32
-# bits of its seed only: hashing every sample by itself would now and then give two samples of a
-# large batch the same generator, and so the same text.
+# sample of seed 8. After the hash we count up, because PyTorch's CPU generator looks at 32 bits of
+# its seed only: a hash for every sample would now and then give two samples of a large batch the
+# same generator, and so the same text.
 
 # %% tags=["export"]
 from collections.abc import Sequence
@@ -668,16 +618,8 @@ import numpy as np
 
 def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
     """CPU generators; the one of sample i depends on ``seed`` (at least 0) and first + i alone."""
-    base = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    numbers = range(base + first, base + first + batch_size)
-    return [torch.Generator().manual_seed(number % 2**32) for number in numbers]
-
-
-def _draw_uniforms(generators: Sequence[torch.Generator | None], length: int) -> Tensor:
-    """Uniform numbers in [0, 1), float64 (B, length) on the CPU: one row from each generator."""
-    each = [generator or torch.default_generator for generator in generators]
-    rows = [torch.rand(length, generator=g, dtype=torch.float64, device=g.device) for g in each]
-    return torch.stack([row.cpu() for row in rows])
+    base = int(np.random.SeedSequence(seed).generate_state(1)[0]) + first
+    return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
 # %% [markdown]
@@ -700,16 +642,11 @@ def test_dart_hits_letters_as_often_as_their_probabilities():
 
 
 def test_generators_depend_on_seed_and_number_alone():
-    whole = _draw_uniforms(sample_generators(7, 5), 3)
-    parts = [
-        _draw_uniforms(sample_generators(7, 2), 3),
-        _draw_uniforms(sample_generators(7, 3, 2), 3),
-    ]
-    assert torch.equal(whole, torch.cat(parts))
-    many = _draw_uniforms(sample_generators(7, 300) + sample_generators(8, 300), 1)
-    assert len(many.unique()) == 600
-    shared = torch.Generator().manual_seed(0)
-    assert len(_draw_uniforms([shared] * 50, 1).unique()) == 50
+    def numbers(*arguments: int) -> list[float]:
+        return [torch.rand(1, generator=g).item() for g in sample_generators(*arguments)]
+
+    assert numbers(7, 5) == numbers(7, 2) + numbers(7, 3, 2)
+    assert len({*numbers(7, 300), *numbers(8, 300)}) == 600
 
 
 test_dart_hits_letters_as_often_as_their_probabilities()
@@ -720,12 +657,18 @@ test_generators_depend_on_seed_and_number_alone()
 #
 # Now put the pieces together. A model is anything that has `denoise`, which gives $\log q$. A model
 # of the paper's kind (`parametrization="score"` in chapter 6) gives log-scores when called, and
-# then the step goes through `_score_probs`. The model is told about given letters (`mask`) only if
-# there are any.
+# then the step goes through the staggered score. The model is told about given letters (`mask`) only
+# if there are any.
+#
+# **Temperature.** A language model with temperature $T$ draws from $q^{1/T}$, normalized: below 1 the
+# probable gets more probable. We apply it to *what the model believes*, to $q$, and not to the
+# probabilities of the step. Those also contain the noise, which is no opinion: of a letter that the
+# step must keep noisy, all others *have* to be equally likely. Sharpen them and the text arrives at
+# a noise level that the network does not expect.
 #
 # `inference_mode` is on for this function alone. It must not be wrapped around the loop below: a
-# generator that stops at a `yield` inside such a block would leave it switched on in the code of
-# whoever reads the steps.
+# Python generator that stops at a `yield` inside such a block would leave it switched on in the code
+# of whoever reads the steps.
 
 # %% tags=["export"]
 from typing import Any
@@ -753,18 +696,41 @@ def reverse_probs(
     """Ask the model once: tokens (B, L), noise now and then (B,) to step probabilities (B, L, V)."""
     given = () if mask is None else (mask,)
     if _has_denoiser(model):
-        log_q = _apply_temperature(model.denoise(x_t, sigma_bar_t, *given), temperature)
+        log_q = model.denoise(x_t, sigma_bar_t, *given)
+        if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
+            log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
         if method == "analytic":
             return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s)
         score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
     else:
         score = model(x_t, sigma_bar_t, *given).exp()
-    step = euler_probs if method == "euler" else _score_probs
-    return step(score, x_t, sigma_bar_t - sigma_bar_s)
+    delta = sigma_bar_t - sigma_bar_s
+    if method == "euler":
+        return euler_probs(score, x_t, delta)
+    weight = (staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])).clamp(min=0)
+    return weight / weight.sum(-1, keepdim=True)  # departure: the paper leaves in what is negative
 
+
+# %% [markdown]
+# The checks: each kind of model gets the step of its method, also with a score that no distribution
+# has; and a temperature gives $q^{1/T}$. For the latter, a step from endless noise to none, because
+# there the step *is* $q$.
 
 # %% tags=["test"]
 from types import SimpleNamespace
+
+
+class ScoreModel:
+    """A model of the paper's kind, which says the same to everything."""
+
+    config = SimpleNamespace(parametrization="score")
+    denoise = None  # must not be asked
+
+    def __init__(self, score: Tensor) -> None:
+        self.score = score
+
+    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return self.score.log()
 
 
 def test_one_step_is_the_step_of_its_method():
@@ -772,27 +738,44 @@ def test_one_step_is_the_step_of_its_method():
     now, after = torch.full((9,), 2.0).double(), torch.full((9,), 0.5).double()
     log_q = world.denoise(x_t, now)
     score = denoiser_log_score(log_q, now, x_t).exp()
-
-    class ScoreModel:
-        config = SimpleNamespace(parametrization="score")
-        denoise = None  # must not be asked
-
-        def __call__(self, x_t, sigma_bar):
-            return score.log()
-
+    analytic, euler = analytic_probs(log_q, x_t, now, after), euler_probs(score, x_t, 1.5)
     for model, method, expected in (
-        (world, "analytic", analytic_probs(log_q, x_t, now, after)),
-        (world, "euler", euler_probs(score, x_t, 1.5)),
-        (ScoreModel(), "analytic", _score_probs(score, x_t, 1.5)),
-        (lambda x_t, sigma_bar: score.log(), "analytic", _score_probs(score, x_t, 1.5)),
-        (ScoreModel(), "euler", euler_probs(score, x_t, 1.5)),
+        (world, "analytic", analytic),
+        (world, "euler", euler),
+        (ScoreModel(score), "analytic", analytic),
+        (ScoreModel(score).__call__, "analytic", analytic),  # any function will do
+        (ScoreModel(score), "euler", euler),
     ):
         torch.testing.assert_close(reverse_probs(model, x_t, now, after, method), expected)
-    cooler = analytic_probs(_apply_temperature(log_q, 0.5), x_t, now, after)
-    torch.testing.assert_close(reverse_probs(world, x_t, now, after, temperature=0.5), cooler)
+
+
+def test_step_from_an_impossible_score_is_a_distribution():
+    score, noise = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]]), torch.tensor([2.0])
+    assert (staggered_score(score, noise) < 0).any()
+    step = reverse_probs(ScoreModel(score), torch.tensor([[1, 1]]), noise, 0 * noise)
+    assert (step >= 0).all()
+    torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
+
+
+def test_temperature_sharpens_what_the_model_believes():
+    q, x_t = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]], dtype=torch.float64), torch.tensor([[3]])
+    noise = torch.tensor([torch.inf])
+    for temperature, expected in (
+        (1.0, [0.5, 0.3, 0.2, 0.0]),
+        (0.5, [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38, 0.0]),
+        (1e-40, [1.0, 0.0, 0.0, 0.0]),
+        (1e9, [1 / 3, 1 / 3, 1 / 3, 0.0]),
+    ):
+        for dtype in (torch.float32, torch.float64):
+            log_q = q.to(dtype).log()
+            model = SimpleNamespace(denoise=lambda x_t, sigma_bar, log_q=log_q: log_q)
+            step = reverse_probs(model, x_t, noise, torch.zeros(1), temperature=temperature)
+            torch.testing.assert_close(step, torch.tensor([[expected]], dtype=dtype))
 
 
 test_one_step_is_the_step_of_its_method()
+test_step_from_an_impossible_score_is_a_distribution()
+test_temperature_sharpens_what_the_model_believes()
 
 # %% [markdown]
 # ## The one loop
@@ -801,14 +784,15 @@ test_one_step_is_the_step_of_its_method()
 # made. Whoever wants an animation, a progress bar or a stop button reads the steps; whoever wants
 # the text reads the last one.
 #
-# The loop is six lines. Ask the model what each clean letter might be, given all letters as they
-# are now. Turn that into distributions one step back. Throw a dart for each position. That is all,
-# and nothing is decided for good: a letter that was set early can be changed in any later step, if
-# its neighbors come to disagree with it.
+# Ask the model what each clean letter might be, given all letters as they are now. Turn that into
+# distributions one step back. Throw a dart for each position, except where a letter is given. That is
+# all, and nothing is decided for good: a letter that was set early can be changed in any later step,
+# if its neighbors come to disagree with it.
 
 # %% tags=["export"]
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -823,48 +807,44 @@ class DenoisingStep:
 
 
 def _run_reverse(
-    model: Any, tokens: Tensor, levels: Tensor, generators: Sequence, keep: Callable, *how: Any
+    model: Any, tokens: Tensor, levels: Tensor, each: Sequence, mask: Tensor | None, *how: Any
 ) -> Iterator[DenoisingStep]:
     """The start (B, L), then what each step leaves, through noise ``levels`` (num_steps + 1,)."""
     rows = levels.float().to(tokens.device)[:, None].expand(-1, len(tokens))  # (num_steps + 1, B)
-    previous = tokens
+    changed = torch.zeros_like(tokens, dtype=torch.bool)
+    draw = partial(torch.rand, tokens.shape[1], dtype=torch.float64)
     for index, level in enumerate(levels.tolist()):
         if index > 0:
-            probs = reverse_probs(model, previous, rows[index - 1], rows[index], *how)
-            tokens = keep(_sample_categorical(probs, _draw_uniforms(generators, probs.shape[1])))
-        yield DenoisingStep(index, len(levels) - 1, level, tokens, tokens != previous)
-        previous = tokens
+            probs = reverse_probs(model, tokens, rows[index - 1], rows[index], *how, mask)
+            darts = [draw(generator=g, device=getattr(g, "device", "cpu")) for g in each]
+            drawn = _sample_categorical(probs, torch.stack(darts))
+            changed = (drawn != tokens) & (True if mask is None else ~mask)  # given tokens stay
+            tokens = torch.where(changed, drawn, tokens)
+        yield DenoisingStep(index, len(levels) - 1, level, tokens, changed)
 
 
 # %% [markdown]
 # Around it stands the function with the arguments that a user sees. It does little more than to
 # check them. It is *not* a generator itself, so a wrong argument is reported when you call it, not
-# when you read the first step.
-#
-# Its helpers come first. One puts given letters back after every step, exactly.
+# when you read the first step. Two helpers come first: one puts given letters into the start, where
+# the loop will leave them; one says in a line what is wrong with the other arguments.
 
 
 # %% tags=["export"]
-def _keeper(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
-    """What puts the given tokens back into tokens (B, L), and the mask (B, L) of where they are."""
+def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
+    """Tokens (B, L) of the start with the given ones in their places, and the mask (B, L)."""
     if template is None and mask is None:
-        return lambda tokens: tokens, None
-    if template is None or mask is None:
-        raise ValueError("template and mask go together: give both or neither")
+        return start, None
     shape = tuple(start.shape)
-    for name, got in (("template", template.shape), ("mask", mask.shape)):
-        if got not in (shape, shape[1:]):
-            raise ValueError(f"{name} must be of shape {shape[1:]} or {shape}, got {tuple(got)}")
-    if template.is_floating_point() or mask.dtype != torch.bool:
-        raise ValueError(f"need int64 and bool, got {template.dtype} and {mask.dtype}")
+    for name, value, kind in (("template", template, torch.int64), ("mask", mask, torch.bool)):
+        if getattr(value, "dtype", None) != kind or value.shape not in (shape, shape[1:]):
+            need = f"{name} must be {kind} of shape {shape[1:]} or {shape}"
+            raise ValueError(f"template and mask go together: {need}")
     template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
     if ((template < 0) | (template >= vocab_size))[mask].any():
         raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
-    return lambda tokens: torch.where(mask, template, tokens), mask
+    return torch.where(mask, template, start), mask
 
-
-# %% [markdown]
-# One says in a line what is wrong with the other arguments.
 
 # %% tags=["export"]
 from ddlm_core.forward import sample_prior
@@ -876,10 +856,9 @@ def _check(model: Any, method: str, temperature: float, each: Sequence, shape: t
         raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
     if method not in ("analytic", "euler"):
         raise ValueError(f"method must be one of analytic, euler, got {method!r}")
-    if not 0 < temperature < torch.inf:
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    if temperature != 1 and not _has_denoiser(model):
-        raise ValueError("a temperature other than 1 needs a model that has a denoiser")
+    if temperature != 1 and not (0 < temperature < torch.inf and _has_denoiser(model)):
+        limits = "1, or above 0 and finite if the model has a denoiser"
+        raise ValueError(f"temperature must be {limits}, got {temperature}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
 
@@ -908,26 +887,17 @@ def denoising_steps(
 ) -> Iterator[DenoisingStep]:
     """Write B texts of L tokens: an iterator over the random start and each of ``num_steps`` steps.
 
-    Args:
-        model: has ``denoise``, or is called for log-scores (B, L, V); put it in ``eval()`` mode.
-        noise: what it was trained with. ``vocab_size`` and ``device`` are the model's by default.
-        schedule: see ``create_timestep_schedule``. ``method``: ``analytic`` or ``euler``.
-        temperature: 1 samples what the model believes, less makes it surer of itself.
-        template: given tokens, int64 (L,) or (B, L); ``mask``, bool, is true where they stay.
-        generator: one for all samples in turn, or one for each (``sample_generators``).
-        denoise_last: end without noise, not at that of time 0.
-
-    Arguments that cannot work raise a ValueError of one line, at the call.
+    ``model`` has ``denoise``, or gives log-scores (B, L, V) when called. ``template``, int64, (L,) or
+    (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
     _check(model, method, temperature, each, (batch_size, seq_len))
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
-    if device is None:
-        device = next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
+    device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
     start = torch.cat([sample_prior(1, seq_len, vocab_size, g, "cpu") for g in each]).to(device)
-    keep, mask = _keeper(template, mask, start, vocab_size)
-    return _run_reverse(model, keep(start), levels, each, keep, method, temperature, mask)
+    start, mask = _given(template, mask, start, vocab_size)
+    return _run_reverse(model, start, levels, each, mask, method, temperature)
 
 
 # %% tags=["export"]
@@ -956,7 +926,6 @@ for step in run:
         for row in zip(step.tokens.tolist(), step.changed.tolist(), strict=True)
     ]
     print(f"step {step.index}   noise {step.sigma_bar:7.4f}   {'   '.join(words)}")
-
 
 # %% [markdown]
 # Checks of the loop: it tells the truth about its steps, it leaves nothing switched on behind
@@ -1008,7 +977,7 @@ def test_samples_do_not_depend_on_the_batch_split():
     (*_, other) = run_world(20, generator=sample_generators(4, 20))
     assert not torch.equal(whole.tokens, other.tokens)
     one = [list(run_world(20, generator=torch.Generator().manual_seed(0)))[-1] for _ in range(2)]
-    assert torch.equal(one[0].tokens, one[1].tokens)
+    assert torch.equal(one[0].tokens, one[1].tokens) and len(one[0].tokens.unique(dim=0)) > 3
 
 
 def test_cold_samples_are_what_the_model_believes_most():
@@ -1063,7 +1032,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 
 # %% [markdown]
-# The figure shows the nine words: what the language has, and what one, four and sixteen equal steps
+# The figure shows the nine words: what the language has, and what sixteen, four and one equal steps
 # of $t$ write. One step gives the products of the letter frequencies: *aa*, *bb* and *cc*, which
 # are hardly ever said, come out far too often, and *ab* far too rarely. With sixteen steps the bars
 # are close to the truth.
@@ -1083,11 +1052,12 @@ axes.set_xlabel("word")
 axes.set_ylabel("probability")
 axes.legend()
 plt.show()
+
 # %% [markdown]
 # Now the distance against the number of steps, for both methods on two schedules. Both axes are
 # logarithmic, so that an error of $1/N$ is a straight line that falls one decade in one decade; the
-# dotted line has this slope. All four curves follow it from about eight steps on. Euler lies above
-# the analytic step, and `cosine` well below `linear`.
+# dotted line has this slope. All four curves follow it from about eight steps on. Euler (squares,
+# triangles pointing down) lies above the analytic step, and `cosine` (triangles) well below `linear`.
 
 # %% tags=["hide-input"]
 counts = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -1104,6 +1074,7 @@ axes.set_xlabel("number of steps N")
 axes.set_ylabel("total variation distance to the language")
 axes.legend()
 plt.show()
+
 # %%
 print("steps                " + "".join(f"{n:>8}" for n in counts[2:9]))
 for (method, schedule), values in distance.items():
@@ -1212,10 +1183,112 @@ for method in ("analytic", "euler"):
     test_loop_writes_what_the_exact_computation_says(method)
 
 # %% [markdown]
+# ## One story, and how sure the model is
+#
+# Enough of three letters. The package brings a small network, trained on the stories of
+# [chapter 2](02_stories.ipynb). How it was trained is the matter of [chapter 8](08_training.ipynb);
+# here we load it, as in chapter 6, and let it write. The same seed, so the same noise to start from, in
+# 1, 4 and 64 steps of `cosine`:
+
+# %%
+from importlib.resources import files
+
+from ddlm_core import stories
+from ddlm_core.loss import log_posterior
+from ddlm_core.model import DiscreteDiffusionTransformer
+from ddlm_core.tokenizer import PAD_ID
+
+folder = files("ddlm_core") / "pretrained" / "pocket-stories"
+model = DiscreteDiffusionTransformer.from_pretrained(str(folder)).requires_grad_(False)
+tokenizer = model.config.tokenizer
+
+
+def write(num_steps: int, seed: int = 0) -> list[DenoisingStep]:
+    how = {"schedule": "cosine", "generator": sample_generators(seed, 1)}
+    length = model.config.block_size  # shorter stories are filled up with <PAD>
+    return list(denoising_steps(model, model.config.noise, 1, length, num_steps=num_steps, **how))
+
+
+runs = {num_steps: write(num_steps) for num_steps in (1, 4, 64)}
+for num_steps, run in runs.items():
+    print(f"{num_steps:2} steps: {tokenizer.decode(run[-1].tokens[0])!r}")
+
+# %% [markdown]
+# One step gives every place a letter that is likely *there*, and no word. To watch the long run, ask
+# after each step how sure the model is. Its belief about the clean character at place $i$, its own
+# $x_t$ counted, is the `log_posterior` of chapter 5. The entropy of that belief, in nats,
+#
+# $$ H_i = -\sum_y p(x_0^i=y\mid x_t)\,\log p(x_0^i=y\mid x_t), $$
+#
+# is 0 where the model is certain, and $\log106=4.66$ where it knows nothing.
+
+
+# %%
+def uncertainty(step: DenoisingStep) -> Tensor:
+    """Entropy of the model's belief at each position, in nats: (L,)."""
+    sigma_bar = torch.tensor([step.sigma_bar])
+    log_p = log_posterior(model.denoise(step.tokens, sigma_bar), sigma_bar, step.tokens)[0]
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+run = runs[64]
+unsure = torch.stack([uncertainty(step) for step in run[:-1]])  # (N, L), before each step
+for k in (0, 8, 16, 24, 32, 48):
+    noise_left, total = run[k].sigma_bar, unsure[k].sum()
+    print(f"after {k:2} steps, noise {noise_left:7.4f}: {total:5.1f} nats in all places together")
+texts = [tokenizer.encode(text) for text in stories.sample(2000, seed=0)]
+texts = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=PAD_ID)
+frequencies = one_hot(texts, tokenizer.vocab_size).double().mean(0)  # (L, V)
+print(f"letters at their frequencies in 2,000 stories: {entropy(frequencies).sum():5.1f} nats")
+print(f"a whole story:                                 {stories.entropy():5.1f} nats")
+
+# %% [markdown]
+# Before the first step the beliefs add up to 384 nats, and a story has 19. With letters at their true
+# frequencies the sum is 319, so by the formula above even a perfect network pays 300 nats for a story
+# in one step. Ours pays 65 more: it is not perfect, least of all where it sees nothing but noise.
+# Then the sum falls fast. After 24 steps hardly one nat is left to decide.
+#
+# The figure shows where. Above is the whole text, a row for each of the first 40 steps; bright means
+# unsure. Below is the beginning of the text, with the characters that the sampler holds at that step.
+
+# %% tags=["hide-input"]
+rows, columns = (0, 4, 8, 16, 24, 32, 48, 63), 46
+figure, (top, bottom) = plt.subplots(2, figsize=(8, 5.4))
+look = {"cmap": "cividis", "vmin": 0, "vmax": 4.0, "aspect": "auto"}
+image = top.imshow(unsure[:40], extent=(0.5, 160.5, 39.5, -0.5), **look)
+top.set(xlabel="position in the text", ylabel="steps taken")
+bottom.imshow(unsure[list(rows), :columns], extent=(0.5, columns + 0.5, 7.5, -0.5), **look)
+bottom.set(xlabel=f"position in the text (the first {columns})", ylabel="steps taken")
+bottom.set_yticks(range(len(rows)), rows)
+for i, row in enumerate(rows):
+    for j, letter in enumerate(map(tokenizer.decode, run[row].tokens[0, :columns, None])):
+        color = "black" if unsure[row, j] > 2 else "white"
+        place = {"ha": "center", "va": "center", "fontsize": 8.5, "parse_math": False}
+        bottom.text(j + 1, i, letter if letter.isprintable() else " ", color=color, **place)
+for axes in (top, bottom):
+    axes.grid(False)
+bar = figure.colorbar(image, ax=(top, bottom), label="uncertainty in nats")
+bar.outline.set_visible(False)
+plt.show()
+
+# %% [markdown]
+# * **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright
+#   longest are the free choices of the grammar: the name at the very beginning, the animal from
+#   position 17, its trouble, the help that it gets.
+# * **What belongs together settles together.** The animal comes back at position 86. Until step 25
+#   both places are unsure; they get dark at the same time.
+# * **Color and characters tell different things.** After 24 steps the text still looks like noise,
+#   and the model is sure of it. It sees through the noise that is left; the remaining steps only take
+#   it away, and mend what was drawn wrong.
+# * **Errors are born where it is bright.** All bright places draw in the same step and cannot hear
+#   each other. In the run of 4 steps, the animal's two mentions do not agree, and neither do the
+#   letters within them.
+
+# %% [markdown]
 # ## Infilling
 #
 # A left-to-right model can continue a text. This one can fill holes anywhere: write down the given
-# characters, start the rest as noise, and put the given ones back after each step. Is that enough?
+# characters, start the rest as noise, and leave the given ones alone in each step. Is that enough?
 # It depends on whether **the model knows which characters are given**.
 #
 # Suppose the first letter is *b*. In our language *bc* follows with probability 0.9. A model that
@@ -1237,14 +1310,12 @@ for told in (True, False):
 
 # %% [markdown]
 # Told, even a single step is exact, since there is only one letter to write. Not told, the
-# distribution stays wrong by 13 % however many steps we take. The reason: putting the *b* back
+# distribution stays wrong by 13 % however many steps we take. The reason: leaving the *b* there
 # makes the model answer for $p_t$ given a *noisy* letter that happens to be *b*. What we want is
 # $p_t$ given that the *clean* letter is *b*. The two agree only at the very end. So, other than the
 # paper's sampler, which puts the given tokens back and no more, ours passes the mask on, and
 # [chapter 8](08_training.ipynb) trains the network with spans that it knows are given.
-
-
-# %% [markdown]
+#
 # The checks below hold the exact computation against the true conditional distribution, for one
 # open letter (exact in any number of steps) and for two (an error that falls with the steps). Then
 # they run the loop itself and look at what it keeps. The last one collects what cannot work: each
@@ -1295,14 +1366,21 @@ def test_bad_arguments_are_refused_at_the_call():
         "schedule must be one of": {"schedule": "square"},
         "method must be one of": {"method": "magic"},
         "temperature must be": {"temperature": 0.0},
-        "temperature must be above": {"temperature": float("nan")},
+        "temperature must be 1, or above 0": {"temperature": float("nan")},
         "go together": {"template": word},
-        "template must be of shape": {"template": torch.tensor([1, 0, 0]), "mask": keep},
-        "mask must be of shape": {"template": word, "mask": torch.ones(2, 2).bool()},
-        "got torch.int64 and torch.int64": {"template": word, "mask": word},
+        r"template must be torch.int64 of shape \(2,\) or \(5, 2\)": {
+            "template": torch.tensor([1, 0, 0]),
+            "mask": keep,
+        },
+        "go together: mask must be torch.bool of shape": {
+            "template": word,
+            "mask": torch.ones(2, 2).bool(),
+        },
+        "mask must be torch.bool": {"template": word, "mask": word},
+        "template must be torch.int64": {"template": word.float(), "mask": keep},
         "tokens outside 0 to 2": {"template": word + 2, "mask": keep},
         "2 generators for a batch of 5": {"generator": sample_generators(0, 2)},
-        "needs a model that has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
+        "if the model has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             run_world(5, **options)
@@ -1319,35 +1397,40 @@ test_bad_arguments_are_refused_at_the_call()
 # %% [markdown]
 # ## Change it safely
 #
-# Many samplers take the most probable letter in the last step. Try it: in `_run_reverse`, replace
-# the line that draws by
+# 1. Many samplers take the most probable letter in the last step. In `_run_reverse`, replace the line
+#    that draws by
 #
-# ```python
-# last = index == len(levels) - 1
-# darts = _draw_uniforms(generators, probs.shape[1])
-# tokens = keep(probs.argmax(-1) if last else _sample_categorical(probs, darts))
-# ```
+#    ```python
+#    last = index == len(levels) - 1
+#    drawn = probs.argmax(-1) if last else _sample_categorical(probs, torch.stack(darts))
+#    ```
 #
-# and run `make export && pytest tests/test_sampler.py`.
-# `test_loop_writes_what_the_exact_computation_says` fails: *ab* is written too often, and the words
-# *aa* and *cb* never. The other tests pass, so this one is what stands between you and a sampler
-# that is quietly too sure of itself.
+#    `test_loop_writes_what_the_exact_computation_says` fails: *ab* is written too often, and the
+#    words *aa* and *cb* never. The other tests pass, so this one is what stands between you and a
+#    sampler that is quietly too sure of itself.
+# 2. Do not tell the model: give `reverse_probs` a `None` instead of `mask` in the same function.
+#    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are
+#    written as if they were not.
+# 3. Average over $V-1$ letters, as the public code of chapter 5 does: in `euler_probs`, divide by
+#    `(score.shape[-1] - 1)`. `test_euler_jumps_at_the_reverse_rates` fails at once.
+#
+# After each: `make export && pytest tests/test_sampler.py`.
 #
 # ## Exercises
 #
 # **1.** How many steps does `linear` need to bring the total variation down to 0.01? How many does
 # `cosine` need? (Expected: 93 and 45.)
 
+
 # %% tags=["solution", "hide-input"]
-needed = {}
-for schedule in ("linear", "cosine"):
-    num_steps = 32
-    while (
-        total_variation(written(world, noise_levels(noise, num_steps, schedule)), world.probs)
-        > 0.01
-    ):
-        num_steps += 1
-    needed[schedule] = num_steps
+def miss(num_steps: int, schedule: str) -> float:
+    return total_variation(written(world, noise_levels(noise, num_steps, schedule)), world.probs)
+
+
+needed = {"linear": 32, "cosine": 32}
+for schedule in needed:
+    while miss(needed[schedule], schedule) > 0.01:
+        needed[schedule] += 1
 assert needed == {"linear": 93, "cosine": 45}, needed
 needed
 
@@ -1405,8 +1488,9 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 #
 # The reverse rate is the forward rate times the score. For one position the reverse step can be had
 # exactly, from the score by undoing noise, or, better, from what the denoiser believes. For all
-# positions at once it is a product where the truth is not, and that costs an error of order $1/N$
-# in $N$ steps. Shorter steps near the clean text halve it.
+# positions at once it is a product where the truth is not. In one step that costs what the letters
+# know about each other; in $N$ steps, an error of order $1/N$. Shorter steps near the clean text
+# halve it.
 #
 # | exported name | meaning |
 # |---|---|

@@ -16,26 +16,26 @@
 # **We want** weights: text goes in, a model comes out, and a stop in the middle costs nothing.
 # **Why**: everything so far was exact for any network. Only now does the network learn what a story is.
 #
-# The chapter has two halves. The first turns any text into batches of tokens (module `data`). The second
-# uses them (module `training`).
+# The first half turns any text into batches of tokens (module `data`). The second half uses them (module
+# `training`).
 
 # %% [markdown]
 # ## From text to one long row of tokens
 #
-# By hand: two stories, *Hi.* and *Go!*, and a window of four tokens. If they are cut from one running text,
-# we write one `<PAD>` after each, so that a window shows where a story ends:
+# By hand: two stories, *Hi.* and *Go!*, become one row. One `<PAD>` (here `␣`) follows each, so that a window of
+# the row shows where a story ends:
 #
-# `H i . ␣ | G o ! ␣` (here `␣` stands for `<PAD>`).
+# `H i . ␣ G o ! ␣`
 #
-# The stories of [chapter 2](02_stories.ipynb) are short enough to get a window each. There we fill up with
-# `<PAD>` to the end of the window. Nothing is dropped at the end of a story in either case.
+# The stories of [chapter 2](02_stories.ipynb) are short enough to get a window each: there `<PAD>` fills up the
+# window. In both cases nothing is dropped at the end of a story.
 #
-# A source is `pocket-stories`, local files, or a data set on the Hugging Face Hub. A `.txt` file is one
-# running text, however many blank lines it has; in `.jsonl` and `.parquet` every row is a story.
+# A source is `pocket-stories`, local files, or a data set on the Hugging Face Hub. In `.jsonl` and `.parquet`
+# files every row is a story. A `.txt` file is one running text, however many blank lines it has.
 
 # %% tags=["export:data"]
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Piece = tuple[str, bool]  # some text, and whether a story ends after it
@@ -50,24 +50,41 @@ def read_file(path: Path, column: str = "text") -> Iterator[Piece]:
         yield "", True
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _text_of(line, column, f"{path}, line {number}"), True
+            yield from _texts(filter(str.strip, file), column, path)
     elif path.suffix == ".parquet":
         from datasets import load_dataset
 
-        rows = load_dataset("parquet", data_files=str(path), split="train")
-        yield from ((row[column], True) for row in rows)
+        yield from _texts(load_dataset("parquet", data_files=str(path))["train"], column, path)
     else:
         raise ValueError(f"{path}: need a .txt, .jsonl or .parquet file")
 
 
 # %% tags=["export:data"]
-def _text_of(line: str, column: str, where: str) -> str:
+def _texts(rows: Iterable[dict | str], column: str, source: object) -> Iterator[Piece]:
+    for number, row in enumerate(rows, 1):
+        try:
+            text = (json.loads(row) if isinstance(row, str) else row)[column]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise ValueError(f"{source}, row {number}: need an object with a text {column!r}")
+        yield text, True
+
+
+# %% tags=["export:data"]
+def hub_stories(source: str, split: str, column: str) -> Iterator[Piece]:
+    """The texts of a data set on the Hugging Face Hub, through ``datasets``."""
+    from datasets import load_dataset
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # one clear line, below, and not a line for every retry
     try:
-        return json.loads(line)[column]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{where}: need a JSON object with a field {column!r}") from None
+        return _texts(load_dataset(source, split=split), column, source)
+    except Exception as error:
+        raise ConnectionError(
+            f"could not load {source!r} from the Hugging Face Hub ({type(error).__name__}); "
+            f"without a network, {POCKET!r} and paths of local .txt, .jsonl and .parquet files work"
+        ) from error
 
 
 # %% tags=["export:data"]
@@ -96,25 +113,6 @@ def read_stories(
 
 
 # %% tags=["export:data"]
-def hub_stories(source: str, split: str, column: str) -> Iterator[Piece]:
-    """The texts of a data set on the Hugging Face Hub, through ``datasets``."""
-    from datasets import load_dataset
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # one clear line, below, and not a line for every retry
-    try:
-        rows = load_dataset(source, split=split)
-    except Exception as error:
-        raise ConnectionError(
-            f"could not load {source!r} from the Hugging Face Hub ({type(error).__name__}); "
-            f"without a network, {POCKET!r} and paths of local .txt, .jsonl and .parquet files work"
-        ) from error
-    return ((row[column], True) for row in rows)
-
-
-# %% tags=["export:data"]
-from collections.abc import Iterable
-
 import numpy as np
 
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
@@ -123,41 +121,53 @@ from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 def encode_stories(
     pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One row of tokens (uint8), and where its stories end (int64).
-
-    One ``<PAD>`` follows each story, or as many as fill it up to ``pad_to`` tokens.
-    """
-    rows, ends, total = [], [], 0
+    """One row of tokens (uint8), with a ``<PAD>`` or ``pad_to`` tokens a story, and the ends (int64)."""
+    tokens, ends = bytearray(), []
     for text, is_end in pieces:
-        row = tokenizer.encode_numpy(text)
-        if pad_to is not None and len(row) > pad_to:
-            raise ValueError(f"a story of {len(row)} characters does not fit in {pad_to}")
-        padding = pad_to - len(row) if pad_to is not None else int(is_end)
-        rows.append(np.pad(row, (0, padding), constant_values=PAD_ID))
-        total += len(rows[-1])
+        tokens += tokenizer.encode_numpy(text).tobytes()
+        if pad_to is not None and len(text) > pad_to:
+            raise ValueError(f"a story of {len(text)} characters does not fit in {pad_to}")
         if is_end:
-            ends.append(total)
-    return np.concatenate([np.zeros(0, np.uint8), *rows]), np.array(ends, dtype=np.int64)
-
-
-def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[np.ndarray]:
-    """Training, validation and test tokens that share no story; the last ``held_out`` stories each.
-
-    At most a tenth each; a single running text gives a twentieth each.
-    """
-    first, second = len(tokens) * 18 // 20, len(tokens) * 19 // 20
-    if len(ends) > 2:
-        count = min(held_out, max(1, len(ends) // 10))
-        first, second = int(ends[-2 * count - 1]), int(ends[-count - 1])
-    return [tokens[:first], tokens[first:second], tokens[second:]]
+            tokens += bytes([PAD_ID]) * (1 if pad_to is None else pad_to - len(text))
+            ends.append(len(tokens))
+    return np.frombuffer(tokens, np.uint8), np.array(ends, dtype=np.int64)
 
 
 # %% [markdown]
-# The two stories from above, and what a broken line of a `.jsonl` file says:
+# The two stories from above:
 
 # %%
 tokens, ends = encode_stories([("Hi.", True), ("Go!", True)], CharacterLevelTokenizer())
 tokens.tolist(), ends.tolist()
+
+# %% [markdown]
+# Some stories are held out, to measure what the model makes of text that it has never seen. A large data set holds
+# some stories twice. So we hold out the *last* stories, and of those only the ones that occur nowhere else.
+
+# %% tags=["export:data"]
+import warnings
+
+
+def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[np.ndarray]:
+    """Training, validation and test tokens that share no story.
+
+    The last two get at most ``held_out`` stories and a tenth of all, or a twentieth of one text.
+    """
+    if len(ends) < 3:
+        return np.split(tokens, [len(tokens) * 18 // 20, len(tokens) * 19 // 20])
+    count = min(held_out, max(1, len(ends) // 10))
+    borders = [0, *ends.tolist()]
+    rows = [tokens[a:b] for a, b in zip(borders[-2 * count - 1 :], borders[-2 * count :])]
+    early = (tokens[a:b].tobytes() for a, b in zip(borders, borders[1 : -2 * count]))
+    seen = {row.tobytes() for row in rows}.intersection(early)
+    val = [row for row in rows[:count] if row.tobytes() not in seen]
+    seen |= {row.tobytes() for row in val}
+    test = [row for row in rows[count:] if row.tobytes() not in seen]
+    if not (val and test):
+        warnings.warn("stories repeat: those held out also occur in training", stacklevel=2)
+        val, test = rows[:count], rows[count:]
+    return [tokens[: borders[-2 * count - 1]], np.concatenate(val), np.concatenate(test)]
+
 
 # %% tags=["test:data"]
 import pytest
@@ -182,22 +192,29 @@ def test_parquet_is_read_through_datasets(tmp_path):
     disable_progress_bars()
     Dataset.from_dict({"story": ["One.", "Two."]}).to_parquet(tmp_path / "c.parquet")
     assert list(read_file(tmp_path / "c.parquet", "story")) == [("One.", True), ("Two.", True)]
+    with pytest.raises(ValueError, match="c.parquet, row 1: need an object with a text 'text'"):
+        list(read_file(tmp_path / "c.parquet"))
+
+
+@pytest.mark.parametrize("row", ['{"txt": "y"}', '{"text": null}', "[1]", '{"text": "cut o'])
+def test_bad_rows_are_refused(tmp_path, row):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + row)
+    with pytest.raises(ValueError, match="a.jsonl, row 2: need an object with a text 'text'"):
+        list(read_file(tmp_path / "a.jsonl"))
 
 
 def test_bad_sources_are_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
-    with pytest.raises(ValueError, match="line 2: need a JSON object with a field 'text'"):
-        list(read_file(tmp_path / "a.jsonl"))
     with pytest.raises(ValueError, match="need a .txt, .jsonl or .parquet file"):
         list(read_file(tmp_path / "a.csv"))
     with pytest.raises(FileNotFoundError, match="no file matches"):
         list(read_stories(str(tmp_path / "none.txt")))
+    with pytest.raises(ValueError, match="does not fit in 3"):
+        encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3)
 
 
 # %% tags=["test:data"]
-def test_nothing_is_dropped_and_no_story_is_shared():
-    told = [f"Story number {i}." for i in range(30)]
-    tokenizer = CharacterLevelTokenizer()
+def test_nothing_is_dropped_and_stories_stay_whole():
+    told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
     tokens, ends = encode_stories([(story, True) for story in told], tokenizer)
     parts = split_stories(tokens, ends, held_out=2)
     assert [np.count_nonzero(part == PAD_ID) for part in parts] == [26, 2, 2]
@@ -205,19 +222,32 @@ def test_nothing_is_dropped_and_no_story_is_shared():
     assert all(part[-1] == PAD_ID for part in parts)  # cut where stories end
     running = split_stories(tokens, ends[-1:], held_out=2)
     assert sum(map(len, running)) == len(tokens) and min(map(len, running)) > 0
-    with pytest.raises(ValueError, match="does not fit in 3"):
-        encode_stories([("long", True)], tokenizer, pad_to=3)
 
 
-test_nothing_is_dropped_and_no_story_is_shared()
+def test_no_story_is_shared():
+    told = [f"Story {i}." for i in range(30)]
+    told[25], told[29] = told[3], told[26]  # validation repeats training; testing, validation
+    tokenizer = CharacterLevelTokenizer()
+    parts = split_stories(*encode_stories([(s, True) for s in told], tokenizer), held_out=3)
+    texts = [tokenizer.decode(part) for part in parts]
+    assert texts == ["".join(told[:24]), "Story 24.Story 26.", "Story 27.Story 28."]
+    same = encode_stories([("The same.", True)] * 10, tokenizer)
+    with pytest.warns(UserWarning, match="stories repeat"):
+        assert all(map(len, split_stories(*same, held_out=1)))
+
+
+test_nothing_is_dropped_and_stories_stay_whole()
+test_no_story_is_shared()
 
 # %% [markdown]
 # ## Windows, in an order that can be resumed
 #
-# A batch is made of windows of the row. In running text every epoch cuts at other places, so that no
-# character always sits at the border of its window; padded stories are always cut between them. The order is
-# a function of the seed and the number of the epoch, and of nothing else. So a run that was stopped finds its
-# place again without any stored state.
+# By hand: a row of 11 tokens and windows of 4. Cut at 0 there are two, `0–3` and `4–7`, and three tokens are left
+# over; cut at 2, they are `2–5` and `6–9`. In running text every epoch cuts at another place, so that no character
+# always sits at the border of its window. Padded stories are always cut between them.
+#
+# The order is a function of the seed and of the number of the epoch, and of nothing else. So a run that was stopped
+# finds its place again without any stored state.
 
 # %% tags=["export:data"]
 import torch
@@ -231,36 +261,34 @@ class TokenWindows(Dataset):
     def __init__(self, tokens: np.ndarray, length: int) -> None:
         self.tokens, self.length = tokens, length
 
-    def __len__(self) -> int:
-        return -(-len(self.tokens) // self.length)
-
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        missing = self.length - len(window)
-        return torch.from_numpy(np.pad(window, (0, missing), constant_values=PAD_ID))
+        padded = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
+        return torch.from_numpy(padded)
 
 
-# %% tags=["export:data"]
 class WindowSampler(Sampler[int]):
-    """Where the windows of epoch ``epoch`` start, in random order, without the first ``skip``.
+    """Where the windows of ``epoch`` start, shuffled, without the first ``skip``.
 
-    A function of ``seed`` and ``epoch`` alone. Unless ``aligned``, every epoch cuts elsewhere.
+    Unless ``aligned``, every epoch cuts elsewhere.
     """
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
+        if tokens < length:
+            raise ValueError(f"{tokens} tokens are shorter than one window of {length}")
         self.tokens, self.length, self.seed, self.aligned = tokens, length, seed, aligned
-        self.epoch, self.skip = 0, 0
+        self.epoch = self.skip = 0
 
     def __len__(self) -> int:
         return max(1, self.tokens // self.length - (not self.aligned))
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        slack = 0 if self.aligned else min(self.length, max(0, self.tokens - self.length))
+        slack = 0 if self.aligned else min(self.length, self.tokens - self.length)
         shift = int(torch.randint(slack + 1, (), generator=generator))
         order = torch.randperm(len(self), generator=generator)
-        skip, self.skip = self.skip, 0
-        yield from (shift + order[skip:] * self.length).tolist()
+        starts, self.skip = shift + order[self.skip :] * self.length, 0
+        yield from starts.tolist()
 
 
 # %% tags=["test:data"]
@@ -285,21 +313,11 @@ for aligned in (True, False):
 
 
 # %% tags=["export:data"]
-def training_loader(
-    tokens: np.ndarray, length: int, batch_size: int, seed: int, aligned: bool, num_workers: int = 0
-) -> DataLoader:
-    """Batches of random windows, uint8 (B, L)."""
-    if len(tokens) < length:
-        raise ValueError(f"a text of {len(tokens)} tokens is shorter than one window of {length}")
-    sampler = WindowSampler(len(tokens), length, seed, aligned)
-    size, windows = min(batch_size, len(sampler)), TokenWindows(tokens, length)
-    return DataLoader(windows, size, sampler=sampler, drop_last=True, num_workers=num_workers)
-
-
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    starts = range(0, len(tokens), length)
-    return DataLoader(TokenWindows(tokens, length), batch_size=batch_size, sampler=starts)
+    return DataLoader(
+        TokenWindows(tokens, length), batch_size, sampler=range(0, len(tokens), length)
+    )
 
 
 # %% tags=["export:data"]
@@ -318,31 +336,25 @@ def setup_dataloaders(
 
     Args:
         dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
-            files; or the name of a data set on the Hugging Face Hub with a text column.
+            files; or the name of a data set on the Hugging Face Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
         val_samples: stories held out for validation, and again for testing.
-        context_len: tokens in a window.
-        batch_size: windows in a batch.
-        num_workers: processes that load batches; 0 loads them in this one.
         val_dataset_name: validate on all of this source instead; testing stays as it is.
-        text_column: name of the field that holds the text.
         seed: of the order of the windows, and of ``pocket-stories``.
-
-    Raises:
-        OSError: if no file matches, or the Hub cannot be reached.
-        ValueError: if a file cannot be read, or the text is shorter than a window.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     pad_to = context_len if aligned else None
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
     pieces = read_stories(dataset_name, "train", limit, text_column, seed)
-    train, val, test = split_stories(*encode_stories(pieces, tokenizer, pad_to), val_samples)
+    train, *held = split_stories(*encode_stories(pieces, tokenizer, pad_to), val_samples)
     if val_dataset_name is not None:
         pieces = read_stories(val_dataset_name, "validation", val_samples, text_column, seed + 1)
-        train, (val, _) = np.concatenate([train, val]), encode_stories(pieces, tokenizer, pad_to)
-    loader = training_loader(train, context_len, batch_size, seed, aligned, num_workers)
-    evaluations = [evaluation_loader(part, context_len, batch_size) for part in (val, test)]
-    return loader, *evaluations, tokenizer
+        train = np.concatenate([train, held[0]])
+        held[0], _ = encode_stories(pieces, tokenizer, pad_to)
+    sampler = WindowSampler(len(train), context_len, seed, aligned)
+    options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
+    loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)
+    return loader, *(evaluation_loader(part, context_len, batch_size) for part in held), tokenizer
 
 
 # %% tags=["test:data"]
@@ -367,21 +379,18 @@ def test_loaders_give_stories_and_running_text(tmp_path):
 # ## What a run needs to know
 #
 # One dataclass holds it. Every field is a key of the YAML files in `ddlm_core/configs`, and of the command:
-# `ddlm-train batch_size=32`.
+# `ddlm-train batch_size=32`. The checks follow from the types: a whole number counts something, so it starts at 1,
+# and a decimal number is above 0; `_FROM_ZERO` and `_SHARES` name the exceptions. (What is not checked here, a library checks.)
 
 # %% tags=["export"]
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 
 @dataclass
 class TrainingConfig:
-    """What a run needs to know.
-
-    Raises:
-        ValueError: if a value makes no sense, in one line that names it.
-    """
+    """What a run needs to know; a value that makes no sense is a ``ValueError`` of one line."""
 
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
@@ -390,8 +399,8 @@ class TrainingConfig:
     val_samples: int = 1000
     context_length: int = 256
     num_workers: int = 0
-    batch_size: int = 64
-    gradient_accumulation_steps: int = 1
+    batch_size: int = 64  # windows that a process takes at once
+    gradient_accumulation_steps: int = 1  # batches of each process in a step
     num_epochs: int = 1
     max_steps: int | None = None  # ends before num_epochs if smaller
     optimizer: str = "muon"  # for the matrices of the blocks; or "adamw" for everything
@@ -406,7 +415,8 @@ class TrainingConfig:
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
-    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: bf16 where that is fast
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
+    torch_compile: bool = False
     gradient_checkpointing: bool = False
     use_8bit_optimizer: bool = False
     sigma_min: float = 1e-4
@@ -427,52 +437,45 @@ class TrainingConfig:
 
 
 # %% tags=["export"]
-_COUNTS = (
-    *("context_length", "batch_size", "gradient_accumulation_steps", "num_epochs", "val_samples"),
-    *("eval_windows", "save_every", "save_every_steps", "eval_every_steps", "log_every_steps"),
-)
-_ABOVE_ZERO = ("learning_rate", "matrix_learning_rate", "gradient_clip", "noise_power")
+_WHOLE, _ANY = (int, int | None), (float, float | None)
+_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
 _SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-_CHOICES = {"optimizer": ("muon", "adamw"), "mixed_precision": ("auto", "no", "bf16", "fp16")}
 
 
 def _check(config: TrainingConfig) -> None:
-    least = {name: 1 for name in _COUNTS} | {"num_workers": 0, "warmup_steps": 0, "seed": 0}
-    least |= {name: 1 for name in ("max_steps", "train_samples") if vars(config)[name] is not None}
-    for name, lowest in least.items():
-        if not isinstance(value := vars(config)[name], int) or value < lowest:
-            raise ValueError(f"{name} must be a whole number from {lowest}, got {value!r}")
-    for name in _ABOVE_ZERO:
-        if not ((value := vars(config)[name]) is None and name == "noise_power" or value > 0):
-            raise ValueError(f"{name} must be above 0, got {value!r}")
-    for name in _SHARES:
-        if not 0 <= (value := vars(config)[name]) <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
-    for name, known in _CHOICES.items():
-        if (value := vars(config)[name]) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    for f in (f for f in fields(config) if f.type in _WHOLE + _ANY):
+        value, whole = getattr(config, f.name), f.type in _WHOLE
+        low = 0 if f.name in _FROM_ZERO + _SHARES else 1 if whole else 1e-9
+        high = 1 if f.name in _SHARES else 1e12
+        right = type(value) is int or (type(value) is float and not whole)
+        if not (right and low <= value <= high or value is None and f.type not in (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
+    if config.optimizer not in ("muon", "adamw"):
+        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer!r}")
 
 
 # %% tags=["test"]
-import pytest
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
         {"batch_size": 0},
         {"max_steps": -1},
         {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"batch_size": None},
         {"noise_power": -1.0},
         {"ema_decay": 1.5},
         {"optimizer": "sgd"},
-        {"mixed_precision": "int3"},
         {"context_length": 2.5},
+        {"seed": -1},
+        {"num_workers": True},
     ],
 )
 def test_bad_configs_are_refused(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
         TrainingConfig(**wrong)
+    TrainingConfig(noise_power=None, max_steps=None, seed=0, warmup_steps=0, learning_rate=1)
 
 
 test_bad_configs_are_refused({"batch_size": 0})
@@ -480,20 +483,26 @@ test_bad_configs_are_refused({"batch_size": 0})
 # %% [markdown]
 # ## Which noise levels to practice on
 #
-# The objective is an integral over $t$. With uniform times we spend a third of our steps on text that is
-# almost clean ([chapter 3](03_noise.ipynb)), where there is almost nothing to learn. So we draw $u$ uniformly,
-# and let a function $t(u)$ say where to go. By substitution
+# The objective is an integral over $t$. With uniform times we spend a third of our steps on text that is almost
+# clean ([chapter 3](03_noise.ipynb)), where there is almost nothing to learn.
 #
-# $$ \int_0^1 g(t)\,dt = \int_0^1 g(t(u))\,\frac{dt}{du}\,du = \mathbb E_u\Big[g(t(u))\,\frac{dt}{du}\Big]: $$
+# By hand: a function $g(t)$ that is 0 in the first half of $[0, 1]$ and 2 in the second. Its integral is 1. If we
+# draw $t$ uniformly and look at $g(t)$, we see 0 or 2: right on average, and always wrong by 1. If we look only at
+# the second half, and count each sample by the half that it stands for, we see $\tfrac12 \cdot 2 = 1$ every time.
 #
-# the objective stays the same integral for every choice of $t(u)$, if each sample gets the weight $dt/du$.
-# What changes is only how much the estimate scatters.
+# In general: draw $u$ uniformly, and let a rising function $t(u)$ say where to go. By substitution
 #
-# We choose the corrupted fraction $f = 1 - e^{-\bar\sigma}$ as $f = u^p$, squeezed into the range that the
-# noise reaches. $p = 1$ is uniform in the fraction of corrupted characters. Then
+# $$ \int_0^1 g(t)\,dt = \int_0^1 g(t(u))\,\frac{dt}{du}\,du = \mathbb E_u\Big[g(t(u))\,\frac{dt}{du}\Big]. $$
 #
-# $$ \frac{dt}{du} = \frac{dt}{d\bar\sigma}\,\frac{d\bar\sigma}{df}\,\frac{df}{du}
-# = \frac{1}{\sigma(t)} \cdot \frac{1}{1-f} \cdot p\,u^{p-1}. $$
+# The objective stays the same integral for every $t(u)$ that covers $[0, 1]$, if each sample gets the weight
+# $dt/du$. What changes is only how much the estimate scatters.
+#
+# We choose the corrupted fraction $f = 1 - e^{-\bar\sigma}$ as $f = u^p$, squeezed into the range $[f_0, f_1]$ that
+# the noise reaches: $f = f_0 + (f_1 - f_0)\,u^p$. The power $p = 1$ is uniform in the fraction of corrupted
+# characters. Three derivatives in a row give the weight:
+#
+# $$ \frac{dt}{du} = \frac{dt}{d\bar\sigma}\cdot\frac{d\bar\sigma}{df}\cdot\frac{df}{du}
+# = \frac{1}{\sigma(t)} \cdot \frac{1}{1-f} \cdot (f_1 - f_0)\,p\,u^{p-1}. $$
 
 # %% tags=["export"]
 import torch
@@ -510,10 +519,9 @@ def proposal_times(
     sampling_eps: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Times for a batch and their weights $dt/du$, float32 (B,).
+    r"""Times in [sampling_eps, 1] and their weights $dt/du$, float32 (B,); u is low-discrepancy.
 
-    The corrupted fraction is $u^{power}$ in the range of the noise, u low-discrepancy; without a
-    power, times are uniform in [sampling_eps, 1].
+    The corrupted fraction is $u^{power}$ in the range of the noise; no power: uniform times.
     """
     u = low_discrepancy_times(batch_size, generator).double()
     if power is None:
@@ -562,17 +570,20 @@ plt.xlabel("corrupted fraction of the characters")
 plt.show()
 
 # %% [markdown]
-# ## Some parts are given
+# ## All the chance of a step, drawn at once
 #
-# We also want to fill in blanks. There the model sees characters that it can trust, whatever the noise level.
-# In a share of the training windows we therefore keep random spans clean and say so to the network (the mask of
-# chapters 4 to 6). Four random cuts part the window; its spans are given and hidden in turn. (A departure from the
-# paper, which trains without.)
+# We also want to fill in blanks. There the model sees characters that it can trust, whatever the noise level. In a
+# share of the training windows we therefore keep random spans clean, and say so to the network (the mask of chapters
+# 4 to 6). Four random cuts part the window; its spans are given and hidden in turn. (A departure from the paper,
+# which trains without.)
+#
+# By hand: a window of 10 with cuts at 2, 5, 7 and 7, beginning with a given span: `GG···GG···`.
 
 # %% tags=["export"]
 from torch import nn
 
-from ddlm_core.loss import compute_loss
+from ddlm_core.forward import perturb_batch
+from ddlm_core.loss import free_mean, score_entropy_loss
 
 
 def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
@@ -583,17 +594,6 @@ def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator)
     passed = (torch.arange(length)[:, None] >= cuts).sum(-1)  # (B, L): cuts to the left
     chosen = torch.rand(batch, 1, generator=generator) < share
     return chosen & ((passed + first) % 2 == 0)
-
-
-def training_loss(
-    model: nn.Module, x_0: Tensor, config: TrainingConfig, vocab: int, generator: torch.Generator
-) -> Tensor:
-    """The objective on one batch ``x_0``, int64 (B, L), in nats per token: a scalar."""
-    noise = GeometricNoise(config.sigma_min, config.sigma_max)
-    t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
-    mask = draw_given(tuple(x_0.shape), config.given_share, generator)
-    t, weight, mask = t.to(x_0.device), weight.to(x_0.device), mask.to(x_0.device)
-    return (weight * compute_loss(model, x_0, noise, t, mask, generator, vocab)).mean()
 
 
 # %% tags=["test"]
@@ -609,6 +609,70 @@ def test_given_spans():
 test_given_spans()
 
 # %% [markdown]
+# A step may be too large for one pass: then it is done in parts (*gradient accumulation*), or by several processes.
+# So we first draw all that is random for the whole step, and deal out the work afterwards. Whoever does which part,
+# the step is the same; only the order of a few sums changes.
+
+
+# %% tags=["export"]
+def draw_noise(
+    x_0: Tensor, config: TrainingConfig, vocab_size: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
+    noise = GeometricNoise(config.sigma_min, config.sigma_max)
+    t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
+    sigma_bar, sigma = noise(t)
+    mask = draw_given(tuple(x_0.shape), config.given_share, generator)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    return x_0, x_t, mask, sigma_bar, weight * sigma
+
+
+def training_loss(
+    model: nn.Module, x_0: Tensor, x_t: Tensor, mask: Tensor, sigma_bar: Tensor, weight: Tensor
+) -> Tensor:
+    """The objective on windows (B, L) with weights (B,), in nats per token: a scalar."""
+    log_score = model(x_t, sigma_bar, mask)
+    return (weight * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)).mean()
+
+
+# %% [markdown]
+# The parts of a batch must add up to the batch, and it must be the loss of chapter 5:
+
+# %% tags=["test"]
+from ddlm_core.data import evaluation_loader, setup_dataloaders
+from ddlm_core.loss import compute_loss
+from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+
+
+def tiny_network(**changes):
+    """A network of a few thousand weights, no longer at its start."""
+    torch.manual_seed(0)
+    sizes = {"block_size": 160, "n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**sizes | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def test_parts_of_a_step_add_up():
+    model, config = tiny_network(), TrainingConfig(given_share=0.5)
+    x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
+    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    whole = training_loss(model, *drawn)
+    parts = [training_loss(model, *(values[k::4] for values in drawn)) for k in range(4)]
+    torch.testing.assert_close(sum(parts) / 4, whole)
+
+    generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
+    t, weight = proposal_times(8, model.config.noise, generator=generator)
+    mask = draw_given((8, 160), 0.5, generator)
+    loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
+    torch.testing.assert_close((weight * loss).mean(), whole)
+
+
+test_parts_of_a_step_add_up()
+
+# %% [markdown]
 # ## Optimizers, learning rate, average
 #
 # - **[AdamW](https://arxiv.org/abs/1711.05101)** divides each gradient by its typical size. It trains embeddings,
@@ -616,40 +680,31 @@ test_given_spans()
 # - **[Muon](https://kellerjordan.github.io/posts/muon/)** replaces the update of a matrix by the nearest
 #   orthogonal one, so that every direction moves by as much. It trains the matrices of the blocks.
 # - The learning rate rises for some steps, stays, and falls linearly to 0 in the second part of the run.
-# - We keep a moving average of the weights (EMA). It has less noise than the weights, and is what we save.
+# - We keep a moving average of the weights (EMA), $\bar w \leftarrow d\,\bar w + (1-d)\,w$. It has less noise than
+#   the weights $w$, and is what we save. By hand, with $d = 0.9$: after a jump of $w$ from 0 to 1, $\bar w$ goes
+#   0.1, 0.19, 0.271, …
 
 # %% tags=["export"]
-from collections.abc import Callable
+from importlib.util import find_spec
 
 
-def _adamw(config: TrainingConfig) -> Callable[..., torch.optim.Optimizer]:
-    """AdamW, with 8-bit state if that is asked for and can be had."""
-    if config.use_8bit_optimizer:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-
-            if torch.cuda.is_available():
-                return AdamW8bit
-        except ImportError:
-            pass
-        print("use_8bit_optimizer is off: it needs a CUDA GPU and bitsandbytes")
-    return torch.optim.AdamW
-
-
-def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    lr, decay = config.learning_rate, config.weight_decay
-    optimizers = [_adamw(config)(rest, lr=lr, betas=config.betas, weight_decay=decay)]
+    adamw, decay = torch.optim.AdamW, config.weight_decay
+    if config.use_8bit_optimizer and torch.cuda.is_available() and find_spec("bitsandbytes"):
+        from bitsandbytes.optim import AdamW8bit as adamw
+    elif config.use_8bit_optimizer:
+        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=2)
+    found = {"adamw": adamw(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
-        lr = config.matrix_learning_rate
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=decay))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
+    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
         group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
-    return optimizers
+    return found
 
 
 # %% tags=["export"]
@@ -680,6 +735,12 @@ def test_learning_rate_and_average():
     assert torch.allclose(old.weight, 0.1 * (0.9 * before + 0.1 * new.weight) + 0.9 * new.weight)
 
 
+def test_8_bit_optimizer_is_turned_off_without_a_gpu():
+    if not torch.cuda.is_available():
+        with pytest.warns(UserWarning, match="use_8bit_optimizer is off"):
+            build_optimizers(nn.Linear(2, 2), TrainingConfig(use_8bit_optimizer=True))
+
+
 test_learning_rate_and_average()
 
 # %% [markdown]
@@ -693,7 +754,6 @@ test_learning_rate_and_average()
 # %% tags=["export"]
 from torch.utils.data import DataLoader
 
-from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import prior_kl
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
@@ -714,12 +774,11 @@ def window_nats(
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
     t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    zero = torch.zeros_like(t)
-    first = noise.sigma_bar(zero)
+    first = noise.sigma_bar(torch.zeros_like(t))
     x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
-    last = reverse_probs(model, x_t, first, zero).gather(-1, x_0[..., None])[..., 0]
+    last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
     prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last.log().mean(-1) + prior) * x_0.shape[1]
+    return (diffusion - last[..., 0].log().mean(-1) + prior) * x_0.shape[1]
 
 
 # %% tags=["export"]
@@ -727,28 +786,21 @@ def validation_bound(
     model: nn.Module, loader: DataLoader, noise: GeometricNoise, max_windows: int, seed: int = 0
 ) -> Bound:
     """Estimate the bound on the first ``max_windows`` windows; the same seed, the same noise."""
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    nats, windows, characters = 0.0, 0, 0
-    for batch in loader:
-        x_0 = batch[: max_windows - windows].long().to(device)
-        nats += window_nats(model, x_0, noise, generator).sum().item()
-        windows += len(x_0)
-        characters += int((x_0 != PAD_ID).sum())
-        if windows >= max_windows:
-            break
-    return Bound(nats / max(1, windows), nats / max(1, characters) / math.log(2))
+    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    batches = islice(loader, math.ceil(max_windows / loader.batch_size))
+    windows = torch.cat(list(batches))[:max_windows].long().split(loader.batch_size)
+    nats = [window_nats(model, x_0.to(device), noise, generator) for x_0 in windows]
+    per_window = torch.cat(nats).double().mean().item()
+    characters = sum((x_0 != PAD_ID).sum().item() for x_0 in windows) / len(torch.cat(windows))
+    return Bound(per_window, per_window / max(1, characters) / math.log(2))
 
 
 # %% [markdown]
 # An untrained network says *every character is as likely as any other*. Then the bound must be
 # $L \log V$ nats for $L$ characters. It is an average over random noise, so we look at many windows:
 
+
 # %% tags=["test"]
-from ddlm_core.data import evaluation_loader, setup_dataloaders
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-
-
 def test_bound_of_an_untrained_network():
     torch.manual_seed(0)
     config = DiscreteDiffusionConfig(block_size=10, n_layer=1, n_head=1, n_embd=8, cond_dim=4)
@@ -764,313 +816,227 @@ test_bound_of_an_untrained_network()
 # %% [markdown]
 # ## A step
 #
-# All randomness of step $k$ comes from a generator that is made from the seed and $k$. With the order of the
-# windows it is the second half of exact resume: nothing random has to be saved. (Python hashes tuples of whole
-# numbers the same way in every process; only texts are salted.)
+# Random numbers are no part of what a run has to remember: those of step $k$ come from a generator that is made from
+# the seed and $k$. With the order of the windows this is what makes resuming exact. (`hash` turns the pair of whole
+# numbers into one. Python salts the hashes of texts, which differ from process to process, but not those of numbers.)
+#
+# Only dropout asks torch's global generator, so the step seeds that one too.
+#
+# The step ends before the weights change if the loss is no number any more, or far above $\log V$, the price of
+# guessing.
 
 
 # %% tags=["export"]
-@dataclass
-class TrainingState:
-    """All that changes during a run."""
+def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[float, bool]:
+    """A step on the windows ``x_0``, uint8 (B, L); the loss, and if any process was told to stop."""
+    config, engine = trainer.config, trainer.accelerator
+    seed = hash((config.seed, trainer.step)) % 2**62
+    torch.manual_seed(seed + engine.process_index)  # what dropout draws
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw_noise(x_0.long(), config, trainer.model.config.vocab_size, generator)
+    total = torch.tensor([0.0, stop], device=engine.device)
+    for part in range(engine.process_index, trainer.parts, engine.num_processes):
+        mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
+        loss = training_loss(trainer.network, *mine) / config.gradient_accumulation_steps
+        engine.backward(loss)
+        total[0] += loss.detach()
+    loss, stop = engine.reduce(total, "mean").tolist()
+    _update(trainer, loss)
+    return loss, stop > 0
 
-    model: nn.Module
-    average: nn.Module  # the moving average of its weights
-    optimizers: list[torch.optim.Optimizer]
-    step: int = 0  # optimizer steps done
-    best: float = math.inf  # lowest validation bound so far, nats per window
 
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
-def train_step(
-    state: TrainingState, batches: Iterator[Tensor], config: TrainingConfig, engine: Any, total: int
-) -> float:
-    """One step of the optimizers; returns the loss. ``engine`` is an ``accelerate.Accelerator``."""
-    generator = torch.Generator().manual_seed(hash((config.seed, state.step)) % 2**63)
-    parts, loss = config.gradient_accumulation_steps, 0.0
-    for _ in range(parts):
-        x_0 = next(batches).to(engine.device).long()
-        with engine.autocast():
-            vocab = state.average.config.vocab_size
-            part = training_loss(state.model, x_0, config, vocab, generator) / parts
-        engine.backward(part)
-        loss += part.item()
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the loss is {loss} at step {state.step}: try a lower learning_rate and "
-            f"matrix_learning_rate; the last checkpoint in {config.checkpoint_dir} is good"
+# %% tags=["export"]
+def _update(trainer: "Trainer", loss: float) -> None:
+    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
+    if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
+        found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
+        raise FloatingPointError(
+            f"{found}: go on from the last checkpoint with a lower learning_rate"
         )
-    engine.clip_grad_norm_(state.model.parameters(), config.gradient_clip)
-    factor = learning_rate_factor(state.step, total, config.warmup_steps, config.decay_fraction)
-    _update(state, factor, config.ema_decay)
-    return loss
-
-
-def _update(state: TrainingState, factor: float, ema_decay: float) -> None:
-    for optimizer in state.optimizers:
+    schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        optimizer.step()
+            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+        scaler.step(optimizer)
         optimizer.zero_grad()
-    update_average(state.average, state.model, ema_decay, state.step)
-    state.step += 1
+    scaler.update()
+    update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
+    trainer.step += 1
 
 
 # %% tags=["export"]
-from collections.abc import Iterator
-
 from ddlm_core.data import WindowSampler
 
 
-def batches_from(loader: DataLoader, first: int) -> Iterator[Tensor]:
-    """Endless batches, epoch after epoch, from batch number ``first`` of the run on."""
-    epoch, skip = divmod(first, len(loader))
+def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
+    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
+    epoch, skip = divmod(step, len(loader) // parts)
     while True:
-        if isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * loader.batch_size
-        yield from loader
+        if ours := isinstance(loader.sampler, WindowSampler):
+            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
+        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
+        while taken := list(islice(batches, parts)):
+            yield torch.cat(taken)
         epoch, skip = epoch + 1, 0
 
 
 # %% [markdown]
 # ## Checkpoints
 #
-# A checkpoint is written to a temporary file beside its place, and then renamed. A rename happens whole or not at
-# all, so a crash in the middle leaves the old checkpoint. It holds tensors and plain values only, and is read with
-# `weights_only=True`: a pickle could run code, this cannot. The averaged weights also go to a folder that
-# `from_pretrained` reads ([chapter 10](10_pipeline.ipynb)).
+# A checkpoint holds what changes during a run: the weights, their average, what the optimizers remember, the number of
+# the step. It is written to a temporary file beside its place, and then renamed. A rename happens whole or not at
+# all, so a crash in the middle leaves the old checkpoint. (`write_whole`, a few lines in `ddlm_core/apps/files.py`,
+# does this, and says how much room there is if a disk is full.) The checkpoint before it is kept as
+# `checkpoint_previous.pth`, in case that the disk loses a few bits: every piece of the file has a checksum, and
+# `read_checkpoint` looks at all of them.
+#
+# It holds tensors and plain values only, and is read with `weights_only=True`: a pickle could run code, this cannot.
+# The averaged weights also go to a folder that `from_pretrained` reads ([chapter 10](10_pipeline.ipynb)).
 
 # %% tags=["export"]
-import pickle
-import shutil
 from pathlib import Path
 
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file or folder beside ``path``, then put it in its place in one go."""
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
-    _remove(part)
-    write(part)
-    if path.is_dir():
-        _remove(old)
-        path.rename(old)
-    part.replace(path)
-    _remove(old)
+from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def save_checkpoint(path: Path, trainer: "Trainer") -> None:
+    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
+    content = {name: part.state_dict() for name, part in trainer.state.items()}
+    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
+    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
 
 
-def save_weights(folder: Path, state: TrainingState) -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(state.average.config, step=state.step, ema=True))
-    write_whole(folder, lambda part: state.average.save_pretrained(part, config=config))
-
-
-# %% tags=["export"]
-def save_checkpoint(path: Path, state: TrainingState, config: TrainingConfig) -> None:
-    """Write everything that resuming needs: tensors and plain values only."""
-    content = {
-        "model": state.model.state_dict(),
-        "average": state.average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
-        "step": state.step,
-        "best": state.best,
-        "config": asdict(config),
-    }
-    write_whole(path, lambda part: torch.save(content, part))
-
-
-def load_checkpoint(path: Path, state: TrainingState) -> None:
-    """Put a checkpoint into a state; a ``ValueError`` says why if it does not fit."""
+def load_checkpoint(path: Path, trainer: "Trainer") -> None:
+    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
+    content = read_checkpoint(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state.model.load_state_dict(content["model"])
-        state.average.load_state_dict(content["average"])
-        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        state.step, state.best = content["step"], content["best"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is no checkpoint that this run can resume: {reason}") from error
+        for name, part in trainer.state.items():
+            part.load_state_dict(content[name])
+        trainer.step, trainer.best = content["step"], content["best"]
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
 
 
-# %% tags=["test"]
-def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
-    def fail(part):
-        part.write_text("half")
-        raise KeyboardInterrupt
-
-    write_whole(tmp_path / "a", lambda part: part.write_text("old"))
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a", fail)
-    assert (tmp_path / "a").read_text() == "old"
-    write_whole(tmp_path / "a", lambda part: part.write_text("new"))
-    for _ in range(2):  # a folder, and the same folder again
-        write_whole(tmp_path / "b", lambda part: (part.mkdir(), (part / "x").write_text("x")))
-    assert (tmp_path / "a").read_text() == "new" and (tmp_path / "b" / "x").read_text() == "x"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+def save_weights(folder: Path, trainer: "Trainer") -> None:
+    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
+    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
+    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
 
 
 # %% [markdown]
 # ## The trainer
 #
-# The loop itself is short. Every so often it measures the bound, writes a line to `train_log.jsonl`, and saves.
+# The loop itself is short. Every so often it measures the bound, and saves. A signal that asks it to stop (Ctrl-C, or
+# SIGTERM, which a cluster sends before it takes the machine away) only raises a flag: the step is finished, a
+# checkpoint written, and then `fit` raises `KeyboardInterrupt`. So no step is ever half done. Progress bar, log and
+# curve are drawn by `ddlm_core/views/progress.py`.
+#
+# With several processes (one on each GPU), each takes its parts of a step, and
+# [accelerate](https://huggingface.co/docs/accelerate) averages the gradients. All of them hold the same weights; the
+# first one measures, writes and prints.
 
 # %% tags=["export"]
 import copy
-import time
+from functools import partial
+
+from torch.utils.checkpoint import checkpoint
+
+from ddlm_core.apps.hardware import make_accelerator
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
-    """Trains a network; a thin shell over the functions of this module.
+    """Trains ``model`` on the batches of :func:`setup_dataloaders`."""
 
-    Args:
-        model: the network.
-        train_loader: batches of tokens, from :func:`setup_dataloaders`.
-        val_loader: batches to estimate the bound on; None for no validation.
-        config: the run.
-    """
+    model: nn.Module
+    train_loader: DataLoader
+    val_loader: DataLoader | None = None  # to measure the bound on
+    config: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train_loader: DataLoader,
-        val_loader: DataLoader | None = None,
-        config: TrainingConfig | None = None,
-    ) -> None:
-        self.config = config = config or TrainingConfig()
-        self.train_loader, self.val_loader = train_loader, val_loader
-        self.accelerator = _accelerator(config)
-        average = copy.deepcopy(model).to(self.accelerator.device).eval().requires_grad_(False)
-        if config.gradient_checkpointing:
-            checkpoint_blocks(model)
-        model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, config))
-        self.state = TrainingState(model, average, optimizers)
-        self.folder = Path(config.checkpoint_dir)
-        epoch = max(1, len(train_loader) // config.gradient_accumulation_steps)
+    def __post_init__(self) -> None:
+        config, self.accelerator = self.config, make_accelerator(self.config.mixed_precision)
+        self.folder, self.step, self.best = Path(config.checkpoint_dir), 0, math.inf
+        self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
+        if not (epoch := len(self.train_loader) // self.parts):
+            raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
         self.save_interval = min(config.save_every_steps, config.save_every * epoch)
-        self.started = time.perf_counter()
+        average = copy.deepcopy(self.model).to(self.accelerator.device)
+        self.average = average.eval().requires_grad_(False)
+        for block in self.model.blocks if config.gradient_checkpointing else ():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        self.network = self.accelerator.prepare(self.model)  # kept equal in all processes
+        if config.torch_compile:
+            self.model.compile()
+        self.optimizers = build_optimizers(self.model, config)
+        self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
+        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        load_checkpoint(Path(path), self.state)
+        with self.accelerator.main_process_first():
+            load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
         noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
-        windows = self.config.eval_windows
-        return validation_bound(self.state.average, self.val_loader, noise, windows)
+        return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:
-        """Train to the end; returns the last validation bound."""
-        return _run(self)
+        """Train to the end; returns the last validation bound (in the first process)."""
+        from ddlm_core.views.progress import Progress
+
+        bound, stopped = None, False
+        batches = batches_from(self.train_loader, self.parts, self.step)
+        with Progress(self) as progress:
+            while self.step < self.total and not stopped:
+                x_0 = next(batches)
+                loss, stopped = train_step(self, x_0, progress.stop)
+                if self.accelerator.is_main_process:
+                    bound = _measure_and_save(self, stopped)
+                    progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
+        self.accelerator.wait_for_everyone()
+        if stopped:
+            raise KeyboardInterrupt(f"stopped after step {self.step}")
+        return bound
 
 
 # %% tags=["export"]
-def _accelerator(config: TrainingConfig) -> Any:
-    """An ``accelerate.Accelerator``; precision "auto" is bf16 where the hardware multiplies it."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # it is global: two trainers could not differ in precision
-    precision = config.mixed_precision
-    if precision == "auto":
-        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = features.get("avx512_bf16") or features.get("amx_bf16")
-        if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if fast else "no"
-    return Accelerator(mixed_precision=precision)
-
-
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Let every block forget its inner values and compute them again for the gradients."""
-    from torch.utils.checkpoint import checkpoint
-
-    for block in model.blocks:
-        forward = block.forward
-        block.forward = lambda *args, forward=forward: checkpoint(
-            forward, *args, use_reentrant=False
-        )
-
-
-# %% tags=["export"]
-import json
-
-
-def _start_log(path: Path, step: int) -> None:
-    """Keep the lines of ``train_log.jsonl`` up to ``step``; what came after is done again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
-    write_whole(path, lambda part: part.write_text(kept))
-
-
-def _note(trainer: Trainer, loss: float, bar: Any) -> Bound | None:
-    """Tell the progress bar and the log about a step; measure the bound where that is due."""
-    config, state = trainer.config, trainer.state
-    at_end, bound = state.step == trainer.total, None
-    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    bar.update()
-    seconds = round(time.perf_counter() - trainer.started, 3)
-    line = {"step": state.step, "loss": loss, "seconds": seconds}
-    if trainer.val_loader is not None and (at_end or state.step % config.eval_every_steps == 0):
+def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
+    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
+    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
         bound = trainer.evaluate()
-        bar.set_description(f"{bound.bits_per_character:.3f} bits/char")
-        if bound.nats_per_window < state.best:
-            state.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", state)
-    if bound or at_end or state.step % config.log_every_steps == 0:
-        with (trainer.folder / "train_log.jsonl").open("a") as file:
-            file.write(json.dumps(line | (asdict(bound) if bound else {})) + "\n")
-    return bound
-
-
-# %% tags=["export"]
-def _run(trainer: Trainer) -> Bound | None:
-    """The training loop; an interrupt saves a checkpoint first."""
-    from tqdm.auto import tqdm
-
-    state, config, total, bound = trainer.state, trainer.config, trainer.total, None
-    latest = trainer.folder / "checkpoint_latest.pth"
-    _start_log(trainer.folder / "train_log.jsonl", state.step)
-    trainer.started = time.perf_counter()
-    batches = batches_from(trainer.train_loader, state.step * config.gradient_accumulation_steps)
-    with tqdm(total=total, initial=state.step, unit="step", disable=not config.progress) as bar:
-        try:
-            while state.step < total:
-                loss = train_step(state, batches, config, trainer.accelerator, total)
-                bound = _note(trainer, loss, bar) or bound
-                if state.step % trainer.save_interval == 0 or state.step == total:
-                    save_checkpoint(latest, state, config)
-        except KeyboardInterrupt:
-            save_checkpoint(latest, state, config)
-            raise
-    save_weights(trainer.folder / "final_model_hf", state)
+        if bound.nats_per_window < trainer.best:
+            trainer.best = bound.nats_per_window
+            save_weights(trainer.folder / "best_model_hf", trainer)
+    if at_end:
+        save_weights(trainer.folder / "final_model_hf", trainer)
+    if stopped or at_end or trainer.step % trainer.save_interval == 0:
+        save_checkpoint(trainer.folder / LATEST, trainer)
     return bound
 
 
 # %% tags=["test"]
-def tiny_trainer(folder, **changes):
+def tiny_trainer(folder, dropout=0.1, **changes):
     """A network of a few thousand weights that reads 16 stories."""
     torch.manual_seed(0)
-    train, val, _, _ = setup_dataloaders(
-        "pocket-stories", train_samples=20, val_samples=4, context_len=160, batch_size=4
-    )
-    network = DiscreteDiffusionConfig(block_size=160, n_layer=1, n_head=2, n_embd=16, cond_dim=8)
     settings = {"batch_size": 4, "num_epochs": 9, "max_steps": 8, "eval_windows": 4}
     settings |= {"context_length": 160, "mixed_precision": "no", "progress": False}
     settings |= {"eval_every_steps": 4, "save_every_steps": 3, "log_every_steps": 1}
     config = TrainingConfig(checkpoint_dir=str(folder), **(settings | changes))
+    train, val, _, _ = setup_dataloaders(
+        "pocket-stories",
+        train_samples=20,
+        val_samples=4,
+        context_len=160,
+        batch_size=config.batch_size,
+    )
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8, "dropout": dropout}
+    network = DiscreteDiffusionConfig(block_size=160, **sizes)
     return Trainer(DiscreteDiffusionTransformer(network), train, val, config)
 
 
@@ -1085,33 +1051,21 @@ def same(a, b):
     return a == b
 
 
+def losses(folder):
+    """The losses in a run's log."""
+    lines = (folder / "train_log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
 # %% tags=["test"]
-def test_resume_is_exact(tmp_path):
-    tiny_trainer(tmp_path / "whole").fit()
-    with pytest.raises(KeyboardInterrupt):
-        stopped = tiny_trainer(tmp_path / "halves")
-        stopped.train_loader = interrupted(stopped.train_loader, after=5)
-        stopped.fit()
-    second = tiny_trainer(tmp_path / "halves")
-    second.resume(tmp_path / "halves" / "checkpoint_latest.pth")
-    assert second.state.step == 5
-    second.fit()
-    whole, halves = (
-        torch.load(tmp_path / name / "checkpoint_latest.pth", weights_only=True)
-        for name in ("whole", "halves")
-    )
-    for key in ("model", "average", "optimizers", "step", "best"):
-        assert same(whole[key], halves[key]), key
-    logs = [(tmp_path / name / "train_log.jsonl").read_text() for name in ("whole", "halves")]
-    losses = [[json.loads(line)["loss"] for line in log.splitlines()] for log in logs]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
+import signal
 
 
-class interrupted:
-    """A loader during which the user presses Ctrl-C after some batches."""
+class Interrupted:
+    """A loader during which a signal arrives after some batches."""
 
-    def __init__(self, loader, after):
-        self.loader, self.after = loader, after
+    def __init__(self, loader, after, number):
+        self.loader, self.after, self.number = loader, after, number
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
@@ -1122,9 +1076,30 @@ class interrupted:
     def __iter__(self):
         for batch in self.loader:
             if self.after == 0:
-                raise KeyboardInterrupt
+                signal.raise_signal(self.number)
             self.after -= 1
             yield batch
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 6)])
+def test_resume_is_exact(tmp_path, number, step):
+    """Weights, average, optimizers, losses: the same bits as without the stop, dropout included."""
+    tiny_trainer(tmp_path / "whole").fit()
+    stopped = tiny_trainer(tmp_path / "halves")
+    stopped.train_loader = Interrupted(stopped.train_loader, step - 1, number)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}"):
+        stopped.fit()
+    assert signal.getsignal(number) is before
+    second = tiny_trainer(tmp_path / "halves")
+    second.resume(tmp_path / "halves" / LATEST)
+    assert second.step == step
+    second.fit()
+    whole, halves = (read_checkpoint(tmp_path / name / LATEST) for name in ("whole", "halves"))
+    for key in whole.keys() - {"config"}:
+        assert same(whole[key], halves[key]), key
+    assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
+    assert len(losses(tmp_path / "whole")) == 8
 
 
 # %% tags=["test"]
@@ -1132,27 +1107,51 @@ def test_what_a_run_leaves(tmp_path):
     trainer = tiny_trainer(tmp_path, max_steps=4)
     bound = trainer.fit()
     assert bound == trainer.evaluate()  # same seed, same noise
-    names = ["best_model_hf", "checkpoint_latest.pth", "final_model_hf", "train_log.jsonl"]
+    names = ["best_model_hf", LATEST, PREVIOUS, "curve.png", "final_model_hf", "train_log.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     config = json.loads((tmp_path / "final_model_hf" / "config.json").read_text())
     assert config["step"] == 4 and config["ema"] is True and len(config["vocab"]) == 106
     again = tiny_trainer(tmp_path, max_steps=4)
-    again.resume(tmp_path / "checkpoint_latest.pth")
-    assert again.fit() is None and again.state.step == 4  # nothing left to do
+    again.resume(tmp_path / LATEST)
+    assert again.fit() is None and again.step == 4  # nothing left to do
 
 
-def test_bad_checkpoints_and_bad_losses(tmp_path):
-    trainer = tiny_trainer(tmp_path)
-    (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
-    for name in ("bad.pth", "missing.pth"):
-        with pytest.raises(ValueError, match="is no checkpoint that this run can resume"):
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
+    tiny_trainer(tmp_path).fit()  # saves after steps 3, 6 and 8
+    latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
+    content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path)
+    content[content.index(read_checkpoint(latest)["model"]["places"].numpy().tobytes())] ^= 1
+    latest.write_bytes(content)  # a single bit is wrong
+    older = previous.read_bytes()
+    with pytest.warns(UserWarning, match="latest.pth is no whole checkpoint .*damaged.*previous"):
+        trainer.resume(latest)
+    assert trainer.step == 6 and latest.read_bytes() == older and not previous.exists()
+    latest.rename(previous)  # killed between two renames
+    with pytest.warns(UserWarning, match="No such file"):
+        trainer.resume(latest)
+    latest.write_bytes(b"")
+    for name in (LATEST, "missing.pth"):
+        with pytest.raises(ValueError, match=f"{name} is no whole checkpoint"):
             trainer.resume(tmp_path / name)
+
+
+# %% tags=["test"]
+def test_divergence_stops_before_the_weights_change(tmp_path):
+    trainer = tiny_trainer(tmp_path)
     with torch.no_grad():
-        trainer.state.model.head.bias.fill_(float("nan"))
-    weight = trainer.state.model.embedding.weight.clone()
-    with pytest.raises(TrainingDiverged, match="lower learning_rate"):
+        trainer.model.head.bias.fill_(math.nan)
+    weight = trainer.model.embedding.weight.clone()
+    with pytest.raises(FloatingPointError, match="the loss is nan.*lower learning_rate"):
         trainer.fit()
-    assert torch.equal(weight, trainer.state.model.embedding.weight)
+    assert torch.equal(weight, trainer.model.embedding.weight)
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
+    with pytest.raises(FloatingPointError, match="its gradient (nan|inf)"):
+        trainer.fit()
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.head.bias.data[5] = 1e9  # very sure, and wrong
+    with pytest.raises(FloatingPointError, match=r"the loss is \d+"):
+        trainer.fit()
 
 
 def test_training_lowers_the_bound_in_every_mode(tmp_path):
@@ -1164,15 +1163,29 @@ def test_training_lowers_the_bound_in_every_mode(tmp_path):
         assert trainer.fit().nats_per_window < 0.9 * before
 
 
+def test_the_curve_depends_on_the_global_batch_alone(tmp_path):
+    """Batches of 4 in two parts are batches of 8; so are gradients scaled as for fp16."""
+    plain = {"max_steps": 6, "warmup_steps": 0, "learning_rate": 0.02, "dropout": 0.0}
+    tiny_trainer(tmp_path / "8", batch_size=8, **plain).fit()
+    tiny_trainer(tmp_path / "4", batch_size=4, gradient_accumulation_steps=2, **plain).fit()
+    scaled = tiny_trainer(tmp_path / "scaled", batch_size=8, **plain)
+    scaled.accelerator.scaler = scaled.scaler = torch.amp.GradScaler("cpu", 2.0**10)
+    scaled.fit()
+    for name in ("4", "scaled"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "8"), rel=1e-4)
+    with pytest.raises(ValueError, match="which takes 9 batches"):
+        tiny_trainer(tmp_path, gradient_accumulation_steps=9)
+
+
 # %% [markdown]
 # Stop in the middle, go on, and compare with a run that was never stopped: weights, average, optimizers and losses
-# must be the same to the last bit.
+# must be the same to the last bit. (Another test kills the command with `kill -9` in the middle of a save.)
 
 # %%
 from tempfile import TemporaryDirectory
 
 with TemporaryDirectory() as folder:
-    test_resume_is_exact(Path(folder))
+    test_resume_is_exact(Path(folder), signal.SIGTERM, 5)
 "the same bits"
 
 # %% [markdown]
@@ -1191,29 +1204,25 @@ steps = 6 if smoke else 600
 train, val, _, tokenizer = setup_dataloaders(
     "pocket-stories",
     train_samples=500 if smoke else 20_000,
-    val_samples=128,
+    val_samples=16 if smoke else 128,
     context_len=160,
     batch_size=16,
 )
-torch.manual_seed(0)
-network = DiscreteDiffusionConfig(block_size=160, n_layer=4, n_head=3, n_embd=96, padded=True)
-model = DiscreteDiffusionTransformer(network)
 folder = TemporaryDirectory()
-config = TrainingConfig(
-    dataset_name="pocket-stories",
-    context_length=160,
-    batch_size=16,
-    max_steps=steps,
-    learning_rate=5e-3,
-    matrix_learning_rate=0.05,
-    eval_every_steps=max(2, steps // 6),
-    eval_windows=128,
-    checkpoint_dir=folder.name,
-    progress=False,
-)
-trainer = Trainer(model, train, val, config)
-before = trainer.evaluate()
-after = trainer.fit()
+
+
+def practice(steps, **changes):
+    """Train a small network in the folder; the bound before and after, and the trainer."""
+    torch.manual_seed(0)
+    network = DiscreteDiffusionConfig(block_size=160, n_layer=4, n_head=3, n_embd=96, padded=True)
+    settings = {"learning_rate": 5e-3, "matrix_learning_rate": 0.05, "progress": False}
+    settings |= {"eval_every_steps": max(2, steps // 6), "eval_windows": 128}
+    config = TrainingConfig(max_steps=steps, checkpoint_dir=folder.name, **(settings | changes))
+    trainer = Trainer(DiscreteDiffusionTransformer(network), train, val, config)
+    return trainer.evaluate(), trainer.fit(), trainer
+
+
+before, after, trainer = practice(steps)
 print(f"before:  {before.nats_per_window:6.1f} nats a story")
 print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
@@ -1223,10 +1232,8 @@ print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 # what, and who found it).
 
 # %% tags=["hide-input"]
-lines = [
-    json.loads(line) for line in (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
-]
-measured = [line for line in lines if "nats_per_window" in line]
+log = (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
+measured = [line for line in map(json.loads, log) if "nats_per_window" in line]
 plt.plot(
     [0, *(line["step"] for line in measured)],
     [before.nats_per_window, *(line["nats_per_window"] for line in measured)],
@@ -1248,8 +1255,8 @@ plt.show()
 from ddlm_core.sampler import sample_diffusion, sample_generators
 
 tokens = sample_diffusion(
-    trainer.state.average,
-    network.noise,
+    trainer.average,
+    trainer.average.config.noise,
     batch_size=2,
     seq_len=160,
     num_steps=8 if smoke else 64,
@@ -1258,12 +1265,90 @@ tokens = sample_diffusion(
 )
 for text in tokenizer.decode_batch(tokens):
     print(text)
+
+# %% [markdown]
+# ## Which proposal is best?
+#
+# Two questions, on the same network. How much does one sample of the loss scatter, now that the network is trained?
+# And how low is the bound, if a new network practices with each proposal for the same, short time?
+
+# %%
+windows, generator = torch.cat(list(val)).long(), torch.Generator()
+print("proposal        mean  scatter of a sample  bound after a short run, nats a story")
+for name, power in (("uniform in t", None), ("power 2", 2.0), ("power 1", 1.0)):
+    t, weight = proposal_times(8 * len(windows), noise, power, generator=generator.manual_seed(0))
+    with torch.inference_mode():
+        loss = compute_loss(trainer.average, windows.repeat(8, 1), noise, t, generator=generator)
+    sample = weight * loss  # nats a token
+    _, bound, _ = practice(4 if smoke else 150, noise_power=power, eval_every_steps=1000)
+    print(f"{name:14}{sample.mean():6.3f}{sample.std():14.3f}{bound.nats_per_window:22.1f}")
 folder.cleanup()
 
 # %% [markdown]
-# The model that ships with the package is larger and trained longer, with `ddlm-train --config-name pocket`. Its
-# [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures. All of
-# this was run on a CPU; nothing here has been run on a GPU yet.
+# The means agree, as they must: it is the same integral. PROPOSALS
+#
+# ## On a GPU
+#
+# The command has presets: `ddlm-train --config-name smoke` (seconds), `cpu` (hours), `gpu` and `gpu-large`. Before you
+# rent a machine, compute what you need. The `gpu` preset is 10 layers of width 640, windows of 256 characters, 64 at
+# a time. We run it once on two windows, and count.
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+
+network = DiscreteDiffusionConfig(block_size=256, n_layer=10, n_head=10, n_embd=640, cond_dim=128)
+model, config = DiscreteDiffusionTransformer(network), TrainingConfig()
+drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, 106, torch.Generator().manual_seed(0))
+kept = {}  # what the forward pass keeps for the gradients: address → bytes
+own = {parameter.data_ptr() for parameter in model.parameters()}
+
+
+def keep(x):
+    if x.data_ptr() not in own:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+    return x
+
+
+counter = FlopCounterMode(display=False)
+hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+with counter, hooks, torch.autocast("cpu", torch.bfloat16):
+    training_loss(model, *drawn).backward()
+parameters = sum(p.numel() for p in model.parameters())
+matrices = sum(p.numel() for p in build_optimizers(model, config)["muon"].param_groups[0]["params"])
+flops = counter.get_total_flops() * 32
+# weights, gradients, average, and what the optimizers remember: one number (Muon) or two (AdamW)
+state_bytes = 4 * (3 * parameters + matrices + 2 * (parameters - matrices))
+print(f"parameters:      {parameters / 1e6:.1f} million")
+print(f"FLOPs in a step: {flops / 1e12:.1f} · 10¹² (64 windows of 256)")
+print(
+    f"memory:          {state_bytes / 1e9:.1f} GB, and {sum(kept.values()) * 32 / 1e9:.1f} GB for a batch"
+)
+
+# %% [markdown]
+# One epoch of TinyStories, about 1.9 billion characters, is some 116,000 such steps. What follows is an **estimate**,
+# for a GPU that reaches 30 % of the speed on its data sheet (dense, 16 bit). Nothing in this book has been run on a
+# GPU yet.
+
+# %%
+for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
+    hours = 1.9e9 / 256 / 64 * flops / (0.3 * peak) / 3600
+    print(f"{card:9} {hours:5.1f} hours an epoch (estimated)")
+
+# %% [markdown]
+# What makes it faster or smaller, as keys of the configuration:
+#
+# - `mixed_precision`: bf16 where the hardware multiplies it fast, else fp16 on a GPU (`auto`). What stays in 32 bits
+#   uses TF32 there.
+# - `torch_compile=true` fuses operations. On one core of a CPU, a network of 1.56 million weights (16 windows of 160,
+#   bf16) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some 700 steps on.
+# - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
+#   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.
+# - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines). The
+#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and the curve depends on that product
+#   alone: a test trains with one process and with two.
+#
+# The model that ships with the package was trained on a CPU, with `ddlm-train --config-name pocket`. Its
+# [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures.
 #
 # ## Change it safely
 #
@@ -1275,8 +1360,7 @@ folder.cleanup()
 # (Expected: 0.378.) And proposals with power 1? (Expected: 0.01.)
 
 # %% tags=["solution", "hide-input"]
-noise, generator = GeometricNoise(), torch.Generator().manual_seed(0)
-shares = []
+generator, shares = torch.Generator().manual_seed(0), []
 for power in (None, 1.0):
     t, _ = proposal_times(100_000, noise, power, generator=generator)
     shares.append((corrupted_fraction(noise.sigma_bar(t)) < 0.01).double().mean().item())
@@ -1298,6 +1382,18 @@ assert constant == 919
 steps_taken, constant
 
 # %% [markdown]
+# **Exercise 3.** A story of 90 characters occurs twice in a data set of 30 stories, as number 5 and as number 29.
+# Three stories each are held out. How many are left to validate and to test with? (Expected: 3 and 2.)
+
+# %% tags=["solution", "hide-input"]
+told = [f"Story {i}." for i in range(30)]
+told[5] = told[29] = "a" * 90
+parts = split_stories(*encode_stories([(s, True) for s in told], CharacterLevelTokenizer()), 3)
+counts = [int((part == PAD_ID).sum()) for part in parts[1:]]
+assert counts == [3, 2]
+counts
+
+# %% [markdown]
 # ## Summary
 #
 # | name | module | meaning |
@@ -1307,8 +1403,8 @@ steps_taken, constant
 # | `TokenWindows`, `WindowSampler` | `data` | windows, in an order that depends on seed and epoch alone |
 # | `TrainingConfig`, `Trainer` | `training` | what a run needs to know; the run |
 # | `proposal_times` | `training` | noise levels to practice on, with weights that keep the objective |
-# | `draw_given` | `training` | spans that are given, for infilling |
+# | `draw_given`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
 # | `validation_bound`, `Bound` | `training` | nats a window, bits per character |
-# | `save_checkpoint`, `load_checkpoint`, `write_whole` | `training` | a stop costs nothing |
+# | `save_checkpoint`, `load_checkpoint` | `training` | a stop costs nothing |
 #
 # Next: [from weights to stories](10_pipeline.ipynb).

@@ -602,51 +602,29 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
 
 
 # %% [markdown]
-# One number says little without its error. Noise is random, so we repeat the whole sum eight times, each
-# time with fresh noise, and look at how much the eight results $b_1, \dots, b_8$ differ. Their mean
-# $\bar b$ is our estimate. With their standard deviation $s$, the true value lies in
-#
-# $$ \bar b \pm 2.365 \, \frac{s}{\sqrt 8} $$
-#
-# in 95 of 100 cases. (2.365 is the 97.5 % point of Student's $t$ distribution with 7 degrees of freedom.
-# It is larger than the familiar 1.96 because eight numbers do not tell their spread exactly.) This is the
-# error of our measurement on *this* text. How another text would do is another question.
-#
-# Two tricks keep $s$ small, and both are old friends. The noise levels of a batch are spread evenly over
-# the whole range (chapter 8), from the cleanest text to pure noise. And a short text is repeated until
-# there are 4096 tokens in a batch, so that it is measured at many levels, too.
+# `estimate_bound` of [chapter 9](09_evaluation.ipynb) does the rest, with its 95 % interval. It wants
+# windows of one length, and the end of a text is shorter. So we measure the whole windows and the rest,
+# and add: of two independent measurements the sums add, and so do the squares of the errors. A short text
+# is measured at no less than 256 noise levels.
 
 # %% tags=["export"]
 import math
-from typing import NamedTuple
 
-from ddlm_core.training import window_nats
-
-
-class Estimate(NamedTuple):
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
+from ddlm_core.evaluation import Estimate, estimate_bound
 
 
-def _bits_per_character(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
-    """The bound on a text, in bits for each character, from eight independent estimates."""
+def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
+    """The bound on a text, in bits for each of its characters."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
-    length, generator = model.config.block_size, torch.Generator().manual_seed(seed)
-    whole = len(tokens) // length * length
-    parts = tokens[:whole].view(whole // length, length), tokens[None, whole:]
-    batches = [rows for part in parts if part.numel() for rows in part.split(-(-4096 // length))]
-
-    def nats(rows: Tensor) -> float:
-        many = rows.repeat(-(-4096 // rows.numel()), 1)  # few windows, but at many noise levels
-        return window_nats(model, many, model.config.noise, generator).mean().item() * len(rows)
-
-    totals = torch.tensor([sum(map(nats, batches)) for _ in range(8)]).double()
-    bits = totals / len(text) / math.log(2)
-    mean, reach = bits.mean().item(), 2.365 * bits.std().item() / math.sqrt(8)
-    return Estimate(mean, mean - reach, mean + reach)
+    rows, rest = divmod(len(tokens), length := model.config.block_size)
+    parts = [tokens[: rows * length].view(rows, length)] * (rows > 0) + [tokens[None, -rest:]] * (
+        rest > 0
+    )
+    found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
+    total = sum(e.mean * len(part) for e, part in zip(found, parts))
+    reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))
+    unit = len(text) * math.log(2)
+    return Estimate(total / unit, (total - reach) / unit, (total + reach) / unit)
 
 
 # %% [markdown]
@@ -730,7 +708,7 @@ class DiffusionPipeline:
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
         _check(0, 2**63, seed=seed)
-        return _bits_per_character(self.model, text, seed)
+        return text_bound(self.model, text, seed)
 
     __call__ = generate
 
@@ -1151,4 +1129,4 @@ step.index
 # | `encode_template(template, seq_len, config)` | tokens and mask of a text with blanks |
 # | `load_model(folder)` | the network of a folder, or one line that says why not |
 # | `bundled_models()` | name and folder of each model that ships with the package |
-# | `_told`, `_model_folder`, `_pick_device`, `_check`, `_arguments`, `_join`, `_text_tokens`, `_bits_per_character` | helpers of these |
+# | `_told`, `_model_folder`, `_pick_device`, `_check`, `_arguments`, `_join`, `_text_tokens` | helpers of these |

@@ -38,21 +38,28 @@ def test_parquet_is_read_through_datasets(tmp_path):
     disable_progress_bars()
     Dataset.from_dict({"story": ["One.", "Two."]}).to_parquet(tmp_path / "c.parquet")
     assert list(read_file(tmp_path / "c.parquet", "story")) == [("One.", True), ("Two.", True)]
+    with pytest.raises(ValueError, match="c.parquet, row 1: need an object with a text 'text'"):
+        list(read_file(tmp_path / "c.parquet"))
+
+
+@pytest.mark.parametrize("row", ['{"txt": "y"}', '{"text": null}', "[1]", '{"text": "cut o'])
+def test_bad_rows_are_refused(tmp_path, row):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + row)
+    with pytest.raises(ValueError, match="a.jsonl, row 2: need an object with a text 'text'"):
+        list(read_file(tmp_path / "a.jsonl"))
 
 
 def test_bad_sources_are_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
-    with pytest.raises(ValueError, match="line 2: need a JSON object with a field 'text'"):
-        list(read_file(tmp_path / "a.jsonl"))
     with pytest.raises(ValueError, match="need a .txt, .jsonl or .parquet file"):
         list(read_file(tmp_path / "a.csv"))
     with pytest.raises(FileNotFoundError, match="no file matches"):
         list(read_stories(str(tmp_path / "none.txt")))
+    with pytest.raises(ValueError, match="does not fit in 3"):
+        encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3)
 
 
-def test_nothing_is_dropped_and_no_story_is_shared():
-    told = [f"Story number {i}." for i in range(30)]
-    tokenizer = CharacterLevelTokenizer()
+def test_nothing_is_dropped_and_stories_stay_whole():
+    told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
     tokens, ends = encode_stories([(story, True) for story in told], tokenizer)
     parts = split_stories(tokens, ends, held_out=2)
     assert [np.count_nonzero(part == PAD_ID) for part in parts] == [26, 2, 2]
@@ -60,8 +67,18 @@ def test_nothing_is_dropped_and_no_story_is_shared():
     assert all(part[-1] == PAD_ID for part in parts)  # cut where stories end
     running = split_stories(tokens, ends[-1:], held_out=2)
     assert sum(map(len, running)) == len(tokens) and min(map(len, running)) > 0
-    with pytest.raises(ValueError, match="does not fit in 3"):
-        encode_stories([("long", True)], tokenizer, pad_to=3)
+
+
+def test_no_story_is_shared():
+    told = [f"Story {i}." for i in range(30)]
+    told[25], told[29] = told[3], told[26]  # validation repeats training; testing, validation
+    tokenizer = CharacterLevelTokenizer()
+    parts = split_stories(*encode_stories([(s, True) for s in told], tokenizer), held_out=3)
+    texts = [tokenizer.decode(part) for part in parts]
+    assert texts == ["".join(told[:24]), "Story 24.Story 26.", "Story 27.Story 28."]
+    same = encode_stories([("The same.", True)] * 10, tokenizer)
+    with pytest.warns(UserWarning, match="stories repeat"):
+        assert all(map(len, split_stories(*same, held_out=1)))
 
 
 @pytest.mark.parametrize("aligned", [True, False])

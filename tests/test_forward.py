@@ -30,7 +30,7 @@ def test_transition_composes():
 
 
 def chi_squared_tail(observed: Tensor, expected: Tensor) -> float:
-    """Chance of an X² at least as large if ``expected`` is right; an odd number of outcomes."""
+    """Chance of an X² at least as large if ``expected`` is right, for an odd number of outcomes."""
     half = ((observed - expected) ** 2 / expected).sum().item() / 2
     terms = (half**j / math.factorial(j) for j in range((len(observed) - 1) // 2))
     return math.exp(-half) * sum(terms)

@@ -179,7 +179,7 @@ def test_the_slip_is_caught():
 
 
 class World:
-    """All N = V^L texts with their probabilities; also a model that is never wrong."""
+    """All N = V^L texts with their probabilities, and the true answers of a network."""
 
     def __init__(self, p_0: Tensor, vocab_size: int, length: int) -> None:
         self.p_0, self.vocab_size, self.length = p_0, vocab_size, length
@@ -288,15 +288,15 @@ def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor,
     return sigma_bar, half * weights * sigma_bar
 
 
-def expected_loss(world: World, log_score: Tensor, sigma_bar: Tensor) -> Tensor:
-    """Exact mean over x_0 and x_t of the loss, summed over positions, for noise (S,): (S,)."""
+def expected_loss(world: World, log_score: Tensor, sigma_bar: Tensor, power: int = 1) -> Tensor:
+    """Exact mean of the loss of a text (or its square: power 2) over x_0 and x_t, for noise (S,)."""
     n = len(world.texts)
     x_0, x_t = world.texts.repeat_interleave(n, 0), world.texts.repeat(n, 1)  # all pairs
     losses = [
         score_entropy_loss(scores.repeat(n, 1, 1), noise, x_t, x_0).sum(-1).view(n, n)
         for scores, noise in zip(log_score, sigma_bar, strict=True)
     ]
-    return (world.joint(sigma_bar) * torch.stack(losses)).sum((1, 2))
+    return (world.joint(sigma_bar) * torch.stack(losses) ** power).sum((1, 2))
 
 
 def exact_area(world: World, sigma_min: float, sigma_max: float, count: int = 100) -> float:
@@ -412,3 +412,20 @@ def test_bound_is_the_entropy_of_the_data():
         bound = exact_area(world, 1e-4, 20.0) + expected_reconstruction(world, 1e-4)
         bound += world.length * prior_kl(20.0, world.vocab_size).item()
         assert -1e-10 < bound - entropy < 1e-6  # from above: it is a bound
+
+
+def noise_by_fraction(u: Tensor, power: float, ends: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Noise of the corrupted fraction u^power between two noise levels, and its weight dσ̄/du."""
+    low, high = (-math.expm1(-end) for end in ends)
+    f = low + (high - low) * u**power
+    return -torch.log1p(-f), (high - low) * power * u ** (power - 1) / (1 - f)
+
+
+def test_area_does_not_depend_on_the_clock():
+    nodes, weights = map(torch.tensor, np.polynomial.legendre.leggauss(400))
+    for world in small_worlds():
+        for power in (1, 2, 3):
+            sigma_bar, slope = noise_by_fraction((1 + nodes) / 2, power, (0.01, 5.0))
+            loss = expected_loss(world, world.log_score(sigma_bar), sigma_bar)
+            found = (weights / 2 * slope * loss).sum().item()
+            assert abs(found - exact_area(world, 0.01, 5.0)) < 1e-7

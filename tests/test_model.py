@@ -392,7 +392,7 @@ def test_network_refuses_inputs_in_one_line():
         r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
         "sigma_bar .* got torch.int64": (x_t, s.long()),
         "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
-        r"mask must be bool of shape \(B, L\) = \(3, 7\)": (x_t, s, mask[:, :6]),
+        r"mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             network(*inputs)

@@ -11,21 +11,20 @@ from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, tra
 def test_rate_matrix_is_what_short_steps_leave():
     for vocab_size in (1, 2, 3, 106):
         Q = rate_matrix(vocab_size)
-        assert Q.dtype == torch.float64 and torch.equal(Q, Q.T)
+        assert Q.dtype == torch.float64 and Q.shape == (vocab_size, vocab_size)
         assert Q.sum(1).abs().max() < 1e-14
-        stay = torch.eye(vocab_size, dtype=torch.float64)
-        assert torch.allclose(Q[stay == 0], torch.tensor(1 / vocab_size).double())
-    assert rate_matrix(2, torch.float32).dtype == torch.float32
+        others = (1 - torch.eye(vocab_size).double()) / vocab_size
+        assert torch.allclose(Q - Q.diagonal().diag(), others, atol=1e-15)
     with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
         rate_matrix(0)
 
 
-def test_many_short_steps_tend_to_the_exponential():
+def test_many_short_steps_tend_to_the_closed_form():
     Q, stay = rate_matrix(3), torch.eye(3, dtype=torch.float64)
     errors = []
     for steps in (10, 100, 1000):
         chopped = torch.linalg.matrix_power(stay + 2.5 / steps * Q, steps)
-        errors.append((chopped - torch.linalg.matrix_exp(2.5 * Q)).abs().max().item())
+        errors.append((chopped - transition_matrix(2.5, 3)).abs().max().item())
     assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-3
 
 
@@ -40,12 +39,11 @@ def test_closed_form_equals_matrix_exp():
 
 def test_small_noise_keeps_its_digits():
     for sigma_bar in (1e-4, 1e-6):
-        exact = torch.expm1(torch.tensor(-sigma_bar, dtype=torch.float64)).neg()
+        exact = sigma_bar - sigma_bar**2 / 2 + sigma_bar**3 / 6
         single = corrupted_fraction(torch.tensor(sigma_bar))
-        assert single.dtype == torch.float32
-        assert abs(single.double() / exact - 1) < 1e-6
         kernel = transition_matrix(torch.tensor(sigma_bar), 106)
-        assert kernel.dtype == torch.float32
+        assert single.dtype == kernel.dtype == torch.float32
+        assert abs(single.double() / exact - 1) < 1e-6
         assert abs(kernel[0, 1].double() * 106 / exact - 1) < 1e-6
 
 
@@ -80,25 +78,23 @@ def test_kernel_solves_the_equation_of_the_process():
     clean = torch.tensor([0.7, 0.3, 0.0], dtype=torch.float64)
 
     def p(t):
-        return transition_matrix(noise.sigma_bar(t), 3) @ clean
+        return clean @ transition_matrix(noise.sigma_bar(t), 3)
 
     for t in torch.tensor([0.0, 0.3, 0.7, 0.8, 1.0], dtype=torch.float64):
         slope = torch.autograd.functional.jacobian(p, t)
-        flow = noise.sigma(t) * rate_matrix(3) @ p(t)
+        flow = noise.sigma(t) * p(t) @ rate_matrix(3)
         assert torch.allclose(slope, flow, rtol=1e-10, atol=1e-12)
 
 
 def test_time_is_the_inverse_and_the_ends_are_met():
+    noise = GeometricNoise()
     for dtype, digits in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
-        noise = GeometricNoise()
         t = torch.linspace(0, 1, 1001, dtype=dtype)
         assert (noise.time(noise.sigma_bar(t)) - t).abs().max() < digits
         line = (1 - t.double()) * math.log(1e-4) + t.double() * math.log(20)
         assert torch.allclose(noise.sigma_bar(t).double(), line.exp(), rtol=digits, atol=0)
         ends = torch.tensor([1e-4, 20], dtype=dtype)
-        assert torch.allclose(
-            noise.sigma_bar(t)[[0, -1]], ends, rtol=torch.finfo(dtype).eps, atol=0
-        )
+        assert torch.equal(noise.sigma_bar(t)[[0, -1]], ends)
 
 
 def test_any_shape_and_dtype():
@@ -116,6 +112,6 @@ def test_any_shape_and_dtype():
 def test_limits_that_make_no_schedule_are_refused():
     nan, inf = float("nan"), float("inf")
     for limits in ((0, 1), (-1, 1), (1, 1), (2, 1), (nan, 1), (0.1, nan), (0.1, inf), (inf, inf)):
-        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max < inf, got sigma_min="):
+        with pytest.raises(ValueError, match="0 < sigma_min < sigma_max < inf: .*sigma_min="):
             GeometricNoise(*limits)
     assert GeometricNoise(0.1, 5) == GeometricNoise(sigma_min=0.1, sigma_max=5)

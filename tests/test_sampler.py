@@ -11,10 +11,7 @@ from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, transition_matrix
 from ddlm_core.sampler import (
-    _apply_temperature,
-    _draw_uniforms,
     _sample_categorical,
-    _score_probs,
     analytic_probs,
     create_timestep_schedule,
     denoising_steps,
@@ -127,9 +124,6 @@ def test_both_forms_of_the_step_agree(vocab_size: int):
     after = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     score = denoiser_log_score(log_q, now, x_t).exp()
     analytic = analytic_probs(log_q, x_t, now, after)
-    torch.testing.assert_close(
-        _score_probs(score, x_t, now - after), analytic, rtol=1e-9, atol=1e-12
-    )
     raw = staggered_score(score, now - after) * transition(x_t, now - after, vocab_size)
     torch.testing.assert_close(raw, analytic, rtol=1e-9, atol=1e-12)  # sums to 1 all by itself
 
@@ -153,11 +147,6 @@ def test_step_is_a_distribution_at_the_extremes():
         step = analytic_probs(log_q, x_t, now, after)
         assert (step >= 0).all()
         torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
-    score = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]])  # no such score exists
-    assert (staggered_score(score, 2.0) < 0).any()
-    step = _score_probs(score, x_t, 2.0)
-    assert (step >= 0).all()
-    torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "fraction"])
@@ -193,19 +182,6 @@ def test_schedule_refuses_what_it_does_not_know():
         create_timestep_schedule(0)
 
 
-def test_temperature_sharpens_what_the_model_believes():
-    log_q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64).log()
-    assert _apply_temperature(log_q, 1.0) is log_q
-    expected = torch.tensor([[0.25, 0.09, 0.04, 0.0]], dtype=torch.float64) / 0.38
-    torch.testing.assert_close(_apply_temperature(log_q, 0.5).exp(), expected)
-    greedy = _apply_temperature(log_q.float(), 1e-40).exp()
-    assert torch.equal(greedy, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
-    flat = _apply_temperature(log_q, 1e6).exp()[0, :3]
-    torch.testing.assert_close(
-        flat, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-5, atol=0
-    )
-
-
 def test_dart_hits_letters_as_often_as_their_probabilities():
     probs = torch.tensor([0.5, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
     darts = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 1e-12], dtype=torch.float64)
@@ -218,16 +194,24 @@ def test_dart_hits_letters_as_often_as_their_probabilities():
 
 
 def test_generators_depend_on_seed_and_number_alone():
-    whole = _draw_uniforms(sample_generators(7, 5), 3)
-    parts = [
-        _draw_uniforms(sample_generators(7, 2), 3),
-        _draw_uniforms(sample_generators(7, 3, 2), 3),
-    ]
-    assert torch.equal(whole, torch.cat(parts))
-    many = _draw_uniforms(sample_generators(7, 300) + sample_generators(8, 300), 1)
-    assert len(many.unique()) == 600
-    shared = torch.Generator().manual_seed(0)
-    assert len(_draw_uniforms([shared] * 50, 1).unique()) == 50
+    def numbers(*arguments: int) -> list[float]:
+        return [torch.rand(1, generator=g).item() for g in sample_generators(*arguments)]
+
+    assert numbers(7, 5) == numbers(7, 2) + numbers(7, 3, 2)
+    assert len({*numbers(7, 300), *numbers(8, 300)}) == 600
+
+
+class ScoreModel:
+    """A model of the paper's kind, which says the same to everything."""
+
+    config = SimpleNamespace(parametrization="score")
+    denoise = None  # must not be asked
+
+    def __init__(self, score: Tensor) -> None:
+        self.score = score
+
+    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return self.score.log()
 
 
 def test_one_step_is_the_step_of_its_method():
@@ -235,24 +219,39 @@ def test_one_step_is_the_step_of_its_method():
     now, after = torch.full((9,), 2.0).double(), torch.full((9,), 0.5).double()
     log_q = world.denoise(x_t, now)
     score = denoiser_log_score(log_q, now, x_t).exp()
-
-    class ScoreModel:
-        config = SimpleNamespace(parametrization="score")
-        denoise = None  # must not be asked
-
-        def __call__(self, x_t, sigma_bar):
-            return score.log()
-
+    analytic, euler = analytic_probs(log_q, x_t, now, after), euler_probs(score, x_t, 1.5)
     for model, method, expected in (
-        (world, "analytic", analytic_probs(log_q, x_t, now, after)),
-        (world, "euler", euler_probs(score, x_t, 1.5)),
-        (ScoreModel(), "analytic", _score_probs(score, x_t, 1.5)),
-        (lambda x_t, sigma_bar: score.log(), "analytic", _score_probs(score, x_t, 1.5)),
-        (ScoreModel(), "euler", euler_probs(score, x_t, 1.5)),
+        (world, "analytic", analytic),
+        (world, "euler", euler),
+        (ScoreModel(score), "analytic", analytic),
+        (ScoreModel(score).__call__, "analytic", analytic),  # any function will do
+        (ScoreModel(score), "euler", euler),
     ):
         torch.testing.assert_close(reverse_probs(model, x_t, now, after, method), expected)
-    cooler = analytic_probs(_apply_temperature(log_q, 0.5), x_t, now, after)
-    torch.testing.assert_close(reverse_probs(world, x_t, now, after, temperature=0.5), cooler)
+
+
+def test_step_from_an_impossible_score_is_a_distribution():
+    score, noise = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 1.0, 0.5]]]), torch.tensor([2.0])
+    assert (staggered_score(score, noise) < 0).any()
+    step = reverse_probs(ScoreModel(score), torch.tensor([[1, 1]]), noise, 0 * noise)
+    assert (step >= 0).all()
+    torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
+
+
+def test_temperature_sharpens_what_the_model_believes():
+    q, x_t = torch.tensor([[[0.5, 0.3, 0.2, 0.0]]], dtype=torch.float64), torch.tensor([[3]])
+    noise = torch.tensor([torch.inf])
+    for temperature, expected in (
+        (1.0, [0.5, 0.3, 0.2, 0.0]),
+        (0.5, [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38, 0.0]),
+        (1e-40, [1.0, 0.0, 0.0, 0.0]),
+        (1e9, [1 / 3, 1 / 3, 1 / 3, 0.0]),
+    ):
+        for dtype in (torch.float32, torch.float64):
+            log_q = q.to(dtype).log()
+            model = SimpleNamespace(denoise=lambda x_t, sigma_bar, log_q=log_q: log_q)
+            step = reverse_probs(model, x_t, noise, torch.zeros(1), temperature=temperature)
+            torch.testing.assert_close(step, torch.tensor([[expected]], dtype=dtype))
 
 
 def run_world(batch_size: int, first: int = 0, world: TinyWorld | None = None, **options):
@@ -298,7 +297,7 @@ def test_samples_do_not_depend_on_the_batch_split():
     (*_, other) = run_world(20, generator=sample_generators(4, 20))
     assert not torch.equal(whole.tokens, other.tokens)
     one = [list(run_world(20, generator=torch.Generator().manual_seed(0)))[-1] for _ in range(2)]
-    assert torch.equal(one[0].tokens, one[1].tokens)
+    assert torch.equal(one[0].tokens, one[1].tokens) and len(one[0].tokens.unique(dim=0)) > 3
 
 
 def test_cold_samples_are_what_the_model_believes_most():
@@ -417,14 +416,21 @@ def test_bad_arguments_are_refused_at_the_call():
         "schedule must be one of": {"schedule": "square"},
         "method must be one of": {"method": "magic"},
         "temperature must be": {"temperature": 0.0},
-        "temperature must be above": {"temperature": float("nan")},
+        "temperature must be 1, or above 0": {"temperature": float("nan")},
         "go together": {"template": word},
-        "template must be of shape": {"template": torch.tensor([1, 0, 0]), "mask": keep},
-        "mask must be of shape": {"template": word, "mask": torch.ones(2, 2).bool()},
-        "got torch.int64 and torch.int64": {"template": word, "mask": word},
+        r"template must be torch.int64 of shape \(2,\) or \(5, 2\)": {
+            "template": torch.tensor([1, 0, 0]),
+            "mask": keep,
+        },
+        "go together: mask must be torch.bool of shape": {
+            "template": word,
+            "mask": torch.ones(2, 2).bool(),
+        },
+        "mask must be torch.bool": {"template": word, "mask": word},
+        "template must be torch.int64": {"template": word.float(), "mask": keep},
         "tokens outside 0 to 2": {"template": word + 2, "mask": keep},
         "2 generators for a batch of 5": {"generator": sample_generators(0, 2)},
-        "needs a model that has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
+        "if the model has a denoiser": {"world": torch.nn.Identity(), "temperature": 0.5},
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             run_world(5, **options)

@@ -2,24 +2,28 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.data import evaluation_loader, setup_dataloaders
+from ddlm_core.loss import compute_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.training import (
     Trainer,
     TrainingConfig,
-    TrainingDiverged,
+    build_optimizers,
     draw_given,
+    draw_noise,
     learning_rate_factor,
     proposal_times,
+    training_loss,
     update_average,
     validation_bound,
-    write_whole,
 )
 
 
@@ -29,16 +33,20 @@ from ddlm_core.training import (
         {"batch_size": 0},
         {"max_steps": -1},
         {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"batch_size": None},
         {"noise_power": -1.0},
         {"ema_decay": 1.5},
         {"optimizer": "sgd"},
-        {"mixed_precision": "int3"},
         {"context_length": 2.5},
+        {"seed": -1},
+        {"num_workers": True},
     ],
 )
 def test_bad_configs_are_refused(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
         TrainingConfig(**wrong)
+    TrainingConfig(noise_power=None, max_steps=None, seed=0, warmup_steps=0, learning_rate=1)
 
 
 @pytest.mark.parametrize("power", [None, 0.7, 1.0, 2.0])
@@ -64,6 +72,32 @@ def test_given_spans():
     assert not draw_given((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
 
 
+def tiny_network(**changes):
+    """A network of a few thousand weights, no longer at its start."""
+    torch.manual_seed(0)
+    sizes = {"block_size": 160, "n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**sizes | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def test_parts_of_a_step_add_up():
+    model, config = tiny_network(), TrainingConfig(given_share=0.5)
+    x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
+    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    whole = training_loss(model, *drawn)
+    parts = [training_loss(model, *(values[k::4] for values in drawn)) for k in range(4)]
+    torch.testing.assert_close(sum(parts) / 4, whole)
+
+    generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
+    t, weight = proposal_times(8, model.config.noise, generator=generator)
+    mask = draw_given((8, 160), 0.5, generator)
+    loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
+    torch.testing.assert_close((weight * loss).mean(), whole)
+
+
 def test_learning_rate_and_average():
     factors = [learning_rate_factor(step, 100, 10, 0.4) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9:61] == [1.0] * 52
@@ -76,6 +110,12 @@ def test_learning_rate_and_average():
     assert torch.allclose(old.weight, 0.1 * (0.9 * before + 0.1 * new.weight) + 0.9 * new.weight)
 
 
+def test_8_bit_optimizer_is_turned_off_without_a_gpu():
+    if not torch.cuda.is_available():
+        with pytest.warns(UserWarning, match="use_8bit_optimizer is off"):
+            build_optimizers(nn.Linear(2, 2), TrainingConfig(use_8bit_optimizer=True))
+
+
 def test_bound_of_an_untrained_network():
     torch.manual_seed(0)
     config = DiscreteDiffusionConfig(block_size=10, n_layer=1, n_head=1, n_embd=8, cond_dim=4)
@@ -86,33 +126,22 @@ def test_bound_of_an_untrained_network():
     assert bound.bits_per_character == pytest.approx(math.log2(106), rel=0.02)
 
 
-def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
-    def fail(part):
-        part.write_text("half")
-        raise KeyboardInterrupt
-
-    write_whole(tmp_path / "a", lambda part: part.write_text("old"))
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a", fail)
-    assert (tmp_path / "a").read_text() == "old"
-    write_whole(tmp_path / "a", lambda part: part.write_text("new"))
-    for _ in range(2):  # a folder, and the same folder again
-        write_whole(tmp_path / "b", lambda part: (part.mkdir(), (part / "x").write_text("x")))
-    assert (tmp_path / "a").read_text() == "new" and (tmp_path / "b" / "x").read_text() == "x"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-
-
-def tiny_trainer(folder, **changes):
+def tiny_trainer(folder, dropout=0.1, **changes):
     """A network of a few thousand weights that reads 16 stories."""
     torch.manual_seed(0)
-    train, val, _, _ = setup_dataloaders(
-        "pocket-stories", train_samples=20, val_samples=4, context_len=160, batch_size=4
-    )
-    network = DiscreteDiffusionConfig(block_size=160, n_layer=1, n_head=2, n_embd=16, cond_dim=8)
     settings = {"batch_size": 4, "num_epochs": 9, "max_steps": 8, "eval_windows": 4}
     settings |= {"context_length": 160, "mixed_precision": "no", "progress": False}
     settings |= {"eval_every_steps": 4, "save_every_steps": 3, "log_every_steps": 1}
     config = TrainingConfig(checkpoint_dir=str(folder), **(settings | changes))
+    train, val, _, _ = setup_dataloaders(
+        "pocket-stories",
+        train_samples=20,
+        val_samples=4,
+        context_len=160,
+        batch_size=config.batch_size,
+    )
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8, "dropout": dropout}
+    network = DiscreteDiffusionConfig(block_size=160, **sizes)
     return Trainer(DiscreteDiffusionTransformer(network), train, val, config)
 
 
@@ -127,32 +156,17 @@ def same(a, b):
     return a == b
 
 
-def test_resume_is_exact(tmp_path):
-    tiny_trainer(tmp_path / "whole").fit()
-    with pytest.raises(KeyboardInterrupt):
-        stopped = tiny_trainer(tmp_path / "halves")
-        stopped.train_loader = interrupted(stopped.train_loader, after=5)
-        stopped.fit()
-    second = tiny_trainer(tmp_path / "halves")
-    second.resume(tmp_path / "halves" / "checkpoint_latest.pth")
-    assert second.state.step == 5
-    second.fit()
-    whole, halves = (
-        torch.load(tmp_path / name / "checkpoint_latest.pth", weights_only=True)
-        for name in ("whole", "halves")
-    )
-    for key in ("model", "average", "optimizers", "step", "best"):
-        assert same(whole[key], halves[key]), key
-    logs = [(tmp_path / name / "train_log.jsonl").read_text() for name in ("whole", "halves")]
-    losses = [[json.loads(line)["loss"] for line in log.splitlines()] for log in logs]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
+def losses(folder):
+    """The losses in a run's log."""
+    lines = (folder / "train_log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
 
 
-class interrupted:
-    """A loader during which the user presses Ctrl-C after some batches."""
+class Interrupted:
+    """A loader during which a signal arrives after some batches."""
 
-    def __init__(self, loader, after):
-        self.loader, self.after = loader, after
+    def __init__(self, loader, after, number):
+        self.loader, self.after, self.number = loader, after, number
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
@@ -163,36 +177,80 @@ class interrupted:
     def __iter__(self):
         for batch in self.loader:
             if self.after == 0:
-                raise KeyboardInterrupt
+                signal.raise_signal(self.number)
             self.after -= 1
             yield batch
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 6)])
+def test_resume_is_exact(tmp_path, number, step):
+    """Weights, average, optimizers, losses: the same bits as without the stop, dropout included."""
+    tiny_trainer(tmp_path / "whole").fit()
+    stopped = tiny_trainer(tmp_path / "halves")
+    stopped.train_loader = Interrupted(stopped.train_loader, step - 1, number)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}"):
+        stopped.fit()
+    assert signal.getsignal(number) is before
+    second = tiny_trainer(tmp_path / "halves")
+    second.resume(tmp_path / "halves" / LATEST)
+    assert second.step == step
+    second.fit()
+    whole, halves = (read_checkpoint(tmp_path / name / LATEST) for name in ("whole", "halves"))
+    for key in whole.keys() - {"config"}:
+        assert same(whole[key], halves[key]), key
+    assert losses(tmp_path / "whole") == losses(tmp_path / "halves")
+    assert len(losses(tmp_path / "whole")) == 8
 
 
 def test_what_a_run_leaves(tmp_path):
     trainer = tiny_trainer(tmp_path, max_steps=4)
     bound = trainer.fit()
     assert bound == trainer.evaluate()  # same seed, same noise
-    names = ["best_model_hf", "checkpoint_latest.pth", "final_model_hf", "train_log.jsonl"]
+    names = ["best_model_hf", LATEST, PREVIOUS, "curve.png", "final_model_hf", "train_log.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     config = json.loads((tmp_path / "final_model_hf" / "config.json").read_text())
     assert config["step"] == 4 and config["ema"] is True and len(config["vocab"]) == 106
     again = tiny_trainer(tmp_path, max_steps=4)
-    again.resume(tmp_path / "checkpoint_latest.pth")
-    assert again.fit() is None and again.state.step == 4  # nothing left to do
+    again.resume(tmp_path / LATEST)
+    assert again.fit() is None and again.step == 4  # nothing left to do
 
 
-def test_bad_checkpoints_and_bad_losses(tmp_path):
-    trainer = tiny_trainer(tmp_path)
-    (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
-    for name in ("bad.pth", "missing.pth"):
-        with pytest.raises(ValueError, match="is no checkpoint that this run can resume"):
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
+    tiny_trainer(tmp_path).fit()  # saves after steps 3, 6 and 8
+    latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
+    content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path)
+    content[content.index(read_checkpoint(latest)["model"]["places"].numpy().tobytes())] ^= 1
+    latest.write_bytes(content)  # a single bit is wrong
+    older = previous.read_bytes()
+    with pytest.warns(UserWarning, match="latest.pth is no whole checkpoint .*damaged.*previous"):
+        trainer.resume(latest)
+    assert trainer.step == 6 and latest.read_bytes() == older and not previous.exists()
+    latest.rename(previous)  # killed between two renames
+    with pytest.warns(UserWarning, match="No such file"):
+        trainer.resume(latest)
+    latest.write_bytes(b"")
+    for name in (LATEST, "missing.pth"):
+        with pytest.raises(ValueError, match=f"{name} is no whole checkpoint"):
             trainer.resume(tmp_path / name)
+
+
+def test_divergence_stops_before_the_weights_change(tmp_path):
+    trainer = tiny_trainer(tmp_path)
     with torch.no_grad():
-        trainer.state.model.head.bias.fill_(float("nan"))
-    weight = trainer.state.model.embedding.weight.clone()
-    with pytest.raises(TrainingDiverged, match="lower learning_rate"):
+        trainer.model.head.bias.fill_(math.nan)
+    weight = trainer.model.embedding.weight.clone()
+    with pytest.raises(FloatingPointError, match="the loss is nan.*lower learning_rate"):
         trainer.fit()
-    assert torch.equal(weight, trainer.state.model.embedding.weight)
+    assert torch.equal(weight, trainer.model.embedding.weight)
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
+    with pytest.raises(FloatingPointError, match="its gradient (nan|inf)"):
+        trainer.fit()
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.head.bias.data[5] = 1e9  # very sure, and wrong
+    with pytest.raises(FloatingPointError, match=r"the loss is \d+"):
+        trainer.fit()
 
 
 def test_training_lowers_the_bound_in_every_mode(tmp_path):
@@ -202,3 +260,17 @@ def test_training_lowers_the_bound_in_every_mode(tmp_path):
         trainer = tiny_trainer(tmp_path / str(i), max_steps=30, learning_rate=0.02, **changes)
         before = trainer.evaluate().nats_per_window
         assert trainer.fit().nats_per_window < 0.9 * before
+
+
+def test_the_curve_depends_on_the_global_batch_alone(tmp_path):
+    """Batches of 4 in two parts are batches of 8; so are gradients scaled as for fp16."""
+    plain = {"max_steps": 6, "warmup_steps": 0, "learning_rate": 0.02, "dropout": 0.0}
+    tiny_trainer(tmp_path / "8", batch_size=8, **plain).fit()
+    tiny_trainer(tmp_path / "4", batch_size=4, gradient_accumulation_steps=2, **plain).fit()
+    scaled = tiny_trainer(tmp_path / "scaled", batch_size=8, **plain)
+    scaled.accelerator.scaler = scaled.scaler = torch.amp.GradScaler("cpu", 2.0**10)
+    scaled.fit()
+    for name in ("4", "scaled"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "8"), rel=1e-4)
+    with pytest.raises(ValueError, match="which takes 9 batches"):
+        tiny_trainer(tmp_path, gradient_accumulation_steps=9)

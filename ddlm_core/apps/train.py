@@ -1,7 +1,9 @@
 """``ddlm-train``: train a model from a configuration (Hydra)."""
 
+import os
 import signal
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,13 @@ HELP = """ddlm-train: train a discrete diffusion language model.
 
   ddlm-train                                              TinyStories, from the Hugging Face Hub
   ddlm-train --config-name pocket                         stories of our own grammar, no network
+  ddlm-train --config-name smoke                          the same for a few seconds: does it run?
+  ddlm-train --config-name cpu                            TinyStories, for hours on a CPU
+  ddlm-train --config-name gpu                            TinyStories, 10 layers; also: gpu-large
   ddlm-train dataset_name=my.txt max_steps=2000           your own text (.txt, .jsonl, .parquet, glob)
   ddlm-train +resume_from=checkpoints/checkpoint_latest.pth
   ddlm-train model.n_layer=8 batch_size=32 --cfg job      show the configuration, train nothing
+  torchrun --nproc_per_node 2 -m ddlm_core.apps.train     two GPUs (or: accelerate launch -m …)
 
 Every key of the configuration can be overridden: key=value. The keys:
 
@@ -71,15 +77,26 @@ def train(settings: dict[str, Any]) -> None:
     trainer = Trainer(model=model, train_loader=train_loader, val_loader=val_loader, config=config)
     if resume_from is not None:
         trainer.resume(resume_from)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{parameters:,} parameters, {trainer.total:,} steps, {len(train_loader):,} in an epoch")
-    print(f"training text: {train_loader.dataset.tokens.size:,} tokens")
-    report(
-        "before" if trainer.state.step == 0 else f"at step {trainer.state.step:,}",
-        trainer.evaluate(),
+    if trainer.accelerator.is_main_process:
+        introduce(trainer)
+    bound = trainer.fit()
+    if trainer.accelerator.is_main_process:
+        report("after", bound or trainer.evaluate())
+        print(f"models: {trainer.folder / 'best_model_hf'} and {trainer.folder / 'final_model_hf'}")
+    trainer.accelerator.end_training()
+
+
+def introduce(trainer: Any) -> None:
+    """Say what is going to be trained, and where it starts."""
+    engine, parameters = trainer.accelerator, sum(p.numel() for p in trainer.model.parameters())
+    epoch = len(trainer.train_loader) // trainer.parts
+    print(f"{parameters:,} parameters, {trainer.total:,} steps, {epoch:,} in an epoch")
+    print(f"training text: {trainer.train_loader.dataset.tokens.size:,} tokens")
+    print(
+        f"on {engine.device}, precision {engine.mixed_precision}, processes {engine.num_processes}"
     )
-    report("after", trainer.fit() or trainer.evaluate())
-    print(f"models: {trainer.folder / 'best_model_hf'} and {trainer.folder / 'final_model_hf'}")
+    when = "before" if trainer.step == 0 else f"at step {trainer.step:,}"
+    report(when, trainer.evaluate())
 
 
 def report(when: str, bound: Any) -> None:
@@ -106,20 +123,25 @@ def main() -> None:
         with one_line_errors("ddlm-train"):
             settings = OmegaConf.to_container(cfg, resolve=True)
             print(OmegaConf.to_yaml(cfg, resolve=True))
-            train(settings)
+            try:
+                train(settings)
+            except FloatingPointError as error:  # the run diverged; the message has the advice
+                raise ValueError(error) from None
 
-    # SIGTERM saves a checkpoint, as Ctrl-C does
+    # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        warnings.simplefilter("ignore")
+    warnings.showwarning = lambda message, *_: print(f"ddlm-train: {message}", file=sys.stderr)
     sys.argv[1:] = prefixed(sys.argv[1:])
     try:
         job()
     except SystemExit as end:
         raise SystemExit(2 if end.code == 1 else end.code) from None
-    except KeyboardInterrupt:
-        print(
-            "\nstopped; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as stop:
+        message = f"{stop}; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth"
+        print(f"\nddlm-train: {message if stop.args else 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

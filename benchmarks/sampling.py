@@ -1,0 +1,117 @@
+"""What does a faster sampler cost? Samples of the bundled model for many samplers and steps.
+
+Writes a JSON file, which chapter 9 shows: shares of flawless samples, and how varied they are.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddlm_core import DiffusionPipeline, stories
+from ddlm_core.evaluation import estimate_bound, word_entropy
+from ddlm_core.pipeline import bundled_models
+from ddlm_core.sampler import sample_diffusion, sample_generators
+from ddlm_core.tokenizer import CharacterLevelTokenizer
+
+OUTPUT = Path(__file__).with_suffix(".json")
+SAMPLERS = [  # method, schedule, temperature
+    ("analytic", "cosine", 1.0),
+    ("analytic", "fraction", 1.0),
+    ("analytic", "linear", 1.0),
+    ("euler", "cosine", 1.0),
+    ("analytic", "cosine", 0.5),
+]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--samples", type=int, default=256, help="of each sampler (default: 256)")
+    p.add_argument("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 128])
+    p.add_argument("--windows", type=int, default=512, help="held-out stories for the bound")
+    p.add_argument("--train-samples", type=int, default=125_000, help="stories it was trained on")
+    p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
+    p.add_argument("--quick", action="store_true", help="a few samples: does it run?")
+    return p
+
+
+def weights_id() -> str:
+    """The first digits of the hash of the bundled weights, to tell whose numbers these are."""
+    weights = bundled_models()["pocket-stories"] / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+
+
+def judge(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> dict[str, Any]:
+    """Counts for samples (n, L): flawless ones, distinct ones, and the entropy of their words."""
+    texts = tokenizer.decode_batch(tokens)
+    return {
+        "samples": len(texts),
+        "flawless": sum(stories.is_flawless(row, tokenizer) for row in tokens.tolist()),
+        "distinct": len(set(texts)),
+        "word_entropy": round(word_entropy(texts), 3),
+    }
+
+
+def fresh_windows(n: int, tokenizer: CharacterLevelTokenizer, length: int) -> Tensor:
+    """Stories that no training run has asked for, int64 (n, length)."""
+    return torch.stack([tokenizer.pad(s, length) for s in stories.sample(n, seed=10**6)])
+
+
+def repeats(texts: list[str], train_samples: int) -> dict[str, float]:
+    """How many texts are training stories, and how many would be if the model were perfect."""
+    seen = set(stories.sample(train_samples, seed=0))  # what ddlm-train holds out comes after these
+    chance = sum(math.exp(stories.log_prob(story)) for story in seen) * len(texts)
+    return {"repeats": sum(text in seen for text in texts), "chance": round(chance, 3)}
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.quick:
+        args.samples, args.windows, args.train_samples, args.steps = 4, 8, 1000, [2, 4]
+    pipeline = DiffusionPipeline.from_pretrained(device="cpu")
+    model, noise, length = pipeline.model, pipeline.config.noise, pipeline.config.block_size
+    tokenizer = pipeline.tokenizer
+    fresh = fresh_windows(max(args.samples, args.windows), tokenizer, length)
+    result: dict[str, Any] = {
+        "weights": weights_id(),
+        "bound": estimate_bound(model, fresh[: args.windows])._asdict(),
+        "windows": args.windows,
+        "stories": judge(fresh[: args.samples], tokenizer),
+        "samplers": [],
+    }
+    for method, schedule, temperature in SAMPLERS:
+        for num_steps in args.steps:
+            start, batches = time.perf_counter(), []
+            how = {"num_steps": num_steps, "schedule": schedule, "method": method}
+            how["temperature"] = temperature
+            generators = sample_generators(0, args.samples)
+            for first in range(0, args.samples, 32):
+                part = generators[first : first + 32]
+                batches.append(
+                    sample_diffusion(model, noise, len(part), length, generator=part, **how)
+                )
+            tokens = torch.cat(batches)
+            seconds = (time.perf_counter() - start) / args.samples
+            result["samplers"].append(
+                how | judge(tokens, tokenizer) | {"seconds_a_sample": round(seconds, 2)}
+            )
+            print(result["samplers"][-1], flush=True)
+            if (method, schedule, temperature) == SAMPLERS[0] and num_steps == args.steps[-1]:
+                rows = zip(tokenizer.decode_batch(tokens), tokens.tolist())
+                broken = [text for text, row in rows if not stories.is_flawless(row, tokenizer)]
+                result["broken"] = broken[:100]
+                result |= repeats(tokenizer.decode_batch(tokens), args.train_samples)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if args.output or not args.quick:
+        (args.output or OUTPUT).write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

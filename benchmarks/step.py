@@ -1,0 +1,141 @@
+"""What does a training step cost, and how much of it is arithmetic?
+
+Compares a step of `Trainer` with the bare forward + backward + optimizer of the same network on the
+same batch, counts the tensors of logits size that the loss allocates, and says which share of this
+machine's measured matrix-product peak a step reaches.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddlm_core import (
+    DiscreteDiffusionConfig,
+    DiscreteDiffusionTransformer,
+    Trainer,
+    TrainingConfig,
+    score_entropy_loss,
+    setup_dataloaders,
+    train_step,
+)
+from ddlm_core.training import build_optimizers, training_loss
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--runs", type=int, default=15, help="pairs of steps (default: 15)")
+    p.add_argument("--quick", action="store_true", help="three pairs")
+    return p
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 1024) -> float:
+    """FLOP a second of a large matrix product."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    times = [seconds(lambda: a @ b) for _ in range(12)]
+    return 2 * size**3 / min(times)
+
+
+def step_flops(config: DiscreteDiffusionConfig, batch: int, parameters: int) -> float:
+    """6 FLOP a weight and token, and 12 L d a token and layer in attention."""
+    tokens, length = batch * config.block_size, config.block_size
+    return tokens * (6 * parameters + 12 * config.n_layer * length * config.n_embd)
+
+
+class LargeTensors(TorchDispatchMode):
+    """Counts operations that give a new tensor of at least ``numel`` elements."""
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.numel, self.names = numel, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        inputs = {a.data_ptr() for a in args if isinstance(a, Tensor)}
+        for out in result if isinstance(result, tuple | list) else [result]:
+            large = isinstance(out, Tensor) and out.numel() >= self.numel
+            if large and out.data_ptr() not in inputs:  # not a view of what was there
+                self.names.append(func.__name__)
+        return result
+
+
+def loss_tensors(batch: int, length: int, vocab: int) -> list[str]:
+    """The operations of forward and backward of the loss that make a tensor of logits size."""
+    log_score = torch.randn(batch, length, vocab, requires_grad=True)
+    x_0, x_t = torch.randint(vocab, (2, batch, length)).unbind()
+    with LargeTensors(batch * length * vocab) as counter:
+        score_entropy_loss(log_score, torch.ones(batch), x_t, x_0).sum().backward()
+    return counter.names
+
+
+def bare_step(model: torch.nn.Module, x_0: Tensor, config: TrainingConfig, engine) -> Callable:
+    optimizers = build_optimizers(model, config)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        with engine.autocast():
+            loss = training_loss(model, x_0, config, model.config.vocab_size, generator)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    args = parser().parse_args()
+    runs = 3 if args.quick else args.runs
+    config = TrainingConfig(
+        dataset_name="pocket-stories",
+        train_samples=1000,
+        context_length=160,
+        batch_size=args.batch_size,
+        progress=False,
+    )
+    loader, _, _, _ = setup_dataloaders("pocket-stories", 1000, 10, 160, args.batch_size)
+    network = DiscreteDiffusionConfig(block_size=160)
+    trainer = Trainer(DiscreteDiffusionTransformer(network), loader, None, config)
+    x_0 = next(iter(loader)).long()
+    batches: Iterator[Tensor] = repeat(x_0)
+    bare = bare_step(DiscreteDiffusionTransformer(network), x_0, config, trainer.accelerator)
+
+    def ours() -> None:
+        train_step(trainer.state, batches, config, trainer.accelerator, 10**6)
+
+    for work in (ours, bare):
+        work()
+    pairs = [(seconds(ours), seconds(bare)) for _ in range(runs)]
+    mine, theirs = (statistics.median(column) for column in zip(*pairs))
+    parameters = sum(p.numel() for p in trainer.state.model.parameters())
+    flops = step_flops(network, args.batch_size, parameters)
+    precision = trainer.accelerator.mixed_precision
+    peak = matmul_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+    names = loss_tensors(args.batch_size, 160, network.vocab_size)
+
+    print("| figure | value |\n|---|---|")
+    print(f"| threads, precision | {torch.get_num_threads()}, {precision} |")
+    print(f"| step of `Trainer` | {mine:.3f} s |")
+    print(f"| bare forward, backward, optimizer | {theirs:.3f} s |")
+    print(f"| ratio, median of {runs} pairs | {statistics.median(a / b for a, b in pairs):.3f} |")
+    print(f"| characters a second | {x_0.numel() / mine:,.0f} |")
+    print(f"| tensors of logits size in the loss | {len(names)}: {', '.join(names)} |")
+    print(f"| arithmetic of a step | {flops / 1e9:.1f} GFLOP |")
+    print(f"| matrix-product peak here | {peak / 1e9:.0f} GFLOP/s |")
+    print(f"| share of the peak | {flops / mine / peak:.0%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""The book: how its pages are made, and what a reader's browser makes of them."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from docutils import nodes
+
+import book_pages
+import colab
+import repository
+import vendor
+
+ROOT = Path(__file__).parents[2]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+BROWSERS = "chromium chromium-browser google-chrome google-chrome-stable"
+
+
+def lacking(what: str) -> None:
+    """Skip where a reader may do without; CI may not."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"this needs {what}")
+
+
+# --- the parts that make the pages
+
+
+def test_every_chapter_is_in_the_book():
+    files = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.py")}
+    assert set(CHAPTERS) == files
+    assert sorted(CHAPTERS) == CHAPTERS
+
+
+def test_the_map_is_complete():
+    """The README's table, which the landing page shows, against the chapters and the modules."""
+    text = (ROOT / "README.md").read_text()
+    table = text.split("<!-- chapters -->")[1].split("<!-- end of chapters -->")[0]
+    rows = re.findall(r"^\| \[(\w+) ([^]]+)\]\((notebooks/\w+)\.ipynb\) \| (.*?) \|", table, re.M)
+    assert [page for _, _, page, _ in rows] == CHAPTERS
+    for number, title, page, modules in rows:
+        source = (ROOT / f"{page}.py").read_text()
+        assert f"\n# # {title}\n" in source
+        assert book_pages.CHAPTER.fullmatch(page)[1] == number
+        made = [m.stem for m in sorted((ROOT / "ddlm_core").glob("*.py")) if page in m.read_text()]
+        assert sorted(re.findall(r"`(\w+)`", modules)) == made
+
+
+def figure_cell(*before: nodes.Node, code: str = "plot()") -> nodes.container:
+    """A cell with a picture, as myst-nb makes it, in a section after some other nodes."""
+    source = nodes.container("", nodes.literal_block(code, code), nb_element="cell_code_source")
+    cell = nodes.container("", source, nodes.image(uri="x.png"), nb_element="cell_code")
+    nodes.section("", *before, cell)
+    return cell
+
+
+def test_a_figure_is_described_by_the_text_before_it():
+    words = "Back to the riddle. The figure shows it: two lines. They meet."
+    said, other = nodes.paragraph("", words), nodes.paragraph("", "More about it.")
+    title = nodes.title("", "The picture")
+    rest = "The figure shows it: two lines. They meet."
+    assert book_pages.figure_text(figure_cell(title, said)) == rest
+    assert book_pages.figure_text(figure_cell(said.deepcopy(), other)) == f"{rest} More about it."
+    assert book_pages.figure_text(figure_cell(other.deepcopy())) == "More about it."
+    assert book_pages.figure_text(figure_cell(title.deepcopy())) is None
+    test_cell = nodes.container("", nb_element="cell_code")
+    assert book_pages.figure_text(figure_cell(said.deepcopy(), test_cell)) == rest
+    code = "# alt: Two lines\n#   that meet.\nplot()"
+    assert book_pages.figure_text(figure_cell(said.deepcopy(), code=code)) == "Two lines that meet."
+
+
+def test_formulas_in_a_description_can_be_read_aloud():
+    tex = r"\bar\sigma = 0.5"
+    text = nodes.paragraph("", "", nodes.Text("The noise "), nodes.math(tex, tex))
+    assert book_pages.words(text) == "The noise σ̄ = 0.5"
+
+
+def test_another_mathjax_is_refused(tmp_path):
+    fake = tmp_path / "mathjax.tgz"
+    fake.write_bytes(b"something else")
+    with pytest.raises(SystemExit, match="sha512"):
+        vendor.unpack(fake, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- the address of the repository, and the cell that installs the package on Colab
+
+CHAPTER = """\
+# ---
+# jupyter:
+# ---
+
+# %% [markdown]
+# # A title
+#
+# Words.
+
+# %%
+import mpmath
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The files that repeat the address, and one chapter without its first cell."""
+    for place in ("pyproject.toml", "README.md", "_config.yml", "book/index.md"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / place, tmp_path / place)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/01_a.py").write_text(CHAPTER)
+    return tmp_path
+
+
+def test_the_cell_for_colab_comes_right_after_the_title(project, capsys):
+    root, chapter = ["--root", str(project)], project / "notebooks/01_a.py"
+    assert colab.main([*root, "--check"]) == 1
+    assert "01_a.py" in capsys.readouterr().err
+    assert colab.main(root) == 0 == colab.main([*root, "--check"])
+    head, title, cell, rest = chapter.read_text().split("# %%")
+    assert head + "# %%" + title + "# %%" + rest == CHAPTER
+    chapter.write_text(chapter.read_text().replace("tqdm", ""))
+    assert colab.main([*root, "--check"]) == 1
+
+
+def run_cell(project: Path, monkeypatch, on_colab: bool) -> list[list[str]]:
+    """The commands that the cell starts."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    if on_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    exec(colab.cell(project, CHAPTER), {})
+    return commands
+
+
+def test_the_cell_does_nothing_elsewhere(project, monkeypatch):
+    assert run_cell(project, monkeypatch, on_colab=False) == []
+
+
+def test_the_cell_installs_on_colab_and_leaves_torch_alone(project, monkeypatch):
+    package, needs = run_cell(project, monkeypatch, on_colab=True)
+    assert package[-2:] == ["--no-deps", f"git+{repository.address(ROOT)}"]
+    assert {"hydra-core", "lazy_loader", "datasets", "mpmath"} <= set(needs)
+    assert not {"torch", "hypothesis", "ruff"} & set(needs)  # the chapter imports mpmath alone
+
+
+def test_one_command_moves_the_repository(project, capsys):
+    root, new = ["--root", str(project)], "https://github.com/some-one/a.book"
+    colab.main(root)
+    assert repository.main([*root, new, "--check"]) == 0
+    for path in project.rglob("*.*"):
+        if path.is_file():
+            text = path.read_text()
+            assert "OWNER" not in text or path.name == "pyproject.toml"  # its comment
+            assert "some-one/a.book" in text
+    assert repository.address(project) == new
+    assert colab.main([*root, "--check"]) == 0  # the cell was written with the rest
+    (project / "README.md").write_text("nothing")
+    assert repository.main([*root, "--check"]) == 1
+    assert "README.md" in capsys.readouterr().err
+
+
+# --- the pages
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    """The book, built as `make book` builds it: any warning is an error."""
+    if not (ROOT / "_vendor/mathjax/version.txt").exists() and not shutil.which("npm"):
+        lacking("npm, which fetches MathJax")
+    folder = tmp_path_factory.mktemp("book")
+    command = ["make", "book", f"BOOK={folder}", f"PYTHON={sys.executable}"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder / "_build/html"
+
+
+@functools.cache
+def soup(book: Path, page: str) -> BeautifulSoup:
+    return BeautifulSoup((book / f"{page}.html").read_text(), "html.parser")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_small_and_well_formed(book, page):
+    assert (book / f"{page}.html").stat().st_size < 400_000
+    tree = soup(book, page)
+    for image in tree.select("img"):
+        assert len(image.get("alt", "")) > 3 and not image["alt"].endswith(".png"), image
+    assert tree.html["lang"] == "en"
+    assert tree.select_one("title").text.strip()
+    sources = [tag["src"] for tag in tree.select("[src]")]
+    sources += [tag["href"] for tag in tree.select("link[href]")]
+    assert not [s for s in sources if re.match(r"(https?:)?//", s)]
+
+
+def test_buttons_lead_to_the_source(book):
+    url, slug = repository.address(ROOT), repository.address(ROOT).split("github.com/")[1]
+    links = {a["href"] for a in soup(book, CHAPTERS[4]).select("a[href]")}
+    name = CHAPTERS[4]
+    assert f"https://colab.research.google.com/github/{slug}/blob/main/{name}.ipynb" in links
+    assert f"https://mybinder.org/v2/gh/{slug}/main?urlpath=lab/tree/{name}.ipynb" in links
+    assert f"{url}/edit/main/{name}.py" in links  # the half that is the source
+    assert any(link.startswith(f"{url}/issues/new") for link in links)
+
+
+def test_pages_link_to_each_other_or_to_what_exists(book):
+    for page in PAGES:
+        for tag in soup(book, page).select("article a[href]"):
+            link = tag["href"].split("#")[0]
+            if blob := re.match(rf"{repository.address(ROOT)}/(?:blob|tree)/main/(.+)", link):
+                assert (ROOT / blob[1]).exists(), (page, link)
+            elif link and not re.match(r"https?:", link):
+                assert ((book / page).parent / link).exists(), (page, link)
+
+
+# --- the pages in a browser
+
+CONTRAST = """() => {
+  // Text whose contrast with what is behind it is below 4.5, or 3 if it is large (WCAG 2, AA).
+  const context = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const known = {};
+  const rgba = (color) => known[color] ??= (() => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  })();
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const color = rgba(getComputedStyle(element).backgroundColor);
+    return color[3] === 1 ? color.slice(0, 3) : over(color, behind(element.parentElement));
+  };
+  const luminance = (color) => color.map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = {};
+  const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim();
+    if (!text || element.closest('script, style, mjx-container, [aria-hidden=true]')) continue;
+    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    const style = getComputedStyle(element), back = behind(element);
+    const pair = [over(rgba(style.color), back), back].map(luminance).sort((a, b) => b - a);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) {
+      const where = `${element.tagName}.${element.className} ${text.slice(0, 40)}`;
+      found[`${style.color} on ${back.map(Math.round)}: ${ratio.toFixed(2)}`] ??= where;
+    }
+  }
+  return found;
+}"""
+
+RAW_MATH = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (element.closest('script, style, pre, code, mjx-container')) continue;
+    if (/[$]|\\\\[([a-z]/.test(walker.currentNode.textContent)) found.push(element.outerHTML);
+  }
+  const formulas = [...document.querySelectorAll('.math')];
+  found.push(...formulas.filter((f) => !f.querySelector('mjx-container')).map((f) => f.outerHTML));
+  found.push(...[...document.querySelectorAll('mjx-merror')].map((f) => f.outerHTML));
+  return found;
+}"""
+
+TOO_WIDE = """() => {
+  if (document.documentElement.scrollWidth <= innerWidth) return [];
+  return [...document.querySelectorAll('main *')].filter((element) => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
+    for (let e = element.parentElement; e; e = e.parentElement)
+      if (getComputedStyle(e).overflowX !== 'visible') return false;
+    return true;
+  }).map((element) => element.outerHTML.slice(0, 200)).concat(['the page is too wide']);
+}"""
+
+WITHOUT_NAME = """() => [...document.querySelectorAll('button, input, select, textarea')]
+  .filter((e) => e.checkVisibility() && e.type !== 'hidden')
+  .filter((e) => !(e.innerText?.trim() || e.ariaLabel || e.title || e.dataset.bsOriginalTitle
+    || e.labels?.length || e.placeholder))
+  .map((e) => e.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def site(book) -> Iterator[str]:
+    """The book on a port of this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=book))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Headless Chromium that reaches this machine and nothing else."""
+    program = next(filter(None, map(shutil.which, BROWSERS.split())), None)
+    if not program:
+        lacking("Chromium: `apt-get install chromium`")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    flags = ["--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, site) -> Iterator:
+    """A function that opens a page; at the end, nothing may have gone wrong in it."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce"
+    )
+    tab, wrong = context.new_page(), []
+    tab.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    tab.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+
+    def request(request) -> None:
+        if not request.url.startswith((site, "data:", "blob:")):
+            wrong.append(f"another host: {request.url}")
+
+    tab.on("request", request)
+
+    def open_page(page: str):
+        tab.goto(f"{site}/{page}.html")
+        tab.evaluate("window.MathJax?.startup.promise.then(() => null)")
+        return tab
+
+    yield open_page
+    context.close()
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_in_the_browser(opened, page):
+    tab = opened(page)
+    assert tab.locator("h1:visible").count() == 1
+    assert tab.evaluate(RAW_MATH) == []
+    assert tab.evaluate(WITHOUT_NAME) == []
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+        assert tab.evaluate(CONTRAST) == {}, scheme
+    tab.set_viewport_size({"width": 375, "height": 800})
+    assert tab.evaluate(TOO_WIDE) == []
+
+
+def with_players() -> list[str]:
+    """The landing page, and each chapter whose stored outputs hold a player."""
+    stored = [c for c in CHAPTERS if '<figure class=\\"ddlm-' in (ROOT / f"{c}.ipynb").read_text()]
+    return [TOC["root"], *stored]
+
+
+@pytest.mark.parametrize("page", with_players())
+def test_the_players_of_a_page(opened, book, page):
+    final = [pre.text for pre in soup(book, page).select("figure.ddlm-player pre")]
+    tab = opened(page)
+    players = tab.locator("figure.ddlm-player")
+    assert players.count() == len(final) > 0
+    for player, text in zip(players.all(), final):
+        pre, slider, button = (player.locator(x) for x in ("pre", "input", "button"))
+        last = slider.get_attribute("max")
+        assert (pre.text_content(), slider.input_value()) == (text, last)  # as without scripts
+        slider.press("Home")
+        assert slider.input_value() == "0" and pre.text_content() != text
+        slider.press("ArrowRight")
+        assert slider.input_value() == "1"
+        assert slider.get_attribute("aria-valuetext").startswith(f"step 1 of {last}")
+        slider.press("End")
+        assert pre.text_content() == text
+        player.evaluate("player => { player.dataset.fps = 100 }")
+        button.press("Space")
+        assert button.inner_text() == "Pause"
+        button.filter(has_text="Play").wait_for()
+        assert (pre.text_content(), slider.input_value()) == (text, last)
+
+
+def test_a_player_starts_by_itself_unless_the_reader_wants_less_motion(browser, site):
+    for motion, state in (("no-preference", "Pause"), ("reduce", "Play")):
+        context = browser.new_context(reduced_motion=motion)
+        tab = context.new_page()
+        tab.goto(f"{site}/{TOC['root']}.html")
+        button = tab.locator("figure.ddlm-player button").first
+        button.scroll_into_view_if_needed()
+        tab.wait_for_timeout(500)
+        assert button.inner_text() == state
+        context.close()
