@@ -106,3 +106,4 @@ from .training import training_loss as training_loss
 from .training import update_average as update_average
 from .training import validation_bound as validation_bound
 from .training import window_nats as window_nats
+from .views.playground import Playground as Playground

@@ -129,7 +129,7 @@ def count(template: str, config: Any) -> str:
         check_size(template)
         _, mask = encode_template(template, None, replace(config, padded=False))
     except ValueError as error:
-        return f"⚠ {escape(str(error))}"
+        return f"⚠ {escape(str(error), quote=False)}"
     return f"{len(mask)} of {config.block_size} characters, {int((~mask).sum())} of them blank"
 
 
@@ -192,18 +192,21 @@ def write(pipeline: Any, *controls: Any) -> Iterator[tuple]:
         options = arguments(*controls)
         steps = pipeline.generate_streaming(**options)
     except (ValueError, TypeError) as error:
-        raise gr.Error(escape(str(error)), print_exception=False, duration=None) from None
+        raise gr.Error(
+            escape(str(error), quote=False), print_exception=False, duration=None
+        ) from None
     kept, due = [], 0.0
     for step in steps:
         kept.append((step.tokens, step.sigma_bar))
         last = step.index == step.num_steps
         if last or time.monotonic() >= due:
             html = show(step, options["seed"], pipeline.tokenizer)
-            yield html, "\n\n".join(step.texts) if last else "", *[gr.skip()] * 3
+            finished = "\n\n".join(step.texts) if last else ""
+            yield html, finished, *[gr.skip()] * 3
             due = time.monotonic() + SECONDS_BETWEEN
     with TemporaryDirectory() as folder:  # Gradio makes copies, and removes them after an hour
         paths = write_files(Path(folder), kept, step.texts, pipeline.tokenizer)
-        yield gr.skip(), gr.skip(), *[gr.update(value=p, interactive=True) for p in paths]
+        yield html, finished, *[gr.update(value=p, interactive=True) for p in paths]
 
 
 def write_files(folder: Path, kept: list[tuple], texts: list[str], tokenizer: Any) -> list[str]:
@@ -251,18 +254,8 @@ def build_page(pipeline: Any) -> Any:
                 counter = gr.HTML(count("", config), elem_id="count", padding=False)
                 gr.Examples([t for t in TEMPLATES if "⚠" not in count(t, config)], template)
                 with gr.Row():
-                    start = gr.Button("Write", variant="primary", elem_id="write")
-                    stop = gr.Button("Stop", variant="stop", elem_id="stop")
-                with gr.Row():
-                    samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples")
-                    steps = gr.Slider(1, MOST_STEPS, 64, step=1, label="Steps")
-                    temperature = gr.Slider(0.1, 2, 1, step=0.05, label="Temperature")
-                    length = gr.Slider(
-                        1, config.block_size, config.block_size, step=1, label="Length"
-                    )
-                go_on = gr.Checkbox(label="Go on after the template, up to this length")
-                schedule = gr.Radio(SCHEDULES, value="cosine", label="Schedule")
-                seed = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
+                    start = gr.Button("Write", variant="primary", elem_id="write", min_width=100)
+                    stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
             with gr.Column(min_width=300):
                 live = gr.HTML('<div class="ddlm-live"></div>', elem_id="live", min_height=180)
                 texts = gr.Textbox(
@@ -273,6 +266,15 @@ def build_page(pipeline: Any) -> Any:
                         gr.DownloadButton(label, interactive=False, size="sm", min_width=80)
                         for label in ("Text", "HTML", "GIF")
                     ]
+        with gr.Row():  # below the text, so that a phone shows it right under the buttons
+            samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples")
+            steps = gr.Slider(1, MOST_STEPS, 64, step=1, label="Steps")
+            temperature = gr.Slider(0.1, 2, 1, step=0.05, label="Temperature")
+            length = gr.Slider(1, config.block_size, config.block_size, step=1, label="Length")
+        with gr.Row():
+            schedule = gr.Radio(SCHEDULES, value="cosine", label="Schedule")
+            seed = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
+            go_on = gr.Checkbox(label="Go on after the template, up to this length")
         template.change(
             lambda text: count(text, config),
             template,
@@ -287,6 +289,7 @@ def build_page(pipeline: Any) -> Any:
             [template, go_on, length, samples, steps, schedule, temperature, seed],
             [live, texts, *downloads],
             show_progress="hidden",
+            preprocess=False,  # what is wrong is told by `arguments`, in one line
             concurrency_limit=2,
             api_name="write",
         )

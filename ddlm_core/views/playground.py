@@ -1,0 +1,157 @@
+"""The playground: a live run in a notebook (ipywidgets), to stop, step through and go back in."""
+
+import asyncio
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from ddlm_core.animation import Frame, iter_frames
+from ddlm_core.sampler import SCHEDULES
+from ddlm_core.views.live import CSS, noise_plot, status, text_html
+
+
+class Playground(widgets.VBox):
+    """Controls and one text of a ``DiffusionPipeline``; a change of a control starts over.
+
+    Args:
+        pipeline: writes the text.
+        template: text with blanks, as ``pipeline.generate`` takes it; empty: none.
+        num_steps: denoising steps.
+        seed: the same seed, the same text.
+    """
+
+    def __init__(
+        self, pipeline: Any, template: str = "", num_steps: int = 64, seed: int = 0
+    ) -> None:
+        wide = {
+            "layout": widgets.Layout(width="min(32em, 98%)"),
+            "style": {"description_width": "7em"},
+        }
+        self.pipeline, self.frames, self.task = pipeline, [], None
+        self._steps: Iterator[Frame] | None = None
+        self._by_hand = True  # is it a person who moves the slider?
+        blanks = "blanks: ____ or _{4}; empty: the model writes freely"
+        self.template = widgets.Textarea(
+            template, description="Template", placeholder=blanks, **wide
+        )
+        self.steps = widgets.IntSlider(num_steps, 1, 512, description="Steps", **wide)
+        self.schedule = widgets.Dropdown(
+            options=SCHEDULES, value="cosine", description="Schedule", **wide
+        )
+        self.temperature = widgets.FloatSlider(
+            1.0, min=0.1, max=2.0, step=0.05, description="Temperature", **wide
+        )
+        self.seed = widgets.BoundedIntText(seed, 0, 2**31 - 1, description="Seed", **wide)
+        self.speed = widgets.IntSlider(12, 1, 60, description="Steps a second", **wide)
+        self.run_button = widgets.Button(description="Run", button_style="primary")
+        self.step_button = widgets.Button(description="Step")
+        self.again_button = widgets.Button(description="Start over")
+        self.position = widgets.IntSlider(0, 0, 1, description="Step", readout=False, **wide)
+        self.view = widgets.HTML()
+        self._connect()
+        buttons = widgets.HBox([self.run_button, self.step_button, self.again_button])
+        controls = [
+            self.template,
+            self.steps,
+            self.schedule,
+            self.temperature,
+            self.seed,
+            self.speed,
+        ]
+        super().__init__([*controls, buttons, self.position, self.view])
+        self.start_over()
+
+    def _connect(self) -> None:
+        self.run_button.on_click(lambda _: self.pause() if self.task else self.run())
+        self.step_button.on_click(lambda _: self.step())
+        self.again_button.on_click(lambda _: self.start_over())
+        self.position.observe(self._moved, "value")
+        for control in (self.template, self.steps, self.schedule, self.temperature, self.seed):
+            control.observe(lambda _: self.start_over(), "value")
+
+    def start_over(self) -> None:
+        """Forget the run."""
+        self.pause()
+        self.frames, self._steps = [], None
+        self._go(0)
+        self.view.value = ""
+
+    def run(self) -> None:
+        """Play on from where we are: in the background, or to the end where there is no event loop."""
+        self.pause()
+        if self.position.value == self.steps.value:  # at the end: play it again
+            self._go(0)
+        try:
+            self.task = asyncio.get_running_loop().create_task(self._play())
+        except RuntimeError:
+            while self._advance():
+                pass
+        else:
+            self.run_button.description = "Pause"
+
+    def pause(self) -> None:
+        """Stop playing; ``run`` and ``step`` go on from here."""
+        if self.task:
+            self.task.cancel()
+        self.task, self.run_button.description = None, "Run"
+
+    def step(self) -> None:
+        """One step on."""
+        self.pause()
+        self._advance()
+
+    async def _play(self) -> None:
+        while self._advance():
+            await asyncio.sleep(1 / self.speed.value)
+        self.pause()
+
+    def _advance(self) -> bool:
+        """Show the next step: one that has been, or a new one. False if there is none."""
+        here = self.position.value + 1 if self.frames else 0
+        if here == len(self.frames):
+            try:
+                self._steps = self._steps or self._begin()
+            except ValueError as error:
+                self.view.value = f"<p><b>⚠</b> {escape(str(error))}</p>"
+                return False
+            if (frame := next(self._steps, None)) is None:
+                return False
+            self.frames.append(frame)
+        self._go(here)
+        return True
+
+    def _begin(self) -> Iterator[Frame]:
+        steps = self.pipeline.generate_streaming(
+            template=self.template.value or None,
+            num_steps=self.steps.value,
+            schedule=self.schedule.value,
+            temperature=self.temperature.value,
+            seed=self.seed.value,
+        )
+        return iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
+
+    def _moved(self, change: dict[str, Any]) -> None:
+        if self._by_hand:
+            self.pause()
+            self._draw()
+
+    def _go(self, here: int) -> None:
+        """Move the slider, and draw."""
+        self._by_hand = False
+        self.position.max = max(1, len(self.frames) - 1)
+        self.position.value = here
+        self._by_hand = True
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.frames:
+            here = min(self.position.value, len(self.frames) - 1)
+            frame, levels = self.frames[here], [frame.sigma_bar for frame in self.frames]
+            words = status(here, self.steps.value, frame.sigma_bar, len(frame.changed))
+            self.view.value = (
+                f'<style>{CSS}</style><div class="ddlm-live"><p>{words}</p>'
+                f"{text_html(frame.tokens, frame.changed, self.pipeline.tokenizer)}"
+                f"{noise_plot(levels, here, self.steps.value)}</div>"
+            )
