@@ -90,6 +90,7 @@ from .tokenizer import VOCAB as VOCAB
 from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .tokenizer import look_up as look_up
 from .training import Bound as Bound
+from .training import Objective as Objective
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
 from .training import batches_from as batches_from
