@@ -20,7 +20,6 @@ from .animation import encode_frames as encode_frames
 from .animation import final_text as final_text
 from .animation import iter_frames as iter_frames
 from .animation import make_frames as make_frames
-from .animation import render_player as render_player
 from .data import TokenWindows as TokenWindows
 from .data import WindowSampler as WindowSampler
 from .data import encode_stories as encode_stories
@@ -46,7 +45,6 @@ from .loss import log_posterior as log_posterior
 from .loss import log_ratio as log_ratio
 from .loss import low_discrepancy_times as low_discrepancy_times
 from .loss import prior_kl as prior_kl
-from .loss import reconstruction_nats as reconstruction_nats
 from .loss import score_entropy_loss as score_entropy_loss
 from .model import Attention as Attention
 from .model import Block as Block
@@ -68,7 +66,6 @@ from .noise import rate_matrix as rate_matrix
 from .noise import transition_matrix as transition_matrix
 from .pipeline import DiffusionPipeline as DiffusionPipeline
 from .pipeline import TextStep as TextStep
-from .pipeline import bundled_models as bundled_models
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
 from .pipeline import text_bound as text_bound

@@ -5,17 +5,14 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from torch import Tensor
 
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Frame', 'iter_frames', 'make_frames', 'PAD_MARK', 'ARROWS', 'characters', 'final_text', 'encode_frames', 'render_player', 'Animation']  # fmt: skip
+__all__ = ['Frame', 'iter_frames', 'make_frames', 'PAD_MARK', 'ARROWS', 'characters', 'final_text', 'encode_frames', 'Animation']  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,21 +81,6 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def render_player(animation: "Animation") -> str:
-    """The player: it makes no request; without scripts the final text stands there."""
-    frames, tokenizer = animation.frames, animation.tokenizer
-    views = files("ddlm_core.views")
-    css, js = (views.joinpath(f"player.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    title = f"<figcaption>{escape(animation.title)}</figcaption>\n" if animation.title else ""
-    return (
-        f'<figure class="ddlm-player" id="{escape(animation.player_id)}"'
-        f' data-fps="{animation.fps:g}">\n<style>{css}</style>\n{title}'
-        f"<pre>{escape(final_text(frames[-1], tokenizer))}</pre>\n"
-        f'<script type="application/json">{encode_frames(frames, tokenizer)}</script>\n'
-        f"<script>{{{js}}}</script>\n</figure>"
-    )
-
-
 @dataclass(frozen=True, repr=False)
 class Animation:
     """A run to look at: in a notebook, in a terminal, as a web page or as a GIF."""
@@ -116,12 +98,16 @@ class Animation:
     def __repr__(self) -> str:
         return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
 
-    _repr_html_ = render_player
+    def _repr_html_(self) -> str:
+        from ddlm_core.views.player import render_player
+
+        return render_player(self)
 
     def to_html(self) -> str:
         """A whole page that holds the player."""
-        page = Template(files("ddlm_core.views").joinpath("page.html").read_text("utf-8"))
-        return page.substitute(title=escape(self.title or "Animation"), player=render_player(self))
+        from ddlm_core.views.player import render_page
+
+        return render_page(self)
 
     def play_in_terminal(self, **how: Any) -> None:
         """Play in place on a terminal (see ``views.terminal``); elsewhere print the final text."""

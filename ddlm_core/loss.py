@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import perturb_batch
 from ddlm_core.noise import GeometricNoise, as_float_tensor
 
-__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'free_mean', 'compute_loss', 'prior_kl', 'reconstruction_nats']  # fmt: skip
+__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'free_mean', 'compute_loss', 'prior_kl']  # fmt: skip
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
@@ -133,23 +133,3 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
     excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
     terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)
     return (terms[0] + (vocab_size - 1) * terms[1]).clamp(min=0)
-
-
-def reconstruction_nats(
-    model: torch.nn.Module,
-    x_0: Tensor,
-    sigma_bar_0: Tensor | float,
-    mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    vocab_size: int | None = None,
-) -> Tensor:
-    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, nats per character: (B,).
-
-    Each position on its own, from ``model.denoise``; the arguments are as in :func:`compute_loss`.
-    """
-    vocab_size = vocab_size or model.config.vocab_size
-    sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
-    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
-    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    return free_mean(-right, mask)

@@ -8,77 +8,40 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Self
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ddlm_core.animation import Animation, iter_frames
+from ddlm_core.apps.errors import told
+from ddlm_core.apps.hardware import pick_device
+from ddlm_core.apps.models import model_folder
 from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['load_model', 'bundled_models', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
-
-
-@contextmanager
-def _told(what: str, mend: str) -> Iterator[None]:
-    """Turn every error of a block into a ``ValueError`` of one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{what} ({shorten(str(error), 200)}): {mend}") from error
+__all__ = ['load_model', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
 
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
     mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-    with _told(f"cannot use {(path := folder / 'config.json')}", mend):
+    with told(f"cannot use {(path := folder / 'config.json')}", mend):
         config = json.loads(path.read_text(encoding="utf-8"))
         model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-    with _told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+    with told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
         weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinity")
         model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
-
-
-def bundled_models() -> dict[str, Path]:
-    """Name and folder of each model that ships with the package."""
-    configs = Path(str(files("ddlm_core"))).glob("pretrained/*/config.json")
-    return {config.parent.name: config.parent for config in sorted(configs)}
-
-
-def _model_folder(source: str | Path | None) -> Path:
-    """The folder of a model: a path, a bundled name, a Hub id, or None for the default."""
-    name, bundled = str("pocket-stories" if source is None else source), bundled_models()
-    if source is not None and Path(name).is_dir():
-        return Path(name)
-    if name in bundled:
-        return bundled[name]
-    with _told(f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"):
-        if Path(name).parent.is_dir():
-            raise FileNotFoundError("no such folder")
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-
-
-def _pick_device(name: str | None) -> torch.device:
-    """A device, once it has held a number; by default a GPU if there is one."""
-    name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    with _told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
-        torch.ones(1, device=name).item()
-    return torch.device(name)
 
 
 def encode_template(
@@ -173,14 +136,14 @@ class DiffusionPipeline:
     """From a model to stories, on ``device``: by default a GPU if there is one."""
 
     def __init__(self, model: DiscreteDiffusionTransformer, device: str | None = None) -> None:
-        self.device = _pick_device(device)
+        self.device = pick_device(device)
         self.model, self.config = model.to(self.device).eval(), model.config
         self.tokenizer = model.config.tokenizer
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
         """The pipeline of a folder, a bundled model (by default) or a Hub id, else ``ValueError``."""
-        return cls(load_model(_model_folder(source)), device)
+        return cls(load_model(model_folder(source)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
@@ -188,7 +151,7 @@ class DiffusionPipeline:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
-        with _told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+        with told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
             return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
 
     def generate_streaming(

@@ -653,38 +653,17 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
 # bold, *and* underlined: color is never the only sign. And without scripts the final text simply
 # stands there.
 
-# %% tags=["export:animation"]
-from html import escape
-from importlib.resources import files
-
-
-def render_player(animation: "Animation") -> str:
-    """The player: it makes no request; without scripts the final text stands there."""
-    frames, tokenizer = animation.frames, animation.tokenizer
-    views = files("ddlm_core.views")
-    css, js = (views.joinpath(f"player.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    title = f"<figcaption>{escape(animation.title)}</figcaption>\n" if animation.title else ""
-    return (
-        f'<figure class="ddlm-player" id="{escape(animation.player_id)}"'
-        f' data-fps="{animation.fps:g}">\n<style>{css}</style>\n{title}'
-        f"<pre>{escape(final_text(frames[-1], tokenizer))}</pre>\n"
-        f'<script type="application/json">{encode_frames(frames, tokenizer)}</script>\n'
-        f"<script>{{{js}}}</script>\n</figure>"
-    )
-
-
 # %% [markdown]
 # ## One object for all of it
 #
 # `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view. A
 # notebook that finds `_repr_html_` shows the player. `play_in_terminal` redraws the text in place;
-# `save` writes a page or a GIF. The last two live beside the player's files, in
+# `save` writes a page or a GIF. All of these views live beside the player's files, in
 # [`ddlm_core/views`](../ddlm_core/views), and are imported only when they are called: they have nothing
 # to teach about diffusion.
 
 # %% tags=["export:animation"]
 from pathlib import Path
-from string import Template
 from typing import Any
 
 
@@ -705,12 +684,16 @@ class Animation:
     def __repr__(self) -> str:
         return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
 
-    _repr_html_ = render_player
+    def _repr_html_(self) -> str:
+        from ddlm_core.views.player import render_player
+
+        return render_player(self)
 
     def to_html(self) -> str:
         """A whole page that holds the player."""
-        page = Template(files("ddlm_core.views").joinpath("page.html").read_text("utf-8"))
-        return page.substitute(title=escape(self.title or "Animation"), player=render_player(self))
+        from ddlm_core.views.player import render_page
+
+        return render_page(self)
 
     def play_in_terminal(self, **how: Any) -> None:
         """Play in place on a terminal (see ``views.terminal``); elsewhere print the final text."""
@@ -933,7 +916,7 @@ round(expected, 3)
 # | `animation` | `iter_frames`, `make_frames` | frames of a run: as it goes, or afterwards |
 # | `animation` | `characters`, `final_text` | a frame as it is watched, and as it is read |
 # | `animation` | `Animation` | the player, `play_in_terminal`, `save("run.gif")`, `save("run.html")` |
-# | `animation` | `encode_frames`, `render_player` | the frames as safe JSON, and the player around them |
+# | `animation` | `encode_frames` | the frames as safe JSON, for the player |
 # | `animation` | `PAD_MARK`, `ARROWS` | what stands for `<PAD>`, newline and tab |
 #
 # Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.

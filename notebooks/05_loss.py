@@ -1055,29 +1055,9 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
 
 # %% [markdown]
 # The reconstruction is the posterior from above, read at the true character. (*Departure:* it needs
-# a network with `denoise`; a network that only gives scores has no distribution to read.)
-
-
-# %% tags=["export"]
-def reconstruction_nats(
-    model: torch.nn.Module,
-    x_0: Tensor,
-    sigma_bar_0: Tensor | float,
-    mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    vocab_size: int | None = None,
-) -> Tensor:
-    r"""One-sample estimate of $-\log p(x_0 \mid x_t)$ at the noise of t = 0, nats per character: (B,).
-
-    Each position on its own, from ``model.denoise``; the arguments are as in :func:`compute_loss`.
-    """
-    vocab_size = vocab_size or model.config.vocab_size
-    sigma_bar = torch.as_tensor(sigma_bar_0, device=x_0.device).expand(len(x_0))
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
-    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
-    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    return free_mean(-right, mask)
-
+# a network with `denoise`; a network that only gives scores has no distribution to read.) The package needs no
+# function for it, because the last step of the sampler of [chapter 7](07_sampler.ipynb) asks the same question. Here
+# it is a helper of the tests.
 
 # %% [markdown]
 # Are these estimates right on average? The right averages come from an enumerated world: all pairs
@@ -1088,6 +1068,15 @@ def reconstruction_nats(
 
 # %% tags=["test"]
 import numpy as np
+
+
+def reconstruction_nats(model, x_0, sigma_bar_0, mask=None, generator=None) -> Tensor:
+    """One-sample estimate of -log p(x_0 | x_t) at the noise of t = 0, nats per character: (B,)."""
+    sigma_bar = torch.as_tensor(sigma_bar_0).expand(len(x_0))
+    x_t = perturb_batch(x_0, sigma_bar, model.config.vocab_size, mask, generator)
+    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
+    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    return free_mean(-right, mask)
 
 
 def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor, Tensor]:
@@ -1560,6 +1549,5 @@ factor
 # | `free_mean(values, mask)` | mean over the positions that are not given |
 # | `compute_loss(model, x_0, noise)` | random estimate of the area, nats per character |
 # | `prior_kl(sigma_bar_1, vocab_size)` | what is left of the text at $t = 1$ |
-# | `reconstruction_nats(model, x_0, sigma_bar_0)` | the cost of the last bit of noise |
 #
 # Next: [chapter 6](06_model.ipynb) builds the network that guesses $q$.

@@ -52,7 +52,7 @@ show(pipeline.generate(num_samples=2, num_steps=num_steps, seed=3))
 # %%
 import json
 
-from ddlm_core.pipeline import bundled_models
+from ddlm_core.apps.models import bundled_models
 
 folder = bundled_models()["pocket-stories"]
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -114,25 +114,9 @@ pickle.loads(pickle.dumps(Letter()))
 # training run went astray. We want to know *now*, in one line, and not from garbled text later.
 #
 # The libraries below us (JSON, safetensors, PyTorch, the Hub) each have their own kinds of errors, some
-# of them many lines long. One helper turns them all into a line with three parts: what cannot be done,
-# why, and what to do about it.
-
-# %% tags=["export"]
-from collections.abc import Iterator
-from contextlib import contextmanager
-from textwrap import shorten
-
-
-@contextmanager
-def _told(what: str, mend: str) -> Iterator[None]:
-    """Turn every error of a block into a ``ValueError`` of one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{what} ({shorten(str(error), 200)}): {mend}") from error
-
-
-# %% [markdown]
+# of them many lines long. One helper, `told`, turns them all into a line with three parts: what cannot be
+# done, why, and what to do about it.
+#
 # Names and shapes PyTorch compares when it loads weights. NaN it loads without a word, so we look for it
 # ourselves.
 
@@ -142,16 +126,17 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from ddlm_core.apps.errors import told
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
     mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-    with _told(f"cannot use {(path := folder / 'config.json')}", mend):
+    with told(f"cannot use {(path := folder / 'config.json')}", mend):
         config = json.loads(path.read_text(encoding="utf-8"))
         model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-    with _told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+    with told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
         weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinity")
@@ -276,93 +261,18 @@ test_a_saved_model_comes_back(Path(workshop.name))
 #
 # A mistyped path can look like an id: `checkpoints/best_modle`. If there is a folder `checkpoints`, we
 # take it for the path that it is, and ask nobody.
-
-# %% tags=["export"]
-from importlib.resources import files
-
-from huggingface_hub import snapshot_download
-
-
-def bundled_models() -> dict[str, Path]:
-    """Name and folder of each model that ships with the package."""
-    configs = Path(str(files("ddlm_core"))).glob("pretrained/*/config.json")
-    return {config.parent.name: config.parent for config in sorted(configs)}
-
-
-def _model_folder(source: str | Path | None) -> Path:
-    """The folder of a model: a path, a bundled name, a Hub id, or None for the default."""
-    name, bundled = str("pocket-stories" if source is None else source), bundled_models()
-    if source is not None and Path(name).is_dir():
-        return Path(name)
-    if name in bundled:
-        return bundled[name]
-    with _told(f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"):
-        if Path(name).parent.is_dir():
-            raise FileNotFoundError("no such folder")
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-
-
-# %% tags=["test"]
-def test_a_name_finds_its_folder(tmp_path):
-    bundled, asked = tmp_path / "package/pretrained/pocket-stories", []
-    for folder in (bundled, tmp_path / "mine/pocket-stories"):
-        folder.mkdir(parents=True)
-    (bundled / "config.json").touch()
-
-    def hub(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
-        assert allow_patterns == ["config.json", "model.safetensors"]
-        if name != "user/model":
-            raise ConnectionError("no network\ntoday")
-        return "cache/user/model"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bundled_models.__globals__, "files", lambda package: tmp_path / "package")
-        patch.setitem(_model_folder.__globals__, "snapshot_download", hub)
-        patch.chdir(tmp_path)
-        assert _model_folder(None) == _model_folder("pocket-stories") == bundled
-        assert _model_folder("mine") == Path("mine") and _model_folder(tmp_path) == tmp_path
-        patch.chdir("mine")  # a folder of the same name: meant where it is named, not by default
-        assert _model_folder("pocket-stories") == Path("pocket-stories")
-        assert _model_folder(None) == bundled
-        for name in ("nothing", "./model", "pocket-stories/beast"):
-            with pytest.raises(
-                ValueError, match=r"no model .* \(no such folder\): name a folder, "
-            ):
-                _model_folder(name)
-        assert not asked and _model_folder("user/model") == Path("cache/user/model")
-        with pytest.raises(ValueError, match=r"no model 'a/b' \(no network today\): name a folder"):
-            _model_folder("a/b")
-
-
-test_a_name_finds_its_folder(Path(workshop.name))
-
-# %% [markdown]
+#
 # The device is tried out as well, before the weights go there. PyTorch knows devices that this machine
 # lacks, and one, `meta`, that holds no numbers at all.
+#
+# Neither is part of the method, so both are written by hand, in
+# [`ddlm_core/apps/models.py`](../ddlm_core/apps/models.py) and
+# [`hardware.py`](../ddlm_core/apps/hardware.py).
 
-# %% tags=["export"]
-import torch
+# %%
+from ddlm_core.apps.models import model_folder
 
-
-def _pick_device(name: str | None) -> torch.device:
-    """A device, once it has held a number; by default a GPU if there is one."""
-    name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    with _told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
-        torch.ones(1, device=name).item()
-    return torch.device(name)
-
-
-# %% tags=["test"]
-def test_devices_are_tried_out():
-    assert _pick_device(None).type in ("cuda", "mps", "xpu", "cpu")
-    assert _pick_device("cpu") == _pick_device(torch.device("cpu")) == torch.device("cpu")
-    for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
-        with pytest.raises(ValueError, match=r"cannot be used here \(.*\): 'cpu' always can$"):
-            _pick_device(name)
-
-
-test_devices_are_tried_out()
+model_folder(None).name
 
 # %% [markdown]
 # ## From a template to a mask
@@ -642,6 +552,8 @@ from functools import partial
 from typing import Self
 
 from ddlm_core.animation import Animation, iter_frames
+from ddlm_core.apps.hardware import pick_device
+from ddlm_core.apps.models import model_folder
 from ddlm_core.sampler import denoising_steps, sample_generators
 
 
@@ -649,14 +561,14 @@ class DiffusionPipeline:
     """From a model to stories, on ``device``: by default a GPU if there is one."""
 
     def __init__(self, model: DiscreteDiffusionTransformer, device: str | None = None) -> None:
-        self.device = _pick_device(device)
+        self.device = pick_device(device)
         self.model, self.config = model.to(self.device).eval(), model.config
         self.tokenizer = model.config.tokenizer
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
         """The pipeline of a folder, a bundled model (by default) or a Hub id, else ``ValueError``."""
-        return cls(load_model(_model_folder(source)), device)
+        return cls(load_model(model_folder(source)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
@@ -664,7 +576,7 @@ class DiffusionPipeline:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
-        with _told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+        with told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
             return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
 
     def generate_streaming(
@@ -1128,5 +1040,4 @@ step.index
 # | `.bits_per_character(text)` | how surprising a text is: an `Estimate(mean, low, high)` |
 # | `encode_template(template, seq_len, config)` | tokens and mask of a text with blanks |
 # | `load_model(folder)` | the network of a folder, or one line that says why not |
-# | `bundled_models()` | name and folder of each model that ships with the package |
-# | `_told`, `_model_folder`, `_pick_device`, `_check`, `_arguments`, `_join`, `_text_tokens` | helpers of these |
+# | `_check`, `_arguments`, `_join`, `_text_tokens` | helpers of these |

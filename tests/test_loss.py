@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
     denoiser_log_score,
+    free_mean,
     kappa,
     log_posterior,
     log_ratio,
     low_discrepancy_times,
     prior_kl,
-    reconstruction_nats,
     score_entropy_loss,
 )
 from ddlm_core.noise import GeometricNoise, transition_matrix
@@ -278,6 +279,15 @@ def test_log_posterior_is_bayes_rule():
             counted = torch.einsum("ab,aiy->biy", p / p.sum(0), letters)
             found = log_posterior(log_q, sigma_bar, world.texts).exp()
             assert torch.allclose(found, counted, rtol=1e-9, atol=1e-12)
+
+
+def reconstruction_nats(model, x_0, sigma_bar_0, mask=None, generator=None) -> Tensor:
+    """One-sample estimate of -log p(x_0 | x_t) at the noise of t = 0, nats per character: (B,)."""
+    sigma_bar = torch.as_tensor(sigma_bar_0).expand(len(x_0))
+    x_t = perturb_batch(x_0, sigma_bar, model.config.vocab_size, mask, generator)
+    log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
+    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    return free_mean(-right, mask)
 
 
 def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor, Tensor]:

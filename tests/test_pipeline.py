@@ -14,15 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from ddlm_core.apps.models import bundled_models
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import (
-    DiffusionPipeline,
-    _model_folder,
-    _pick_device,
-    bundled_models,
-    encode_template,
-    load_model,
-)
+from ddlm_core.pipeline import DiffusionPipeline, encode_template, load_model
 from ddlm_core.tokenizer import PAD_ID
 
 
@@ -105,46 +99,6 @@ def test_a_saved_model_comes_back(tmp_path):
     assert loaded.config == network.config and not loaded.training
     for name, weight in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)
-
-
-def test_a_name_finds_its_folder(tmp_path):
-    bundled, asked = tmp_path / "package/pretrained/pocket-stories", []
-    for folder in (bundled, tmp_path / "mine/pocket-stories"):
-        folder.mkdir(parents=True)
-    (bundled / "config.json").touch()
-
-    def hub(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
-        assert allow_patterns == ["config.json", "model.safetensors"]
-        if name != "user/model":
-            raise ConnectionError("no network\ntoday")
-        return "cache/user/model"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bundled_models.__globals__, "files", lambda package: tmp_path / "package")
-        patch.setitem(_model_folder.__globals__, "snapshot_download", hub)
-        patch.chdir(tmp_path)
-        assert _model_folder(None) == _model_folder("pocket-stories") == bundled
-        assert _model_folder("mine") == Path("mine") and _model_folder(tmp_path) == tmp_path
-        patch.chdir("mine")  # a folder of the same name: meant where it is named, not by default
-        assert _model_folder("pocket-stories") == Path("pocket-stories")
-        assert _model_folder(None) == bundled
-        for name in ("nothing", "./model", "pocket-stories/beast"):
-            with pytest.raises(
-                ValueError, match=r"no model .* \(no such folder\): name a folder, "
-            ):
-                _model_folder(name)
-        assert not asked and _model_folder("user/model") == Path("cache/user/model")
-        with pytest.raises(ValueError, match=r"no model 'a/b' \(no network today\): name a folder"):
-            _model_folder("a/b")
-
-
-def test_devices_are_tried_out():
-    assert _pick_device(None).type in ("cuda", "mps", "xpu", "cpu")
-    assert _pick_device("cpu") == _pick_device(torch.device("cpu")) == torch.device("cpu")
-    for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
-        with pytest.raises(ValueError, match=r"cannot be used here \(.*\): 'cpu' always can$"):
-            _pick_device(name)
 
 
 def read_back(template: str, seq_len: int | None = None, config=None) -> str:

@@ -1,8 +1,10 @@
-"""What the machine is fast at."""
+"""What the machine has, and what it is fast at."""
 
 from typing import Any
 
 import torch
+
+from ddlm_core.apps.errors import told
 
 
 def make_accelerator(precision: str) -> Any:
@@ -19,3 +21,11 @@ def make_accelerator(precision: str) -> Any:
     elif cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
         fast = "bf16"
     return Accelerator(mixed_precision=fast if precision == "auto" else precision)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A device, once it has held a number; by default a GPU if there is one."""
+    name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    with told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
+        torch.ones(1, device=name).item()
+    return torch.device(name)

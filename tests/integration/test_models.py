@@ -1,0 +1,49 @@
+"""How a model is found, and a device for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddlm_core.apps.hardware import pick_device
+from ddlm_core.apps.models import bundled_models, model_folder
+
+
+def test_a_name_finds_its_folder(tmp_path):
+    bundled, asked = tmp_path / "package/pretrained/pocket-stories", []
+    for folder in (bundled, tmp_path / "mine/pocket-stories"):
+        folder.mkdir(parents=True)
+    (bundled / "config.json").touch()
+
+    def hub(name: str, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert allow_patterns == ["config.json", "model.safetensors"]
+        if name != "user/model":
+            raise ConnectionError("no network\ntoday")
+        return "cache/user/model"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bundled_models.__globals__, "files", lambda package: tmp_path / "package")
+        patch.setitem(model_folder.__globals__, "snapshot_download", hub)
+        patch.chdir(tmp_path)
+        assert model_folder(None) == model_folder("pocket-stories") == bundled
+        assert model_folder("mine") == Path("mine") and model_folder(tmp_path) == tmp_path
+        patch.chdir("mine")  # a folder of the same name: meant where it is named, not by default
+        assert model_folder("pocket-stories") == Path("pocket-stories")
+        assert model_folder(None) == bundled
+        for name in ("nothing", "./model", "pocket-stories/beast"):
+            with pytest.raises(
+                ValueError, match=r"no model .* \(no such folder\): name a folder, "
+            ):
+                model_folder(name)
+        assert not asked and model_folder("user/model") == Path("cache/user/model")
+        with pytest.raises(ValueError, match=r"no model 'a/b' \(no network today\): name a folder"):
+            model_folder("a/b")
+
+
+def test_devices_are_tried_out():
+    assert pick_device(None).type in ("cuda", "mps", "xpu", "cpu")
+    assert pick_device("cpu") == pick_device(torch.device("cpu")) == torch.device("cpu")
+    for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
+        with pytest.raises(ValueError, match=r"cannot be used here \(.*\): 'cpu' always can$"):
+            pick_device(name)
