@@ -121,7 +121,7 @@ def train(config: TrainingConfig, causal: bool) -> tuple[DiscreteDiffusionTransf
     with TemporaryDirectory() as folder, mock.patch.object(training, "training_loss", loss):
         trainer = Trainer(model, loader, None, replace(config, checkpoint_dir=folder))
         trainer.fit()
-    return trainer.state.average.cpu(), time.perf_counter() - start
+    return trainer.average.cpu(), time.perf_counter() - start
 
 
 def row(

@@ -8,8 +8,7 @@ machine's measured matrix-product peak a step reaches.
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from ddlm_core import (
     setup_dataloaders,
     train_step,
 )
-from ddlm_core.training import build_optimizers, training_loss
+from ddlm_core.training import build_optimizers, draw_noise, training_loss
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,13 +79,17 @@ def loss_tensors(batch: int, length: int, vocab: int) -> list[str]:
     return counter.names
 
 
-def bare_step(model: torch.nn.Module, x_0: Tensor, config: TrainingConfig, engine) -> Callable:
-    optimizers = build_optimizers(model, config)
+def bare_step(trainer: Trainer, x_0: Tensor) -> Callable[[], None]:
+    """Noise, loss, gradients and optimizers of the same network, and nothing else."""
+    config = trainer.config
+    model = DiscreteDiffusionTransformer(trainer.model.config)
+    optimizers = build_optimizers(model, config).values()
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        with engine.autocast():
-            loss = training_loss(model, x_0, config, model.config.vocab_size, generator)
+        drawn = draw_noise(x_0, config, model.config.vocab_size, generator)
+        with trainer.accelerator.autocast():
+            loss = training_loss(model, *drawn, config.posterior_weight)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -109,17 +112,16 @@ def main() -> None:
     network = DiscreteDiffusionConfig(block_size=160)
     trainer = Trainer(DiscreteDiffusionTransformer(network), loader, None, config)
     x_0 = next(iter(loader)).long()
-    batches: Iterator[Tensor] = repeat(x_0)
-    bare = bare_step(DiscreteDiffusionTransformer(network), x_0, config, trainer.accelerator)
+    bare = bare_step(trainer, x_0)
 
     def ours() -> None:
-        train_step(trainer.state, batches, config, trainer.accelerator, 10**6)
+        train_step(trainer, x_0)
 
     for work in (ours, bare):
         work()
     pairs = [(seconds(ours), seconds(bare)) for _ in range(runs)]
     mine, theirs = (statistics.median(column) for column in zip(*pairs))
-    parameters = sum(p.numel() for p in trainer.state.model.parameters())
+    parameters = sum(p.numel() for p in trainer.model.parameters())
     flops = step_flops(network, args.batch_size, parameters)
     precision = trainer.accelerator.mixed_precision
     peak = matmul_peak(torch.bfloat16 if precision == "bf16" else torch.float32)

@@ -21,15 +21,10 @@ from .animation import final_text as final_text
 from .animation import iter_frames as iter_frames
 from .animation import make_frames as make_frames
 from .animation import render_player as render_player
-from .data import POCKET as POCKET
-from .data import Piece as Piece
 from .data import TokenWindows as TokenWindows
 from .data import WindowSampler as WindowSampler
 from .data import encode_stories as encode_stories
 from .data import evaluation_loader as evaluation_loader
-from .data import hub_stories as hub_stories
-from .data import read_file as read_file
-from .data import read_stories as read_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
 from .evaluation import Estimate as Estimate
@@ -95,6 +90,7 @@ from .tokenizer import VOCAB as VOCAB
 from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .tokenizer import look_up as look_up
 from .training import Bound as Bound
+from .training import Objective as Objective
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
 from .training import batches_from as batches_from

@@ -24,7 +24,9 @@ from ddlm_core.data import WindowSampler
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
+    denoiser_log_score,
     free_mean,
+    log_posterior,
     low_discrepancy_times,
     prior_kl,
     score_entropy_loss,
@@ -33,7 +35,7 @@ from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'save_checkpoint', 'load_checkpoint', 'save_weights', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'save_checkpoint', 'load_checkpoint', 'save_weights', 'Trainer']  # fmt: skip
 
 
 @dataclass
@@ -63,6 +65,7 @@ class TrainingConfig:
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
+    posterior_weight: float = 1.0  # of the second term of the loss; 0 for score entropy alone
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
     torch_compile: bool = False
     gradient_checkpointing: bool = False
@@ -85,7 +88,7 @@ class TrainingConfig:
 
 
 _WHOLE, _ANY = (int, int | None), (float, float | None)
-_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
+_FROM_ZERO = ("num_workers", "warmup_steps", "seed", "posterior_weight")
 _SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
 
 
@@ -148,11 +151,39 @@ def draw_noise(
 
 
 def training_loss(
-    model: nn.Module, x_0: Tensor, x_t: Tensor, mask: Tensor, sigma_bar: Tensor, weight: Tensor
+    model: nn.Module,
+    x_0: Tensor,
+    x_t: Tensor,
+    mask: Tensor,
+    sigma_bar: Tensor,
+    weight: Tensor,
+    posterior_weight: float = 0.0,
 ) -> Tensor:
     """The objective on windows (B, L) with weights (B,), in nats per token: a scalar."""
-    log_score = model(x_t, sigma_bar, mask)
-    return (weight * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)).mean()
+    if not posterior_weight:
+        losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
+        return (weight * free_mean(losses, mask)).mean()
+    log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
+    log_score = denoiser_log_score(log_q, sigma_bar, x_t)
+    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    losses = weight[:, None] * score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+    return free_mean(losses - posterior_weight * right, mask).mean()
+
+
+class Objective(nn.Module):
+    """The loss of a model as a module: what processes that share the work call."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model, has_posterior = model, model.config.parametrization == "denoiser"
+        self.posterior_weight = config.posterior_weight * has_posterior
+        for block in model.blocks if config.gradient_checkpointing else ():
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if config.torch_compile:
+            model.logits = torch.compile(model.logits)
+
+    def forward(self, *drawn: Tensor) -> Tensor:
+        return training_loss(self.model, *drawn, self.posterior_weight)
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
@@ -233,7 +264,7 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
     total = torch.tensor([0.0, stop], device=engine.device)
     for part in range(engine.process_index, trainer.parts, engine.num_processes):
         mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
-        loss = training_loss(trainer.network, *mine) / config.gradient_accumulation_steps
+        loss = trainer.objective(*mine) / config.gradient_accumulation_steps
         engine.backward(loss)
         total[0] += loss.detach()
     loss, stop = engine.reduce(total, "mean").tolist()
@@ -308,20 +339,19 @@ class Trainer:
     config: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        config, self.accelerator = self.config, make_accelerator(self.config.mixed_precision)
-        self.folder, self.step, self.best = Path(config.checkpoint_dir), 0, math.inf
+        config, self.step, self.best = self.config, 0, math.inf
+        self.folder, self.accelerator = (
+            Path(config.checkpoint_dir),
+            make_accelerator(config.mixed_precision),
+        )
         self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
         self.save_interval = min(config.save_every_steps, config.save_every * epoch)
-        average = copy.deepcopy(self.model).to(self.accelerator.device)
-        self.average = average.eval().requires_grad_(False)
-        for block in self.model.blocks if config.gradient_checkpointing else ():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        self.network = self.accelerator.prepare(self.model)  # kept equal in all processes
-        if config.torch_compile:
-            self.model.compile()
+        self.average = copy.deepcopy(self.model).to(self.accelerator.device)
+        self.average.eval().requires_grad_(False)
+        self.objective = self.accelerator.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}

@@ -83,15 +83,20 @@ show("een, first letter, noise 0.1", guess("een", 0, 0.1))
 # The loss of chapter 5 and the sampler of chapter 7 do not ask for a guess. They ask for the *score*
 # $s_y$: how many times as probable would the noisy text be with the letter $y$ at this place? Why
 # may the network answer another question? Because the guess contains the answer. Fix the other letters.
-# If the clean letter here was $z$, it is now seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}(1+\kappa[y=z])$,
-# where $\kappa = V/(e^{\bar\sigma}-1)$ (chapter 5). We do not know $z$, but $q_z$ is its probability, given the others. So
+# If the clean letter here was $z$, chapter 4 gives the probability that it is now seen as $y$,
+#
+# $$ e^{-\bar\sigma}[y=z] + \frac{1-e^{-\bar\sigma}}{V} = \frac{1-e^{-\bar\sigma}}{V}\,\big(1+\kappa[y=z]\big),
+#    \qquad \kappa = \frac{V}{e^{\bar\sigma}-1}, $$
+#
+# where $[y=z]$ is 1 if the letters are equal and 0 if not. We do not know $z$, but $q_z$ is its probability,
+# given the others. Add up over $z$, and leave out the factor in front, which is the same for all $y$:
 #
 # $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
 #    \qquad\text{and}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
 #
-# On the left is a number that can be a millionth or a million, and that a network hits badly. On the right is a
-# distribution over $V$ letters, which networks are good at, and a $\kappa$ that we know exactly. By hand,
-# with $\bar\sigma = 1$: count how probable `tea`, `tee`, `ten` and `tet` are as noisy words, or use the line.
+# A score can be a millionth or a million, and networks hit such numbers badly. A distribution over $V$ letters
+# is what networks are good at, and $\kappa$ we know exactly. By hand, with $\bar\sigma = 1$: count how
+# probable `tea`, `tee`, `ten` and `tet` are as noisy words, or use the line.
 
 
 # %%
@@ -133,9 +138,9 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # loss teach it not to look. Hiding it would be hard: each layer mixes all positions, so after two layers a
 # position hears about its own letter from its neighbors.
 #
-# And whatever the network says, right or wrong, its guess, its posterior and its score fit together. The
-# score is the mean of the true ratios $a_y(z)$ (what $s_y$ would be if the clean letter were $z$) over the
-# posterior of $z$:
+# And whatever the network says, right or wrong, its guess and its score fit together. Call the guess once
+# the own letter counts the *posterior*. The score is then a mean over it, of the ratios $a_y(z)$ that would be
+# true if the clean letter were $z$:
 #
 # $$ \sum_z \underbrace{\frac{q_z\,(1+\kappa[z=x_t])}{1+\kappa q_{x_t}}}_{\text{posterior of } z}\;
 #    \underbrace{\frac{1+\kappa[y=z]}{1+\kappa[x_t=z]}}_{a_y(z)}
@@ -145,8 +150,8 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
-# | $x_t$ | `input_ids`, `x_t` | (B, L) | noised tokens |
-# | $\bar\sigma$ | `sigma_bar` | (B,) | total noise |
+# | $x_t$ | `input_ids`, `x_t` | (B, L) | noised tokens, a batch of B texts |
+# | $\bar\sigma$, $\kappa$ | `sigma_bar`, `kappa` | (B,) | total noise; the weight of the evidence at that noise |
 # | $V$, $L$ | `vocab_size`, `block_size` | int | number of tokens, longest text |
 # | $d$ | `n_embd` | int | features per position |
 # | $n$, $h$ | `n_layer`, `n_head` | int | blocks, attention heads in each |
@@ -158,8 +163,9 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # ## The picture
 #
 # On the left is the whole network, from bottom to top. Tokens become vectors of $d$ features
-# (*embedding*), and each place in the window adds its own; $n$ blocks work on them; a last linear map (*head*)
-# gives $V$ numbers for each position, which become $\log q$, and with $\kappa$ the score. The noise level
+# (*embedding*), and each place in the window adds its own; $n$ blocks work on them; after a last norm a linear
+# map (*head*) gives $V$ numbers for each position. Their log-softmax is $\log q$, and Bayes' rule, with
+# $\kappa$, makes it the score. The noise level
 # enters at the side: as sines and cosines, through two small layers, into every block, and once more as it is, in $\kappa$.
 #
 # On the right is one block. The thick line is the text on its way up, and the block only ever *adds* to
@@ -244,7 +250,7 @@ plt.show()
 #
 # Before the network, its description. Whoever finds the weights in a year needs the alphabet, the noise
 # limits and the sizes, or the weights are worthless. So all of it sits in one dataclass of plain values, and
-# is saved beside the weights.
+# is saved beside the weights. (The last three fields are filled in by the training of chapter 8.)
 
 # %% tags=["export"]
 from dataclasses import dataclass
@@ -494,7 +500,7 @@ class NoiseEmbedding(nn.Module):
 # * *The start is known.* Nothing goes through random blocks, so nothing is mangled by them, however many there
 #   are. With a head of zeros as well, all logits are 0, $q$ is uniform and every score is 1: the best answer of
 #   someone who has not read anything. Chapter 5 computed its price, $\log 106 = 4.66$ nats a character.
-#   No choice of random numbers makes a worse start, or a better one.
+#   It is the same for every seed.
 # * *It can still learn.* A gate at zero is not a dead end. Look at one weight, $y = x + g\,w\,x$, with a loss
 #   $\ell(y)$:
 #
@@ -659,14 +665,14 @@ test_rotation_in_bfloat16_still_counts()
 #
 # **Normed queries and keys.** Nothing above stops $q$ and $k$ from growing. When they do, one $w_{ij}$ is
 # almost 1, the rest almost 0, the softmax is flat, and learning stalls. So before the turn we divide each query
-# and key by its root mean square, $q / \sqrt{\tfrac1s \sum_k q_k^2}$ (*RMS norm*), times a learned number for
+# and key by its root mean square, $q / \sqrt{\tfrac1s \sum_m q_m^2}$ (*RMS norm*), times a learned number for
 # each feature, 1 at first. A normed vector has the length $\sqrt s$, so by Cauchy–Schwarz
 # $|u_{ij}| \le \sqrt s\sqrt s/\sqrt s = \sqrt s$: 5.7 for heads of 32, as long as the learned numbers are 1.
 # The optimizer of [chapter 8](08_training.ipynb) takes large steps, and we want them to be safe. (*Departure:*
 # SEDD does not have this. The idea is from [Henry et al. 2020](https://arxiv.org/abs/2010.04245).)
 #
 # Two lines below are about mixed precision, where PyTorch runs the linear maps in bfloat16 and leaves to us
-# what else should be exact: the turns, and on a CPU the attention, too.
+# what else should be exact: `.to(…)` for norms and turns, `autocast` off for the attention on a CPU.
 
 
 # %% tags=["export"]
@@ -691,8 +697,8 @@ class Attention(nn.Module):
 
 
 # %% [markdown]
-# The oracle is the formula, one pair of positions at a time. To share no code with `rotate`, it turns arrows
-# as complex numbers: a turn by $\varphi$ is a multiplication with $e^{i\varphi}$.
+# The check computes the formula one pair of positions at a time. To share no code with `rotate`, it turns
+# arrows as complex numbers: a turn by $\varphi$ is a multiplication with $e^{i\varphi}$.
 
 
 # %% tags=["test"]
@@ -822,7 +828,8 @@ test_each_gate_opens_its_branch()
 #
 # One piece is left. When a user gives part of a text and wants the rest (*infilling*, chapter 7), the given
 # characters are certain, whatever the noise. The network should know which ones. So `mask`, true where a token
-# is given, adds one learned vector `given` to those positions. It is zero at first, and a network that is never
+# is given, adds one learned vector `given` to those positions. (It hides nothing, other than the causal mask that
+# we left out.) The vector is zero at first, and a network that is never
 # told stays the same network. (*Departure:* SEDD fills in with the plain network, which cannot tell a
 # given character from a lucky one.)
 #
@@ -849,7 +856,7 @@ def check_input(
 
 # %% [markdown]
 # And here is the whole network. `logits` is the left half of the picture up to the head. `denoise` reads the
-# numbers as $\log q$. `forward` goes on to the score, by the one line of chapter 5.
+# numbers as $\log q$. `forward` goes on to the score, by the one line from above.
 #
 # With `parametrization="score"` the network is that of the paper: the numbers are log-scores, and the number at
 # the current token is subtracted, because a ratio of a thing to itself is 1. (*Departure:* the authors' code
@@ -1264,7 +1271,7 @@ test_network_refuses_inputs_in_one_line()
 #    + \underbrace{8d^2}_{\text{feed-forward}}\big]
 #    + \underbrace{2d(c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
 #
-# Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
+# (The $2d/h$ are the norms of query and key, one number for each feature of a head.) Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
 # nothing is there twice.
 
 
@@ -1297,7 +1304,7 @@ expected_parameters(DiscreteDiffusionConfig()), 12 * 6 * 128**2
 # ## Save and load
 #
 # `PyTorchModelHubMixin` of [huggingface_hub](https://huggingface.co/docs/huggingface_hub/package_reference/mixins)
-# gives the network `save_pretrained`, `from_pretrained` and `push_to_hub`. A folder holds `config.json` and
+# is a class to inherit from that gives the network `save_pretrained`, `from_pretrained` and `push_to_hub`. A folder holds `config.json` and
 # `model.safetensors`, a format that holds numbers only and cannot run code. All of `config.json` but the alphabet:
 
 # %%
@@ -1369,12 +1376,13 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 # ## Change it safely
 #
 # 1. Make it a GPT: give `scaled_dot_product_attention` in `Attention` the argument `is_causal=True`. Shapes,
-#    zeros and normalization all stay right, and it would train. `test_attention_is_the_formula` and
-#    `test_every_position_hears_every_other_and_no_other_text` fail.
+#    zeros and normalization all stay right, and it would train. `test_attention_is_the_formula` fails,
+#    `test_every_position_hears_every_other_and_no_other_text`, and one more.
 # 2. Fall into the trap: at the end of the network's `__init__`, loop over `self.modules()` and call
 #    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear`. `test_fresh_network_knows_nothing` fails. Now
-#    leave out `self.head`. It passes again, and only `test_modulation_is_zero_after_construction` and
-#    `test_network_wakes_from_the_top` still know.
+#    leave out `self.head`. It passes again, and only the tests that look behind the head still know:
+#    `test_modulation_is_zero_after_construction`, `test_network_wakes_from_the_top` and
+#    `test_places_are_added_by_position`.
 # 3. Forget the norm of the keys: `rotate(k, angles)`. `test_large_queries_and_keys_change_nothing` fails, and
 #    `test_attention_is_the_formula`.
 #

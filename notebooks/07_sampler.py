@@ -41,7 +41,8 @@ no_word = 1 / 2 * 2 * a_given_aa * (1 - a_given_aa) + 1 / 2 * 1 / 2  # from aa o
 round(a_given_aa, 2), round(no_word, 2)
 
 # %% [markdown]
-# From 50 % down to 34 % nonsense. More steps, less nonsense: in each step the letters decide
+# (If we hold *aa*, one letter of the two goes astray with probability $2\cdot0.9\cdot0.1$; if we hold
+# *ab*, two tosses differ half of the time.) From 50 % down to 34 % nonsense. More steps, less nonsense: in each step the letters decide
 # independently, but in the next one they see what the others decided. The questions of this
 # chapter:
 #
@@ -152,7 +153,9 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 # In the real film the letter jumped from $y$, with probability $\delta/V$. So
 #
 # $$ p(\text{jump back to } y \mid x_t) = \frac{\delta}{V}\cdot\frac{p_s(\dots y\dots)}{p_t(x_t)}
-# \;\longrightarrow\; \frac{\delta}{V}\, s_y \qquad (\delta\to 0). $$
+# \;\longrightarrow\; \frac{\delta}{V}\, s_y \qquad (\delta\to 0), $$
+#
+# because $p_s$, an instant before, tends to $p_t$.
 #
 # **The reverse rate is the forward rate times the score**, as chapter 5 found for a single letter.
 # And if two words differ in two letters, both must have jumped within the same tiny $\delta$, which
@@ -205,7 +208,8 @@ def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
 # removed. And where a step is so long that the jumps sum to more than 1, we cut them to sum to 1.)
 #
 # Is it right? Against the table for whole words, the error of one step must be of order $\Delta^2$:
-# half the step, a quarter of the error. A wrong rate, say $1/(V-1)$ for $1/V$, would leave an error
+# half the step, a quarter of the error. (Two letters that jump together have that order, and so has
+# the change of a rate, of order $\Delta$, times $\Delta$.) A wrong rate, say $1/(V-1)$ for $1/V$, would leave an error
 # of order $\Delta$, and half the step would give half of it. The second check is for steps that are
 # far too long.
 
@@ -246,7 +250,7 @@ test_euler_step_is_a_distribution_however_long()
 # probabilities of the $V$ texts that differ there, $v_y = p_t(\dots y\dots)$. If only position $i$
 # had been spared the last bit of noise $\Delta$, we would have some other list $u$, and the noise
 # turns $u$ into $v$. In matrix form, with the rates $Q$ of [chapter 3](03_noise.ipynb): $v = e^{\Delta
-# Q}u$, so $u = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form; it holds for a
+# Q}u$ ($Q$ is symmetric, so rows and columns are the same). Hence $u = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form; it holds for a
 # negative noise as well ($I$ is the identity matrix, $J$ the matrix of ones):
 #
 # $$ e^{-\Delta Q} = e^{\Delta} I + (1-e^{\Delta})\tfrac1V J . $$
@@ -367,7 +371,8 @@ analytic_probs(log_q, torch.tensor([[0, 0]]), torch.tensor(2.0).log(), 0.0)
 # that. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the kernels
 # of chapter 3: a few numbers multiplied, no diffusion in sight. For any $q$, it must equal the
 # paper's form on the score that chapter 5 makes of this $q$. And on our world, it must give the
-# marginals of the true table for whole words, exactly. A fourth check goes to the extremes in
+# *marginals* of the true table for whole words, exactly: the distribution of one letter, whatever the
+# other turns out to be. A fourth check goes to the extremes in
 # float32: certain beliefs, endless noise, no noise left.
 
 # %% tags=["test"]
@@ -481,7 +486,7 @@ print(f"KL {kl:.4f} nats; letters {entropy(letters).sum():.4f} - word {entropy(w
 # at the fraction of redrawn letters, $f=1-e^{-\bar\sigma}$. `"fraction"` takes equal steps of $f$.
 # `"cosine"` takes long steps while almost all is noise, and short ones near the clean text:
 # $f=1-\sin\tfrac{\pi u}2$ after a share $u$ of the steps. (The code works with the share that is
-# *kept*, $1-f$, because $1-e^{-60}$ is exactly 1 in floating point.)
+# *kept*, $1-f=e^{-\bar\sigma}$, because $1-e^{-60}$ is exactly 1 in floating point.)
 
 # %% tags=["export"]
 from ddlm_core.noise import GeometricNoise
@@ -666,7 +671,7 @@ test_generators_depend_on_seed_and_number_alone()
 # step must keep noisy, all others *have* to be equally likely. Sharpen them and the text arrives at
 # a noise level that the network does not expect.
 #
-# `inference_mode` is on for this function alone. It must not be wrapped around the loop below: a
+# `inference_mode` (no gradients are prepared, which saves time) is on for this function alone. It must not be wrapped around the loop below: a
 # Python generator that stops at a `yield` inside such a block would leave it switched on in the code
 # of whoever reads the steps.
 

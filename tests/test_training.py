@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ddlm_core.loss import compute_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.training import (
+    Objective,
     Trainer,
     TrainingConfig,
     build_optimizers,
@@ -96,6 +98,21 @@ def test_parts_of_a_step_add_up():
     mask = draw_given((8, 160), 0.5, generator)
     loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
     torch.testing.assert_close((weight * loss).mean(), whole)
+
+
+def test_the_second_term_is_the_surprise_at_the_clean_characters():
+    model, config = tiny_network(), TrainingConfig(given_share=0.5)
+    x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
+    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    _, x_t, mask, sigma_bar, _ = drawn
+    stay = 1 + 106 / torch.expm1(sigma_bar)[:, None, None]  # by hand: q times the evidence of x_t
+    joint = model.denoise(x_t, sigma_bar, mask).exp()
+    joint = joint * torch.where(torch.nn.functional.one_hot(x_t, 106) > 0, stay, 1.0)
+    right = (joint / joint.sum(-1, keepdim=True)).gather(-1, x_0[..., None])[..., 0]
+    free = ~mask
+    surprise = -(right.log() * free).sum(-1) / free.sum(-1).clamp(min=1)
+    both = Objective(model, replace(config, posterior_weight=0.5))(*drawn)
+    torch.testing.assert_close(both - training_loss(model, *drawn), 0.5 * surprise.mean())
 
 
 def test_learning_rate_and_average():

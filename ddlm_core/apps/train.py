@@ -47,7 +47,8 @@ def train(settings: dict[str, Any]) -> None:
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
 
-    from ddlm_core.data import POCKET, setup_dataloaders
+    from ddlm_core.apps.sources import POCKET
+    from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.training import Trainer, TrainingConfig
 

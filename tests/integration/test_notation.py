@@ -37,12 +37,12 @@ def rows() -> list[Row]:
 def values() -> dict[str, Any]:
     """Something for every name that the page uses: two texts of five characters out of seven."""
     config = DiscreteDiffusionConfig(
-        block_size=L, n_layer=1, n_head=1, n_embd=8, cond_dim=4, vocab=tuple("abcdefg")
+        block_size=L, n_layer=1, n_head=1, n_embd=8, cond_dim=4, vocab=("<UNK>", "<PAD>", *"abcde")
     )
     x_0, sigma_bar = torch.arange(B * L).reshape(B, L) % V, torch.tensor([0.1, 2.0])
     log_q = torch.randn(B, L, V, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     given = dict(vocab_size=V, batch_size=B, length=L, seq_len=L, num_steps=N)
-    given |= dict(x_0=x_0, x_t=x_0.flip(0), t=torch.tensor([0.2, 0.9]), mask=x_0 > 3)
+    given |= dict(x_0=x_0, x_t=x_0.flip(0), input_ids=x_0, t=torch.tensor([0.2, 0.9]), mask=x_0 > 3)
     given |= dict(sigma_bar=sigma_bar, sigma_bar_t=sigma_bar, sigma_bar_s=sigma_bar / 2)
     given |= dict(sigma_bar_0=torch.tensor(1e-4), sigma_bar_1=torch.tensor(20.0))
     given |= dict(delta_sigma=torch.tensor(0.5), log_q=log_q, log_score=log_q, score=log_q.exp())
