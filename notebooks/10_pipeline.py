@@ -768,7 +768,7 @@ def test_a_network_that_knows_nothing_needs_all_bits():
 
 
 def test_the_interval_holds_the_truth():
-    pipeline, text = tiny_pipeline(), "A cat sat. " * 9
+    pipeline, text = tiny_pipeline(), "A cat sat. " * 2
     estimates = [pipeline.bits_per_character(text, seed) for seed in range(8)]
     means, widths = torch.tensor([(e.mean, e.high - e.low) for e in estimates]).T
     assert sum(e.low <= means.mean() <= e.high for e in estimates) >= 7
@@ -945,6 +945,21 @@ for temperature in (0.5, 1.0, 1.5):
 # the choice among what fits.
 
 # %% [markdown]
+# ## How surprising is that?
+#
+# The judge at work. A story of the grammar costs a fraction of a bit for each character. One wrong
+# pronoun makes it dearer, and a text about something else costs as much as noise. (A text drawn from all
+# 106 tokens alike costs 6.7 bits. One that the model holds to be all but impossible can cost more.)
+
+# %%
+good = (
+    "Nora met a calm frog by the pond. It was dirty, so she gave it a hot bath. "
+    "Soon the frog was not dirty any more. Nora was happy again."
+)
+for text in (good, good.replace("she", "he"), "Stocks fell by three percent on Monday."):
+    print(f"{pipeline.bits_per_character(text):.2f} bits a character: {text[:70]}")
+
+# %% [markdown]
 # ## In a script of your own
 #
 # This is all that a program needs. It writes a story for each name on a list, and says in one line what
@@ -962,6 +977,27 @@ for name in ("Lily", "Otto", "Zoë"):
         show(stories)
     except ValueError as error:
         print(f"no story about {name}: {error}")
+
+# %% [markdown]
+# ## The playground
+#
+# Below are two views of one run. In the template two words have to come back: who was met, and what was
+# wrong. The player holds steps that are over. The *playground* is live: it has a control for everything that this chapter
+# was about, and runs, pauses, steps on and goes back. It needs a running notebook, so in the book you see
+# the player alone. Open the chapter in JupyterLab or on Colab to play.
+
+# %%
+riddle = (
+    "Lily met a ____ ____ at the farm. It was _____, so she gave it a ____ ____. "
+    "Soon the ____ was not _____ any more. Lily was happy again."
+)
+pipeline.generate_with_visualization(template=riddle, seed=5, num_steps=16 if smoke else 64)
+
+# %%
+from ddlm_core import Playground
+
+# DDLM_STORED: somebody makes the stored outputs of the book, where no kernel will answer
+None if "DDLM_STORED" in os.environ else Playground(pipeline, template=riddle, seed=5)
 
 # %% [markdown]
 # ## Change it safely

@@ -44,6 +44,6 @@ def noise_plot(levels: Sequence[float], here: int, num_steps: int) -> str:
         '<path d="M0 0V60H300" fill="none" stroke="currentColor" opacity="0.4"/>'
         f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#d55e00"/>'
-        '<g fill="currentColor" font-size="11"><text x="4" y="10">noise</text>'
+        '<g fill="currentColor" font-size="11"><text x="300" y="10" text-anchor="end">noise</text>'
         f'<text x="300" y="76" text-anchor="end">step {here} of {num_steps}</text></g></svg>'
     )

@@ -44,7 +44,7 @@ class Playground(widgets.VBox):
             1.0, min=0.1, max=2.0, step=0.05, description="Temperature", **wide
         )
         self.seed = widgets.BoundedIntText(seed, 0, 2**31 - 1, description="Seed", **wide)
-        self.speed = widgets.IntSlider(12, 1, 60, description="Steps a second", **wide)
+        self.speed = widgets.IntSlider(12, 1, 60, description="Steps/second", **wide)
         self.run_button = widgets.Button(description="Run", button_style="primary")
         self.step_button = widgets.Button(description="Step")
         self.again_button = widgets.Button(description="Start over")
