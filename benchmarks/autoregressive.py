@@ -8,6 +8,7 @@ it and predicts character i. All else is the training of the bundled model (`ddl
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,8 +52,9 @@ def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
         return model.logits(before, torch.ones(len(tokens), device=tokens.device))
 
 
-def left_to_right_loss(model, x_0: Tensor, *others: Any) -> Tensor:
+def left_to_right_loss(model, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
     """In place of ``training_loss``: mean surprise at the next token, nats per token."""
+    x_0 = drawn[0]
     return cross_entropy(next_logits(model, x_0).flatten(0, 1), x_0.flatten())
 
 

@@ -1,7 +1,7 @@
-"""Which choices of chapter 8 make a network learn faster? Each is changed alone: equal steps, one seed.
+"""Which choices of chapter 8 make a network learn faster? Each alone: equal steps, one seed.
 
-Trains the network of `configs/model/small.yaml` again and again and prints the validation bound as a
-table. By default on the stories of chapter 2; `--data` takes files of real text.
+Trains the network of `configs/model/small.yaml` again and again and prints the bound as a table. By
+default on the stories of chapter 2; `--data` takes files of real text.
 """
 
 import argparse

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ddlm_core import DiffusionPipeline, stories
-from ddlm_core.evaluation import estimate_bound, word_entropy
 from ddlm_core.apps.models import bundled_models
+from ddlm_core.evaluation import estimate_bound, word_entropy
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 

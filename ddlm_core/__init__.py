@@ -1,9 +1,5 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
-"""A character-level discrete diffusion language model, exported from the chapters of the book.
-
-The names are those of `__init__.pyi`. Each resolves on first use, so that `import ddlm_core` costs
-next to nothing.
-"""
+"""A character-level discrete diffusion language model. Names resolve on first use: `__init__.pyi`."""
 
 import lazy_loader
 

@@ -67,10 +67,7 @@ class TokenWindows(Dataset):
 
 
 class WindowSampler(Sampler[int]):
-    """Where the windows of ``epoch`` start, shuffled, without the first ``skip``.
-
-    Unless ``aligned``, every epoch cuts elsewhere.
-    """
+    """Starts of the windows of ``epoch``, shuffled, without ``skip``; cut anew unless ``aligned``."""
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self
 
 import torch

@@ -5,7 +5,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.util import find_spec
@@ -150,16 +150,9 @@ def draw_noise(
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
-def training_loss(
-    model: nn.Module,
-    x_0: Tensor,
-    x_t: Tensor,
-    mask: Tensor,
-    sigma_bar: Tensor,
-    weight: Tensor,
-    posterior_weight: float = 0.0,
-) -> Tensor:
-    """The objective on windows (B, L) with weights (B,), in nats per token: a scalar."""
+def training_loss(model: nn.Module, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
+    """The objective on what :func:`draw_noise` gave, in nats per token: a scalar."""
+    x_0, x_t, mask, sigma_bar, weight = drawn
     if not posterior_weight:
         losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         return (weight * free_mean(losses, mask)).mean()
@@ -183,7 +176,7 @@ class Objective(nn.Module):
             model.logits = torch.compile(model.logits)
 
     def forward(self, *drawn: Tensor) -> Tensor:
-        return training_loss(self.model, *drawn, self.posterior_weight)
+        return training_loss(self.model, drawn, self.posterior_weight)
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:

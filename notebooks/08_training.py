@@ -162,10 +162,7 @@ class TokenWindows(Dataset):
 
 
 class WindowSampler(Sampler[int]):
-    """Where the windows of ``epoch`` start, shuffled, without the first ``skip``.
-
-    Unless ``aligned``, every epoch cuts elsewhere.
-    """
+    """Starts of the windows of ``epoch``, shuffled, without ``skip``; cut anew unless ``aligned``."""
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:
@@ -535,6 +532,7 @@ def draw_noise(
 # little, on our stories nothing that we could see. The validation figure is the pure bound in all cases.
 
 # %% tags=["export"]
+from collections.abc import Sequence
 from functools import partial
 
 from torch.utils.checkpoint import checkpoint
@@ -542,16 +540,9 @@ from torch.utils.checkpoint import checkpoint
 from ddlm_core.loss import denoiser_log_score, log_posterior
 
 
-def training_loss(
-    model: nn.Module,
-    x_0: Tensor,
-    x_t: Tensor,
-    mask: Tensor,
-    sigma_bar: Tensor,
-    weight: Tensor,
-    posterior_weight: float = 0.0,
-) -> Tensor:
-    """The objective on windows (B, L) with weights (B,), in nats per token: a scalar."""
+def training_loss(model: nn.Module, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
+    """The objective on what :func:`draw_noise` gave, in nats per token: a scalar."""
+    x_0, x_t, mask, sigma_bar, weight = drawn
     if not posterior_weight:
         losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         return (weight * free_mean(losses, mask)).mean()
@@ -575,7 +566,7 @@ class Objective(nn.Module):
             model.logits = torch.compile(model.logits)
 
     def forward(self, *drawn: Tensor) -> Tensor:
-        return training_loss(self.model, *drawn, self.posterior_weight)
+        return training_loss(self.model, drawn, self.posterior_weight)
 
 
 # %% [markdown]
@@ -602,8 +593,8 @@ def test_parts_of_a_step_add_up():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
-    whole = training_loss(model, *drawn)
-    parts = [training_loss(model, *(values[k::4] for values in drawn)) for k in range(4)]
+    whole = training_loss(model, drawn, 0)
+    parts = [training_loss(model, [values[k::4] for values in drawn], 0) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
 
     generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
@@ -625,7 +616,7 @@ def test_the_second_term_is_the_surprise_at_the_clean_characters():
     free = ~mask
     surprise = -(right.log() * free).sum(-1) / free.sum(-1).clamp(min=1)
     both = Objective(model, replace(config, posterior_weight=0.5))(*drawn)
-    torch.testing.assert_close(both - training_loss(model, *drawn), 0.5 * surprise.mean())
+    torch.testing.assert_close(both - training_loss(model, drawn, 0), 0.5 * surprise.mean())
 
 
 test_parts_of_a_step_add_up()
@@ -1272,7 +1263,7 @@ def keep(x):
 counter = FlopCounterMode(display=False)
 hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
 with counter, hooks, torch.autocast("cpu", torch.bfloat16):
-    training_loss(model, *drawn).backward()
+    training_loss(model, drawn, config.posterior_weight).backward()
 parameters = sum(p.numel() for p in model.parameters())
 matrices = sum(p.numel() for p in build_optimizers(model, config)["muon"].param_groups[0]["params"])
 flops = counter.get_total_flops() * 32

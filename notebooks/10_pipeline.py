@@ -498,6 +498,7 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
 
 # %% tags=["export"]
 import warnings
+from textwrap import shorten
 
 
 def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:

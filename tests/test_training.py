@@ -89,8 +89,8 @@ def test_parts_of_a_step_add_up():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
-    whole = training_loss(model, *drawn)
-    parts = [training_loss(model, *(values[k::4] for values in drawn)) for k in range(4)]
+    whole = training_loss(model, drawn, 0)
+    parts = [training_loss(model, [values[k::4] for values in drawn], 0) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
 
     generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
@@ -112,7 +112,7 @@ def test_the_second_term_is_the_surprise_at_the_clean_characters():
     free = ~mask
     surprise = -(right.log() * free).sum(-1) / free.sum(-1).clamp(min=1)
     both = Objective(model, replace(config, posterior_weight=0.5))(*drawn)
-    torch.testing.assert_close(both - training_loss(model, *drawn), 0.5 * surprise.mean())
+    torch.testing.assert_close(both - training_loss(model, drawn, 0), 0.5 * surprise.mean())
 
 
 def test_learning_rate_and_average():

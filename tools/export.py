@@ -24,11 +24,7 @@ METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
 PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]
 HEADER = "# Generated from {} by tools/export.py: edit that, then run `make export`."
 INIT = '''
-"""A character-level discrete diffusion language model, exported from the chapters of the book.
-
-The names are those of `__init__.pyi`. Each resolves on first use, so that `import ddlm_core` costs
-next to nothing.
-"""
+"""A character-level discrete diffusion language model. Names resolve on first use: `__init__.pyi`."""
 
 import lazy_loader
 
