@@ -42,9 +42,9 @@ round(a_given_aa, 2), round(no_word, 2)
 
 # %% [markdown]
 # (If we hold *aa*, one letter of the two goes astray with probability $2\cdot0.9\cdot0.1$; if we hold
-# *ab*, two tosses differ half of the time.) From 50 % down to 34 % nonsense. More steps, less nonsense: in each step the letters decide
-# independently, but in the next one they see what the others decided. The questions of this
-# chapter:
+# *ab*, two tosses differ half of the time.) From 50 % down to 34 % nonsense. More steps, less
+# nonsense: in each step the letters decide independently, but in the next one they see what the
+# others decided. The questions of this chapter:
 #
 # 1. Given the network's answer, what exactly is the distribution of one letter one step back?
 # 2. What does it cost that the letters decide together, and how fast does that fall with the number
@@ -249,9 +249,10 @@ test_euler_step_is_a_distribution_however_long()
 # Look at position $i$ alone, and leave all other letters as they are in $x_t$. List the
 # probabilities of the $V$ texts that differ there, $v_y = p_t(\dots y\dots)$. If only position $i$
 # had been spared the last bit of noise $\Delta$, we would have some other list $u$, and the noise
-# turns $u$ into $v$. In matrix form, with the rates $Q$ of [chapter 3](03_noise.ipynb): $v = e^{\Delta
-# Q}u$ ($Q$ is symmetric, so rows and columns are the same). Hence $u = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form; it holds for a
-# negative noise as well ($I$ is the identity matrix, $J$ the matrix of ones):
+# turns $u$ into $v$. In matrix form, with the rates $Q$ of [chapter 3](03_noise.ipynb),
+# $v = e^{\Delta Q}u$ ($Q$ is symmetric, so rows and columns are the same). Hence
+# $u = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form; it holds for a negative noise
+# as well ($I$ is the identity matrix, $J$ the matrix of ones):
 #
 # $$ e^{-\Delta Q} = e^{\Delta} I + (1-e^{\Delta})\tfrac1V J . $$
 #
@@ -671,9 +672,9 @@ test_generators_depend_on_seed_and_number_alone()
 # step must keep noisy, all others *have* to be equally likely. Sharpen them and the text arrives at
 # a noise level that the network does not expect.
 #
-# `inference_mode` (no gradients are prepared, which saves time) is on for this function alone. It must not be wrapped around the loop below: a
-# Python generator that stops at a `yield` inside such a block would leave it switched on in the code
-# of whoever reads the steps.
+# `inference_mode` (no gradients are prepared, which saves time) is on for this function alone. It
+# must not be wrapped around the loop below: a Python generator that stops at a `yield` inside such a
+# block would leave it switched on in the code of whoever reads the steps.
 
 # %% tags=["export"]
 from typing import Any
@@ -1281,13 +1282,13 @@ plt.show()
 #   longest are the free choices of the grammar: the name at the very beginning, the animal from
 #   position 17, its trouble, the help that it gets.
 # * **What belongs together settles together.** The animal comes back at position 86. Until step 25
-#   both places are unsure; they get dark at the same time.
+#   both places are unsure, and then both get dark.
 # * **Color and characters tell different things.** After 24 steps the text still looks like noise,
 #   and the model is sure of it. It sees through the noise that is left; the remaining steps only take
 #   it away, and mend what was drawn wrong.
 # * **Errors are born where it is bright.** All bright places draw in the same step and cannot hear
-#   each other. In the run of 4 steps, the animal's two mentions do not agree, and neither do the
-#   letters within them.
+#   each other. In the run of 4 steps, the animal is spelled one way when it comes and another way
+#   when it comes back.
 
 # %% [markdown]
 # ## Infilling
