@@ -241,8 +241,12 @@ CONTRAST = """() => {
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
   const behind = (element) => {
     if (!element) return [255, 255, 255];
-    const color = rgba(getComputedStyle(element).backgroundColor);
-    return color[3] === 1 ? color.slice(0, 3) : over(color, behind(element.parentElement));
+    const {backgroundColor, backgroundImage} = getComputedStyle(element);
+    if (backgroundImage !== 'none') return null;  // a pattern: not for us to judge
+    const color = rgba(backgroundColor);
+    if (color[3] === 1) return color.slice(0, 3);
+    const below = behind(element.parentElement);
+    return below && over(color, below);
   };
   const luminance = (color) => color.map((c) => c / 255)
     .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
@@ -255,6 +259,7 @@ CONTRAST = """() => {
     if (!text || element.closest('script, style, mjx-container, [aria-hidden=true]')) continue;
     if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
     const style = getComputedStyle(element), back = behind(element);
+    if (!back) continue;
     const pair = [over(rgba(style.color), back), back].map(luminance).sort((a, b) => b - a);
     const ratio = (pair[0] + 0.05) / (pair[1] + 0.05), size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
