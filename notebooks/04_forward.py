@@ -20,6 +20,19 @@
 # The second half of the chapter builds a little player, so that you can drag a text into noise and
 # back. Later chapters show the denoiser at work with it.
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## By hand: three letters
 #

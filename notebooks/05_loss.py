@@ -25,6 +25,19 @@
 # right, and then what its value means. It is the longest chapter of the book, and the one that the
 # others stand on.
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest hypothesis mpmath"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## By hand: what does it take to go backward?
 #

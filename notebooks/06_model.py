@@ -23,6 +23,19 @@
 # Karpathy's [nanoGPT](https://github.com/karpathy/nanoGPT). Three things differ: it looks both ways,
 # it is told how noisy the text is, and it starts out knowing nothing, exactly.
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## By hand: what does a good guess need?
 #

@@ -17,6 +17,19 @@
 # method has its one real approximation: we change *all* characters at once, as if each did not know
 # what the others are about to do. This chapter measures, exactly, what that costs.
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## By hand
 #

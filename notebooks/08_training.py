@@ -19,6 +19,19 @@
 # The first half turns any text into batches of tokens (module `data`). The second half uses them (module
 # `training`).
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## From text to one long row of tokens
 #

@@ -24,6 +24,19 @@
 # 3. **steps**: what does a faster sampler cost, and does it only look good because it is dull?
 # 4. **the competition**: a left-to-right model with the same network, data and optimizer.
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %% [markdown]
 # ## By hand: a language of two letters
 #

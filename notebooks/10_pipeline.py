@@ -24,6 +24,19 @@
 # A model ships with this book. It has read the stories of [chapter 2](02_stories.ipynb) and nothing else.
 # Here is what we are about to build, at work:
 
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
 # %%
 import os
 import textwrap
