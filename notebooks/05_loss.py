@@ -1345,8 +1345,8 @@ print(f"first third of the time: {third / area:.1%} of the area")
 #
 # But the *area* does not depend on the clock. It is an integral over the noise, and we may walk along the
 # noise as we please, if we pay each sample by the ground it covers. Take the fraction of redrawn
-# characters as the new variable, $f = 1 - e^{-\bar\sigma}$. Then $df = e^{-\bar\sigma}\,d\bar\sigma =
-# (1-f)\,d\bar\sigma$, and with $\ell$ summed over the positions
+# characters as the new variable, $f = 1 - e^{-\bar\sigma}$. Then
+# $df = e^{-\bar\sigma}\,d\bar\sigma = (1-f)\,d\bar\sigma$, and with $\ell$ summed over the positions
 #
 # $$ \int \mathbb E\,\ell\; d\bar\sigma = \int \mathbb E\,\ell\;\frac{df}{1-f}. $$
 #
@@ -1441,8 +1441,8 @@ panels[0].set_ylabel("nats a text")
 plt.show()
 
 # %% [markdown]
-# Does it help to learn? Train the denoiser from above again, with the two new clocks: one run each, so take
-# the last digit with a grain of salt.
+# Does it help to learn? Train the denoiser from above again, with the two new clocks, again with the learning
+# rate that served best (0.01 for both). One run each, so take the last digit with a grain of salt.
 
 # %%
 for name, power in (("uniform in f", 1), ("f = u²", 2)):
