@@ -70,6 +70,9 @@ def test_player_carries_every_frame():
         expected = [characters(frame.tokens, tokenizer) for frame in chosen]
         assert decode_player(Animation(chosen, tokenizer)._repr_html_()) == expected
     assert expected[0].replace("·", "") == tokenizer.decode(frames[0].tokens)
+    assert (
+        json.loads(encode_frames(frames, tokenizer))["cleanest"] == 3
+    )  # the lines break by this one
 
 
 def test_player_is_self_contained_and_safe():

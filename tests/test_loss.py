@@ -346,10 +346,14 @@ def test_estimates_are_unbiased():
         x_0 = draw_texts(world, 4000, g)
         area = exact_area(world, 0.2, 5.0) / world.length
         last = expected_reconstruction(world, 0.3) / world.length
+        sigma_bar, weight = noise_nodes(0.2, 5.0, 100)
+        square = expected_loss(world, world.log_score(sigma_bar), sigma_bar, power=2)
+        square = (weight * sigma_bar * noise.log_growth * square).sum() / world.length**2
         for values, exact in (
             (compute_loss(world, x_0, noise, generator=g), area),
             (compute_loss(world, x_0, noise, torch.rand(4000, generator=g)), area),
             (reconstruction_nats(world, x_0, 0.3, generator=g), last),
+            (compute_loss(world, x_0, noise, generator=g).square(), square),
         ):
             assert values.shape == (4000,)
             assert abs(values.mean() - exact) < 4 * values.std() / 4000**0.5
