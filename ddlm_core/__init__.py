@@ -1,5 +1,5 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
-"""A character-level discrete diffusion language model. Names resolve on first use: `__init__.pyi`."""
+"""A character-level discrete diffusion language model. Names resolve lazily, see `__init__.pyi`."""
 
 import lazy_loader
 

@@ -24,7 +24,7 @@ METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
 PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]
 HEADER = "# Generated from {} by tools/export.py: edit that, then run `make export`."
 INIT = '''
-"""A character-level discrete diffusion language model. Names resolve on first use: `__init__.pyi`."""
+"""A character-level discrete diffusion language model. Names resolve lazily, see `__init__.pyi`."""
 
 import lazy_loader
 
