@@ -1110,7 +1110,7 @@ def test_divergence_stops_before_the_weights_change(tmp_path):
     assert torch.equal(weight, trainer.model.embedding.weight)
     trainer = tiny_trainer(tmp_path)
     trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
-    with pytest.raises(FloatingPointError, match="its gradient (nan|inf)"):
+    with pytest.raises(FloatingPointError, match=r"step 0 the loss is [\d.]+, its gradient nan"):
         trainer.fit()
     trainer = tiny_trainer(tmp_path)
     trainer.model.head.bias.data[5] = 1e9  # very sure, and wrong
@@ -1249,7 +1249,9 @@ for name, power in (("uniform in t", None), ("power 2", 2.0), ("power 1", 1.0)):
 folder.cleanup()
 
 # %% [markdown]
-# The means agree, as they must: it is the same integral. PROPOSALS
+# The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters a quarter as much
+# as with uniform times. After the same short run both powers are some 5 % ahead of uniform times; the two are too
+# close together for one run to tell them apart. **We choose power 1**, which scatters least.
 #
 # ## On a GPU
 #
@@ -1333,7 +1335,7 @@ assert abs(shares[0] - 0.378) < 1e-3 and abs(shares[1] - 0.01) < 1e-3
 
 # %% [markdown]
 # **Exercise 2.** The average of the weights forgets the start: after how many steps does it hold less than 1 % of
-# the weights of step 0, with a decay of 0.995? (Expected: with the fast first steps of `update_average`, 5; with
+# the weights of step 0, with a decay of 0.995? (Expected: with the fast first steps of `update_average`, 3; with
 # a constant decay it would take 919.)
 
 # %% tags=["solution", "hide-input"]
@@ -1342,7 +1344,7 @@ while left >= 0.01:
     left *= min(0.995, (1 + steps_taken) / (10 + steps_taken))
     steps_taken += 1
 constant = math.ceil(math.log(0.01) / math.log(0.995))
-assert constant == 919
+assert (steps_taken, constant) == (3, 919)
 steps_taken, constant
 
 # %% [markdown]
