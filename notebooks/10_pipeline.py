@@ -848,7 +848,7 @@ def test_what_cannot_work_is_refused_at_the_call():
         ("schedule must be one of linear, cosine, fraction", {"schedule": "slow"}),
         ("the model does not know 'é'", {"template": "é_"}),
         ("the template has 25 characters", {"template": "_{25}"}),
-        ("needs a model that has a denoiser", {"temperature": 0.5, "pipeline": scores}),
+        ("if the model has a denoiser", {"temperature": 0.5, "pipeline": scores}),
     ):
         model = options.pop("pipeline", pipeline)
         for method in (model.generate, model.generate_streaming):
