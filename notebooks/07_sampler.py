@@ -1262,10 +1262,10 @@ print(f"letters at their frequencies in 2,000 stories: {entropy(frequencies).sum
 print(f"a whole story:                                 {stories.entropy():5.1f} nats")
 
 # %% [markdown]
-# Before the first step the beliefs add up to 384 nats, and a story has 19. With letters at their true
-# frequencies the sum is 319, so by the formula above even a perfect network pays 300 nats for a story
-# in one step. Ours pays 65 more: it is not perfect, least of all where it sees nothing but noise.
-# Then the sum falls fast. After 24 steps hardly one nat is left to decide.
+# Letters at their true frequencies add up to 319 nats, and a story has 19, so by the formula above even a
+# perfect network pays 300 nats for a story in one step. (Ours begins a little below 319. It is not perfect, least of
+# all where it sees nothing but noise.) Then the sum falls fast. After 24 of 64 steps only a few nats are left to
+# decide.
 #
 # The figure shows where. Above is the whole text, a row for each of the first 40 steps; bright means
 # unsure. Below is the beginning of the text, with the characters that the sampler holds at that step.
@@ -1292,14 +1292,17 @@ plt.show()
 
 # %% [markdown]
 # * **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright
-#   longest are the free choices of the grammar: the name at the very beginning, the animal from
-#   position 17, its trouble, the help that it gets.
-# * **What belongs together settles together.** The animal comes back at position 86. Until step 25
-#   both places are unsure, and then both get dark.
+#   longest are the free choices of the grammar: the planted thing, the place, what is done every day.
+# * **What belongs together should settle together.** The thing that grows is first named at position 75
+#   and comes back at 122. Up to step 14 both places are unsure. Then the first gets dark, and the second
+#   stays bright for almost twenty steps more: the network has not seen that the two must agree. In the
+#   end it draws anew. So Toby grows one thing and gives away another. Here you see the flaw of a
+#   sample being born, and what this network has yet to learn. [Chapter 9](09_evaluation.ipynb) counts
+#   such flaws.
 # * **Color and characters tell different things.** After 24 steps the text still looks like noise,
-#   and the model is sure of it. It sees through the noise that is left; the remaining steps only take
+#   and the model is sure of most of it. It sees through the noise that is left; the remaining steps only take
 #   it away, and mend what was drawn wrong.
-# * **Errors are born where it is bright.** All bright places draw in the same step and cannot hear
+# * **Errors are also born where all is bright.** Bright places draw in the same step and cannot hear
 #   each other. In the run of 4 steps, the animal is spelled one way when it comes and another way
 #   when it comes back.
 
