@@ -961,9 +961,10 @@ for temperature in (0.5, 1.0, 1.5):
 # %% [markdown]
 # ## How surprising is that?
 #
-# The judge at work. A story of the grammar costs a fraction of a bit for each character. One wrong
-# pronoun makes it dearer, and a text about something else costs as much as noise. (A text drawn from all
-# 106 tokens alike costs 6.7 bits. One that the model holds to be all but impossible can cost more.)
+# The judge at work. A story of the grammar costs a fraction of a bit for each character, and one wrong
+# pronoun in it half as much again. Pure noise, drawn from all 106 tokens alike, costs 6.7 bits to somebody
+# who knows that it is noise. A text about something else costs *our* model far more: it has only ever read
+# stories, and holds everything else to be all but impossible.
 
 # %%
 good = (
