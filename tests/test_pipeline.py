@@ -6,7 +6,7 @@ import os
 import pickle
 import shutil
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +202,7 @@ def test_a_pushed_pipeline_comes_back(tmp_path):
             return f"uploaded {repo_id}"
 
     pipeline = tiny_pipeline(sigma_max=9.0)
+    pipeline.config = replace(pipeline.config, step=7)  # as after more training
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_mixin, "HfApi", Hub)
         assert pipeline.push_to_hub("user/model") == "uploaded user/model"

@@ -218,7 +218,8 @@ def test_a_bad_call_overwrites_nothing(arguments, reason, run, tmp_path, monkeyp
 
 
 def test_an_interrupt_leaves_the_old_file(run, tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(path: Path, *_):
+        path.write_text("half of the n")
         raise KeyboardInterrupt
 
     (tmp_path / "old.txt").write_text("old")
