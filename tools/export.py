@@ -182,6 +182,9 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
             outputs[f"tests/test_{module}.py"] = test_output(chapter, cells)
     for folder in ("ddlm_core", "tests"):
         (stage / folder).mkdir()
+    for folder in ("apps", "views"):  # written by hand; what is generated imports some of it
+        if (root / "ddlm_core" / folder).exists():
+            (stage / "ddlm_core" / folder).symlink_to(root / "ddlm_core" / folder)
     inits = init_texts(chapters, root)
     for path, text in inits.items():
         (stage / path).write_text(text, encoding="utf-8")
