@@ -499,9 +499,8 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
 # ## How surprising is a text?
 #
 # A model that writes can also judge. [Chapter 5](05_loss.ipynb) bounds $-\log p(x_0)$, the surprise of a
-# text, from above, and [chapter 8](08_training.ipynb) has the function that estimates the bound,
-# `window_nats`: it puts noise on a window, once, at one level, and asks the network about it. For a
-# text of $N$ characters, cut into windows $w$, we want
+# text, from above: it puts noise on a window, at many levels, and asks the network about each. For a text of $N$
+# characters, cut into windows $w$, we want
 #
 # $$ b = \frac{1}{N \ln 2} \sum_w \mathcal L(w) $$
 #
@@ -882,8 +881,8 @@ animation
 # The player has all steps at once. Code that wants to act *while* the text is written, such as a web page
 # or a progress bar, takes them one by one. Here are some steps of the same run, with the noise that
 # is left and the number of characters that the step changed. (`!r` shows a line break as `\n`.) Our
-# schedule is the `cosine` of chapter 7: the steps get shorter towards the end. On this model as well it
-# makes more flawless stories than equal steps, `fraction`; the model card counts them.
+# schedule is the `cosine` of chapter 7: the steps get shorter towards the end. With few steps it makes more
+# flawless stories than equal steps, `fraction`; [chapter 9](09_evaluation.ipynb) counts them.
 
 # %%
 for step in pipeline.generate_streaming(seed=4, num_steps=num_steps):
