@@ -672,7 +672,7 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
 # `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view. A
 # notebook that finds `_repr_html_` shows the player. `play_in_terminal` redraws the text in place;
 # `save` writes a page or a GIF. All of these views live beside the player's files, in
-# [`ddlm_core/views`](../ddlm_core/views), and are imported only when they are called: they have nothing
+# [`ddlm_core/views`](../ddlm_core/views/player.py), and are imported only when they are called: they have nothing
 # to teach about diffusion.
 
 # %% tags=["export:animation"]
