@@ -94,7 +94,7 @@ shown = ["�", "", "a", "b", "c"]
 # | $L$ | – | number of tokens in a text |
 # | $B$ | – | number of texts that are handled together, a *batch* |
 #
-# After the two special tokens comes everything on an English keyboard, and then the seven typographic marks
+# After the two special tokens comes everything on a US keyboard, and then the seven typographic marks
 # that printed stories use: four quotation marks, two dashes, and the ellipsis.
 
 # %% tags=["export"]
@@ -228,7 +228,7 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 # It looks up a long text in blocks. The code points of a text need four bytes a character, and the
 # look-up eight more, so a text of a gigabyte would ask for twelve more. A block asks for less than one
 # megabyte, whatever the text. What surprised us: we cut the text to save memory, and it became twice as
-# fast too, because a block stays in the processor's cache. Compared with the dictionary, it is thirty times as
+# fast too, probably because a block stays in the processor's cache. Compared with the dictionary, it is thirty times as
 # fast (`python benchmarks/tokenizer.py`, on one core of an AMD EPYC; run it on yours).
 
 # %% tags=["export"]
@@ -308,7 +308,7 @@ tokenizer.decode(tokenizer.encode(menu)), tokenizer.unknown_characters(menu)
 # for punctuation, none for white space (`␣` space, `⏎` line end). The heart is not in our
 # vocabulary: it is the one framed cell. The last cells are striped, with a dot: they are `<PAD>`, the
 # story is over. To the model, `<PAD>` is a token like all others. It learns to write it, and that is how a
-# story gets to say "the end".
+# story gets to say "the end". (Noise can also write a `<PAD>` into the middle. `decode` then skips it.)
 
 # %% tags=["hide-input"]
 from html import escape
@@ -399,8 +399,8 @@ test_round_trip()
 test_unknown_characters_are_replaced_one_for_one()
 
 # %% [markdown]
-# Two more things that can be tried in full. Does the table say what a dictionary says? We ask for every code
-# point that exists, all 1,114,112 of them, in one text of many blocks. And does a vocabulary that comes from a
+# One thing can be tried in full: does the table say what a dictionary says? We ask for every code
+# point that exists, all 1,114,112 of them, in one text of many blocks. Another, with examples: does a vocabulary that comes from a
 # file work the same, or say why it cannot?
 
 # %% tags=["test"]
@@ -479,7 +479,8 @@ test_bad_ids_are_refused()
 #
 # Your stories are French? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
 # stay. Two tests must fail: `test_the_vocabulary_is_the_promised_one`, because it lists the 106 tokens, and
-# `test_bad_ids_are_refused`, because 106 has become a good id. Teach them the new list. The command:
+# `test_bad_ids_are_refused`, because 106 has become a good id. (So do the exercises below, which count on 106.) Teach
+# them the new list. The command:
 # `make export && pytest tests/test_tokenizer.py`.
 #
 # One thing that a test cannot save you from: a model trained with the old list cannot use the new one.

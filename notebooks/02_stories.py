@@ -217,7 +217,7 @@ rng = random.Random(0)
 # ## Our world
 #
 # Six stories are soon learned. This is the world that the model of this book lives in. First its heroes, 24
-# children. The name settles three pronouns.
+# children. The name settles three forms of its pronouns.
 
 # %% tags=["export"]
 _SHE = {"he": "she", "He": "She", "his": "her"}
@@ -296,8 +296,8 @@ PLOTS = (
 )
 
 # %% [markdown]
-# `sample` draws stories from it. It takes a seed, and never touches the global random state, so the same
-# call gives the same stories on every machine. `MAX_LENGTH` is the size of the window that a model reads.
+# `sample` draws stories from it. It takes a seed, so the same call gives the same stories on every
+# machine, and it never touches the global random state. `MAX_LENGTH` is the size of the window that a model reads.
 
 # %% tags=["export"]
 STORIES = Grammar(PLOTS, VARIABLES)
@@ -529,7 +529,8 @@ test_agreement_spans_the_story()
 # the exact number. Do the choices first and leave the fields open. What comes out is a **skeleton**, such
 # as `One day, {hero} lost {hero.his} {look} {thing} {place}. …`. There are only 534. Let $p_s$ be the
 # probability of skeleton $s$. The variables that it mentions can be filled in $n_s$ ways, the product of
-# the numbers of their words, and all are equally likely. So each of these stories has the probability
+# the numbers of their words, and all are equally likely. So each of these stories has the probability (if no
+# text can be told in two ways, which we prove below)
 # $p_s / n_s$ and the surprise $\log(n_s/p_s)$, and there are $n_s$ of them:
 #
 # $$ H = \sum_s n_s \cdot \frac{p_s}{n_s}\,\log\frac{n_s}{p_s} = \sum_s p_s \log\frac{n_s}{p_s},
@@ -572,7 +573,7 @@ print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits a story")
 # %% [markdown]
 # Fewer than 19 nats: with about 28 well chosen questions, answered by yes or no, you would know the story.
 # Guessing all 160 characters of a window evenly among the 106 tokens would cost $160 \log 106 = 746$ nats.
-# The rest, 727 nats, is spelling, phrases and agreement: that is what a model can learn.
+# The rest, 727 nats, is spelling, phrases, agreement and padding: that is what a model can learn.
 #
 # The checks: on the small worlds, count and entropy must be what the lists say. On the full one, the
 # surprise of samples must meet the entropy, on average, within four standard errors (by chance, a right
@@ -756,7 +757,7 @@ print(f"{entropy() / math.log(2) / MAX_LENGTH:.4f} bits per token of the window"
 # In later chapters a model fills windows of 160 tokens, and we ask: which fraction of them is *flawless*? A
 # window is flawless if its tokens are one story and then only `<PAD>`. Looking at the decoded text is
 # not enough: `<PAD>` decodes to nothing, so a window with a hole in the middle of a story would look fine.
-# But padding the decoded text once more would not give the hole back, so we do that, and compare.
+# So we pad the decoded text again and compare: a hole does not come back.
 
 
 # %% tags=["export"]
@@ -822,7 +823,7 @@ test_a_flawless_window_is_a_story_and_then_padding()
 #
 # Then a plausible mistake. You want more balls, so you write `ball` twice among the things. Stories are still
 # told, and `log_prob` is still right, because it adds. But the entropy is now too large, by 0.05 nats, and a
-# thousand samples are too few to show it. The two tests that need no luck fail:
+# thousand samples are too few to show it. The two sharper tests fail:
 # `test_a_plot_has_one_surprise_and_entropy_is_their_average` and `test_one_text_has_one_way_to_be_told`.
 #
 # And a `trampoline` among the things makes `test_every_story_fits_into_a_window` fail, because words of a

@@ -192,7 +192,7 @@ transition_matrix(1.0, 3)[0]
 torch.linalg.matrix_exp(1.0 * rate_matrix(3))[0]
 
 # %% [markdown]
-# The same, for one noise and one alphabet. The tests compare them for all sizes that this book uses and all
+# The same, for one noise and one alphabet. The tests compare them for five sizes and eight
 # noise levels, from none to almost chaos. They also look at $Q$ itself, and at steps that get shorter: their
 # error must shrink.
 
@@ -304,8 +304,9 @@ test_noise_adds_up()
 # %% [markdown]
 # ## A clock: how fast should the noise come?
 #
-# Up to here noise had no speed. Let $\sigma(t) > 0$ be the rate of redraws at time $t$. In a short time $dt$
+# Up to here the speed was one redraw per unit of time, so time and noise were the same number. Let $\sigma(t) > 0$ be the rate of redraws at time $t$. In a short time $dt$
 # the noise $\sigma(t)\,dt$ comes, so by time $t$ its total is $\bar\sigma(t)$, with $d\bar\sigma/dt = \sigma$.
+# (A little noise, $\bar\sigma(0)$, may have come before $t = 0$.)
 #
 # Let $p(t)$ be the row of probabilities of the $V$ tokens at time $t$. A short step multiplies it by
 # $I + \sigma(t)\,dt\,Q$. Subtract $p(t)$ and divide by $dt$:
@@ -521,7 +522,7 @@ lower.text(almost_gone - 0.01, 20, gone, ha="right", va="center")
 plt.show()
 
 # %% [markdown]
-# More than a third of all times show a text with nothing to repair. Why? For small noise the redrawn
+# More than a third of all times show a text with almost nothing to repair. Why? For small noise the redrawn
 # fraction $1 - e^{-\bar\sigma}$ is about $\bar\sigma$ itself, so "1 % redrawn" is $\bar\sigma = 10^{-2}$. The clock walks
 # evenly on the axis of factors, and gives a factor of 10 the same time wherever it is. From $10^{-4}$ to
 # $10^{-2}$ it walks a factor of 100, on its way through a factor of 200,000:

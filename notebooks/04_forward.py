@@ -263,7 +263,7 @@ for sigma_bar in (0.05, 0.5, 5.0):
 #
 # Draw many times, count, compare. First look. The figure shows what 20,000 copies of token 2, of five,
 # turn into at three noise levels. Bars are the measured shares, the short horizontal lines are the
-# formula. At 0.2 nearly all are still 2, at 3 the five are almost level, and each line sits on its bar.
+# formula. At 0.2 six in seven are still 2, at 3 the five are almost level, and each line sits on its bar.
 
 # %% tags=["hide-input"]
 # alt: Three bar charts of the tokens 0 to 4 after noise 0.2, 0.8 and 3. The bar of token 2 falls from
@@ -345,8 +345,8 @@ tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for 
 # %% [markdown]
 # So we trust the yardstick, and let it judge. The dice are wrong if the tail is below one in a million
 # (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
-# still betray dice that are off by a few percent. First test: every start, so that both the one unmoved outcome and
-# the four moved ones are counted, at five noise levels that share one batch, each text with its own
+# still betray dice that are off by two percentage points. First test: every start, for no token may be treated differently,
+# at five noise levels that share one batch, each text with its own
 # noise. Second: two doses of 0.3 and 0.5 must look like one of 0.8. Third: *pairs* of neighbors, 25
 # outcomes, because characters must be redrawn independently of each other.
 
@@ -449,8 +449,8 @@ test_wrong_shapes_are_refused()
 # measured, each on 20,000 characters from `perturb_batch`; they lie on the curve.
 
 # %% tags=["hide-input"]
-# alt: An S-shaped curve over total noise from 0.0001 to 20: no character differs up to 0.01, half of
-#  them at 0.7, 99 in 100 from 5 on. Dots, measured, lie on it.
+# alt: An S-shaped curve over total noise from 0.0001 to 20: hardly any character differs up to 0.01, half of
+#  them at 0.7, 98 in 100 from 5 on. Dots, measured, lie on it.
 levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
 dots = levels[::14]
 clean = torch.zeros(len(dots), 20_000, dtype=torch.int64)
@@ -731,8 +731,8 @@ class Animation:
 # %% [markdown]
 # How do you test a player without a browser? By undoing the differences in ten lines of Python: every
 # frame must come back, also when frames were left out. Then: nothing in the page asks for anything from
-# elsewhere; a text full of `<b>` and `</script>` stays text; 64 frames of 256 characters, with far more
-# changes than a real run has, stay under 25 kB; and the files that `save` writes are what they should be.
+# elsewhere; a text full of `<b>` and `</script>` stays text; 64 frames of 256 characters, with as many
+# changes as a long run has, stay under 25 kB; and the files that `save` writes are what they should be.
 
 
 # %% tags=["test:animation"]

@@ -104,7 +104,7 @@ before
 #
 # And we need few of them. Each position jumps on its own, so two jumps in one short moment have a
 # probability of order $\Delta^2$: we may forget them. The neighbors of a text $x_t$ are the texts that
-# differ from it in one position: $L$ positions times $V$ characters. With $f$, each would
+# differ from it in one position: $L$ positions times $V - 1$ characters. With $f$, each would
 # cost a run of the network. Ours answers for all of them in one run, with a table of shape $(L, V)$, where entry $(i, y)$ stands for
 #
 # $$ s(x_t)^i_y = \frac{p_t(x_t \text{ with character } i \text{ replaced by } y)}{p_t(x_t)}. $$
@@ -316,7 +316,7 @@ plt.show()
 # %% [markdown]
 # ## One step before coding: no cancellation
 #
-# Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ each can be a million, and
+# Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ each can be several millions, and
 # `float32` carries seven digits: the sum would be noise. Put $d_y = \log s_y - \log a_y$, the error of
 # the logarithm, so that $s_y = a_y e^{d_y}$ and $\log s_y = \log a_y + d_y$. Then the logarithms of $a$
 # cancel on paper, $a_ye^{d_y} - a_y(\log a_y + d_y) + a_y\log a_y - a_y$, and what remains is
@@ -433,7 +433,7 @@ for vocab_size in (2, 3, 27, 106):
     test_loss_equals_the_sum(vocab_size)
 
 # %% [markdown]
-# Two more promises. The loss is never negative, whatever the network says ([hypothesis](https://hypothesis.works)
+# Three more promises. The loss is never negative, whatever the network says ([hypothesis](https://hypothesis.works)
 # invents the inputs, and tries to break it). It is 0 with a zero gradient exactly at the truth. And a network that says something absurd gets a large loss, or an
 # infinite one, but never `nan`.
 
@@ -546,12 +546,13 @@ def slipped_loss(log_score, sigma_bar, x_t, x_0):
 # It looks like a loss, and training with it goes down. Collect what stands at $y = x_0$, times $V-1$:
 # $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its slope $1 - \big(1+\kappa+\tfrac{V-2}{V-1}\big)/s$ is
 # zero at $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. That matters little while $\kappa$ is large,
-# and a lot at high noise, where a text gets its first shape.
+# and more at high noise, where a text gets its first shape. (Averaged over what $x_0$ may have been, the surplus is about
+# $p(x_0 = y\mid x_t)$.)
 #
 # The figure shows both losses against $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the
 # truth. The exact loss touches zero at the true ratio, 1.72 (dotted vertical line). The slipped one
-# (dashed) is lowest at 2.71, and *negative* at the truth. So it gets clamped at 0, and then learns
-# nothing at all near the truth. A loss that needs a clamp is asking for help.
+# (dashed) is lowest at 2.71, and *negative* at the truth. In the code that we read it is then clamped
+# at 0, and learns nothing at all near the truth. A loss that needs a clamp is asking for help.
 
 # %% tags=["hide-input"]
 # alt: Two valleys over the predicted ratio. The exact loss touches zero at the true ratio 1.72. The
@@ -1226,7 +1227,7 @@ test_prior_kl()
 # over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
 # $\bar\sigma$: then areas are nats, because $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The
 # filled area belongs to the true score. The dashed line belongs to a network that knows nothing
-# ($s = 1$). Under it lie $\log 64 = 4.16$ nats (exercise 1 says why); between the two lies all that there is to learn.
+# ($s = 1$). Under it lie $\log 64 = 4.16$ nats (the entropy of uniform texts, whose true score it is); between the two lies all that there is to learn.
 
 # %% tags=["hide-input"]
 # alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
@@ -1258,10 +1259,10 @@ for name, value in {
 # %% [markdown]
 # The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. We had expected far
 # less than that, and looked for a bug. There is none: it is the second crumb. Say the last step
-# sees `tet`. Was it `ten` or `net`? Drawn together, the letters give one of the two. Drawn one by
+# sees `tet`. Was it `ten`, `tea` or `net`? Drawn together, the letters give one of these. Drawn one by
 # one, they may give `nen`. With a smaller $\bar\sigma_{\min}$ this cost shrinks in proportion.
 #
-# There is a version without crumbs. The area between *any* two noise levels is exactly the
+# There is a version without crumbs. The area *under the true score* between any two noise levels is exactly the
 # information about $x_0$ that the noise destroys between them,
 #
 # $$ \begin{aligned}
@@ -1386,7 +1387,8 @@ test_area_does_not_depend_on_the_clock()
 
 # %% [markdown]
 # The mean is the same for every clock. What differs is the *spread* of single samples, and with it how
-# many it takes to learn anything. On our words no sampling is needed to know it. A sample is a weight
+# many it takes to *measure* the area. (Gradients are another matter; the spread is a first guess, and we try it below.)
+# On our words no sampling is needed to know it. A sample is a weight
 # $w = d\bar\sigma/du$ times a loss, so its mean square is
 # $\int w^2\,\mathbb E[\ell^2]\,du = \int w\,\mathbb E[\ell^2]\,d\bar\sigma$: one more weighted sum. The spread is
 # the root of this less the squared mean. We can even say what the best clock of all would reach. Since
@@ -1466,7 +1468,8 @@ for name, power in (("uniform in f", 1), ("f = u²", 2)):
 #
 # 1. In `score_entropy_loss`, weight with $1/(V-1)$: write `/ (vocab_size - 1)` in the last line.
 #    Guess which tests fail before you run them. (`test_loss_equals_the_sum`, of course, but also
-#    `test_bound_is_the_entropy_of_the_data`: the area is then 1.5 times the entropy for $V = 3$.)
+#    `test_bound_is_the_entropy_of_the_data`: the area is then twice the entropy for $V = 2$, the first world. And
+#    `test_area_is_the_information_destroyed`.)
 # 2. Leave $x_0$ in the sum over the others, the second half of the slip: scatter only
 #    `x_t[..., None]`. `test_loss_equals_the_sum` and `test_loss_is_zero_at_the_truth_only` fail.
 # 3. Add `-1e-3` to the loss. `test_loss_is_never_negative` fails, with the smallest example it

@@ -677,7 +677,7 @@ test_rotation_in_bfloat16_still_counts()
 # The $h$ heads do this side by side, with $s = d/h$ features each.
 #
 # **Normed queries and keys.** Nothing above stops $q$ and $k$ from growing. When they do, one $w_{ij}$ is
-# almost 1, the rest almost 0, the softmax is flat, and learning stalls. So before the turn we divide each query
+# almost 1, the rest almost 0, the derivative of the softmax is almost 0, and learning stalls. So before the turn we divide each query
 # and key by its root mean square, $q / \sqrt{\tfrac1s \sum_m q_m^2}$ (*RMS norm*), times a learned number for
 # each feature, 1 at first. A normed vector has the length $\sqrt s$, so by Cauchy–Schwarz
 # $|u_{ij}| \le \sqrt s\sqrt s/\sqrt s = \sqrt s$: 5.7 for heads of 32, as long as the learned numbers are 1.
@@ -841,8 +841,8 @@ test_each_gate_opens_its_branch()
 #
 # One piece is left. When a user gives part of a text and wants the rest (*infilling*, chapter 7), the given
 # characters are certain, whatever the noise. The network should know which ones. So `mask`, true where a token
-# is given, adds one learned vector `given` to those positions. (It hides nothing, other than the causal mask that
-# we left out.) The vector is zero at first, and a network that is never
+# is given, adds one learned vector `given` to those positions. (Unlike a causal
+# mask, it hides nothing.) The vector is zero at first, and a network that is never
 # told stays the same network. (*Departure:* SEDD fills in with the plain network, which cannot tell a
 # given character from a lucky one.)
 #
@@ -1004,9 +1004,9 @@ test_fresh_network_knows_nothing()
 # %% [markdown]
 # ## It wakes up from the top
 #
-# Head and gates are both zero, one behind the other. Is that not the double zero that we warned of? No: each
-# has a factor beside it that is not zero. The head multiplies the normed text, a gate multiplies a branch full
-# of random numbers. But they wake up one after the other. Here are four steps of plain gradient descent
+# Head and gates are both zero, one behind the other. Is that not the double zero that we warned of? No: the head
+# multiplies the text, which reaches it past the gates, so the head moves first. Then a gate, beside a branch full
+# of random numbers, feels a pull. They wake up one after the other. Here are four steps of plain gradient descent
 # on one text, and the size of the gradient in each part before each step:
 
 # %%
@@ -1282,8 +1282,8 @@ test_network_refuses_inputs_in_one_line()
 # ## How many numbers is that?
 #
 # A linear map from $a$ to $b$ features has $ab$ weights and $b$ biases. Go through the picture, with
-# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $c$ the width of the noise vector, and no biases in the
-# blocks:
+# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $c$ the width of the noise
+# vector, and no biases in attention and feed-forward:
 #
 # $$ \underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2c(c+1)}_{\text{noise}}
 #    + n\big[\underbrace{6d(c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}

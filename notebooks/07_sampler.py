@@ -281,8 +281,8 @@ test_euler_step_is_a_distribution_however_long()
 # $$ p(x_s = y\mid x_t) \;=\; \hat s_y \cdot\Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}V\Big). $$
 #
 # The paper calls this the discrete Tweedie theorem, after its Gaussian relative. The right side
-# sums to 1 over $y$ by itself, for the sum is $p_t(x_t)/p_t(x_t)$. With a network's score it nearly
-# does, and we normalize.
+# sums to 1 over $y$ by itself, for the sum is $p_t(x_t)/p_t(x_t)$. So it does for any score that is 1 at
+# $x_t$. But with a network's score an entry can be negative: we clamp it to 0, and then normalize.
 
 # %% tags=["export"]
 from ddlm_core.forward import transition
@@ -681,8 +681,8 @@ test_generators_depend_on_seed_and_number_alone()
 #
 # **Temperature.** A language model with temperature $T$ draws from $q^{1/T}$, normalized: below 1 the
 # probable gets more probable. We apply it to *what the model believes*, to $q$, and not to the
-# probabilities of the step. Those also contain the noise, which is no opinion: of a letter that the
-# step must keep noisy, all others *have* to be equally likely. Sharpen them and the text arrives at
+# probabilities of the step. Those also contain the noise that must stay, which is no opinion: a
+# letter that is still redrawn at this level has to be any letter with equal chance. Sharpen them and the text arrives at
 # a noise level that the network does not expect.
 #
 # `inference_mode` (no gradients are prepared, which saves time) is on for this function alone. It
@@ -1131,8 +1131,8 @@ for method in ("analytic", "euler"):
 test_short_steps_near_the_text_pay()
 
 # %% [markdown]
-# Read the last line of the table against the first: sixteen steps of `cosine` do what thirty-two of
-# `linear` do. We did not expect this direction. Work on masked models usually begins with short
+# Read the third line of the table against the first, and the fourth against the second: sixteen steps of
+# `cosine` do what thirty-two of `linear` do. We did not expect this direction. Work on masked models usually begins with short
 # steps and ends with long ones; here it is the other way round.
 #
 # The next figure shows why. It gives the price of one step: the total variation between the true
@@ -1332,9 +1332,9 @@ for told in (True, False):
 
 # %% [markdown]
 # Told, even a single step is exact, since there is only one letter to write. Not told, the
-# distribution stays wrong by 13 % however many steps we take. The reason: leaving the *b* there
+# distribution is still wrong by 13 % after 1,024 steps. The reason: leaving the *b* there
 # makes the model answer for $p_t$ given a *noisy* letter that happens to be *b*. What we want is
-# $p_t$ given that the *clean* letter is *b*. The two agree only at the very end. So, other than the
+# $p_t$ given that the *clean* letter is *b*. The two agree only at the very end. So, unlike the
 # paper's sampler, which puts the given tokens back and no more, ours passes the mask on, and
 # [chapter 8](08_training.ipynb) trains the network with spans that it knows are given.
 #

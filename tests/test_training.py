@@ -118,7 +118,8 @@ def test_the_second_term_is_the_surprise_at_the_clean_characters():
 def test_learning_rate_and_average():
     factors = [learning_rate_factor(step, 100, 10, 0.4) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9:61] == [1.0] * 52
-    assert factors[80] == pytest.approx(0.5) and factors[100] == 0
+    assert factors[70] == pytest.approx(0.75) and factors[80] == pytest.approx(0.5)
+    assert factors[100] == 0
     old, new = nn.Linear(2, 2), nn.Linear(2, 2)
     before = old.weight.detach().clone()
     update_average(old, new, decay=0.9, step=10**6)
