@@ -542,8 +542,9 @@ def draw_noise(
 # by the model's posterior of chapter 5. It asks for nothing new. The same $q$ makes both terms smallest: the true
 # one. But it weighs the noise levels differently. Score entropy counts the *rate* of repairs, so a level with
 # few wrong characters weighs as much as one with many; the posterior asks about every character at every level.
-# What it brings, `python benchmarks/learning.py` measures beside the other choices of this chapter: on real text a
-# little, on our stories nothing that we could see. The validation figure is the pure bound in all cases.
+# Does it pay? `python benchmarks/learning.py` asks. In 400 steps on TinyStories, one seed, it came to 3.99 bits a
+# character with the second term and 3.87 without. On our stories we saw no difference. The bundled model was trained
+# with it; a longer trial has to show whether it stays. The validation figure is the pure bound in all cases.
 
 # %% tags=["export"]
 from collections.abc import Sequence
