@@ -89,7 +89,7 @@ def bare_step(trainer: Trainer, x_0: Tensor) -> Callable[[], None]:
     def step() -> None:
         drawn = draw_noise(x_0, config, model.config.vocab_size, generator)
         with trainer.accelerator.autocast():
-            loss = training_loss(model, drawn, config.posterior_weight)
+            loss = training_loss(model, drawn, config.objective)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

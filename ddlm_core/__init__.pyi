@@ -56,6 +56,7 @@ from .model import NoiseEmbedding as NoiseEmbedding
 from .model import check_config as check_config
 from .model import check_input as check_input
 from .model import modulated_norm as modulated_norm
+from .model import neighbors as neighbors
 from .model import noise_features as noise_features
 from .model import rotary_angles as rotary_angles
 from .model import rotate as rotate

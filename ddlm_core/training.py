@@ -24,9 +24,7 @@ from ddlm_core.data import WindowSampler
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
-    denoiser_log_score,
     free_mean,
-    log_posterior,
     low_discrepancy_times,
     prior_kl,
     score_entropy_loss,
@@ -65,7 +63,7 @@ class TrainingConfig:
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
-    posterior_weight: float = 1.0  # of the second term of the loss; 0 for score entropy alone
+    objective: str = "guess"  # or "score_entropy", the integrand of the bound
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
     torch_compile: bool = False
     gradient_checkpointing: bool = False
@@ -88,7 +86,7 @@ class TrainingConfig:
 
 
 _WHOLE, _ANY = (int, int | None), (float, float | None)
-_FROM_ZERO = ("num_workers", "warmup_steps", "seed", "posterior_weight")
+_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
 _SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
 
 
@@ -101,8 +99,12 @@ def _check(config: TrainingConfig) -> None:
         if not (right and low <= value <= high or value is None and f.type not in (int, float)):
             kind = "a whole number" if whole else "a number"
             raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
-    if config.optimizer not in ("muon", "adamw"):
-        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer!r}")
+    for name, known in (
+        ("optimizer", ("muon", "adamw")),
+        ("objective", ("guess", "score_entropy")),
+    ):
+        if (value := getattr(config, name)) not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
 
 
 def proposal_times(
@@ -150,17 +152,16 @@ def draw_noise(
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
-def training_loss(model: nn.Module, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
+def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "guess") -> Tensor:
     """The objective on what :func:`draw_noise` gave, in nats per token: a scalar."""
     x_0, x_t, mask, sigma_bar, weight = drawn
-    if not posterior_weight:
+    if objective == "guess":
+        log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
+        losses = -log_q.gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    else:
         losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
-        return (weight * free_mean(losses, mask)).mean()
-    log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
-    log_score = denoiser_log_score(log_q, sigma_bar, x_t)
-    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    losses = weight[:, None] * score_entropy_loss(log_score, sigma_bar, x_t, x_0)
-    return free_mean(losses - posterior_weight * right, mask).mean()
+        losses = weight[:, None] * losses
+    return free_mean(losses, mask).mean()
 
 
 class Objective(nn.Module):
@@ -168,15 +169,15 @@ class Objective(nn.Module):
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         super().__init__()
-        self.model, has_posterior = model, model.config.parametrization == "denoiser"
-        self.posterior_weight = config.posterior_weight * has_posterior
+        guesses = model.config.parametrization == "denoiser"  # else there is no guess to grade
+        self.model, self.objective = model, config.objective if guesses else "score_entropy"
         for block in model.blocks if config.gradient_checkpointing else ():
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.torch_compile:
             model.logits = torch.compile(model.logits)
 
     def forward(self, *drawn: Tensor) -> Tensor:
-        return training_loss(self.model, drawn, self.posterior_weight)
+        return training_loss(self.model, drawn, self.objective)
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:

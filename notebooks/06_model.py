@@ -277,7 +277,7 @@ class DiscreteDiffusionConfig:
     """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
 
     block_size: int = 256  # longest text, in tokens
-    n_layer: int = 6
+    n_layer: int = 6  # blocks in all, shared out by share_blocks
     n_head: int = 4
     n_embd: int = 128
     cond_dim: int = 64  # width of the noise-level embedding
@@ -690,22 +690,26 @@ test_rotation_in_bfloat16_still_counts()
 
 # %% tags=["export"]
 class Attention(nn.Module):
-    """Every position looks at every other, to the left and to the right: (B, L, n_embd) → same."""
+    """Each position of x (B, L, n_embd) listens where ``sees`` lets it among ``heard`` (B, M, n_embd)."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
         self.heads = config.n_head
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.query = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.key_value = nn.Linear(config.n_embd, 2 * config.n_embd, bias=config.bias)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        qkv = self.qkv(x).to(self.query_norm.weight.dtype)  # norms and angles in full precision
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, h, L, s)
-        q, k = rotate(self.query_norm(q), angles), rotate(self.key_norm(k), angles)
+    def forward(self, x: Tensor, heard: Tensor, angles: Tensor, sees: Tensor) -> Tensor:
+        exact = self.query_norm.weight.dtype  # norms and angles in full precision
+        q = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, L, s)
+        k, v = self.key_value(heard).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, s)
+        q = rotate(self.query_norm(q), angles)
+        k = rotate(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, sees)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -800,9 +804,13 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cond: Tensor, angles: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
+    ) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        seen = self.attention(modulated_norm(x, shift_a, scale_a), angles)
+        asks = modulated_norm(x, shift_a, scale_a)
+        heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
+        seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
         thought = self.feed_forward(modulated_norm(x, shift_f, scale_f))
         return x + gate_f * self.dropout(thought)
@@ -894,6 +902,12 @@ from huggingface_hub import PyTorchModelHubMixin
 from ddlm_core.loss import denoiser_log_score
 
 
+def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors of the tokens on the left and on the right, nothing at the ends: (B, L, n_embd)."""
+    padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)
+    return padded[:, :-2] + places, padded[:, 2:] + places
+
+
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
 
@@ -905,6 +919,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.readers = (config.n_layer - 1) // 2  # blocks of each reader; the rest answer
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)
@@ -914,15 +929,28 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config)
-        x = self.embedding(input_ids) + self.places[: input_ids.shape[1]]  # (B, L, n_embd)
+        x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        for block in self.blocks:
-            x = block(x, cond, angles)
+        x = self.listen(x, cond, angles)
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def listen(self, x: Tensor, cond: Tensor, angles: Tensor) -> Tensor:
+        """What each position can know from all the others, and not from itself: (B, L, n_embd)."""
+        left, right = neighbors(x, self.places[: x.shape[1]])
+        before = torch.ones(*angles.shape[:1] * 2, dtype=torch.bool, device=x.device).tril()
+        for block in self.blocks[: self.readers]:
+            left = block(left, None, cond, angles, before)
+        for block in self.blocks[self.readers : 2 * self.readers]:
+            right = block(right, None, cond, angles, before.T)
+        heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
+        answer = left + right
+        for block in self.blocks[2 * self.readers :]:
+            answer = block(answer, heard, cond, angles, sees)
+        return answer
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""

@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.data import evaluation_loader, setup_dataloaders
-from ddlm_core.loss import compute_loss
+from ddlm_core.forward import transition
+from ddlm_core.loss import compute_loss, denoiser_log_score, score_entropy_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.training import (
@@ -40,6 +40,7 @@ from ddlm_core.training import (
         {"noise_power": -1.0},
         {"ema_decay": 1.5},
         {"optimizer": "sgd"},
+        {"objective": "elbo"},
         {"context_length": 2.5},
         {"seed": -1},
         {"num_workers": True},
@@ -74,6 +75,20 @@ def test_given_spans():
     assert not draw_given((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
 
 
+def test_surprise_is_score_entropy_integrated_over_the_own_noise():
+    tau = torch.logspace(-7, 1.6, 2001, dtype=torch.float64)
+    log_q = torch.tensor([0.05, 0.3, 0.1, 0.2, 0.34, 0.01], dtype=torch.float64).log()
+    for clean in range(6):
+        x_0, area = torch.full((2001, 1), clean), 0.0
+        weights = transition(x_0, tau, 6)[:, 0]  # (2001, 6): chances of the noisy letter
+        for seen in range(6):
+            x_t = torch.full_like(x_0, seen)
+            log_score = denoiser_log_score(log_q.expand(2001, 1, 6), tau, x_t)
+            area = area + weights[:, seen] * score_entropy_loss(log_score, tau, x_t, x_0)[:, 0]
+        area = torch.trapezoid(area, tau).item()
+        assert area == pytest.approx(-log_q[clean].item(), rel=1e-4)
+
+
 def tiny_network(**changes):
     """A network of a few thousand weights, no longer at its start."""
     torch.manual_seed(0)
@@ -85,34 +100,36 @@ def tiny_network(**changes):
     return model
 
 
-def test_parts_of_a_step_add_up():
+@pytest.mark.parametrize("objective", ["guess", "score_entropy"])
+def test_parts_of_a_step_add_up(objective):
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
-    whole = training_loss(model, drawn, 0)
-    parts = [training_loss(model, [values[k::4] for values in drawn], 0) for k in range(4)]
+    whole = training_loss(model, drawn, objective)
+    parts = [training_loss(model, [values[k::4] for values in drawn], objective) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
+    if objective == "score_entropy":
+        generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
+        t, weight = proposal_times(8, model.config.noise, generator=generator)
+        mask = draw_given((8, 160), 0.5, generator)
+        loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
+        torch.testing.assert_close((weight * loss).mean(), whole)
+    else:
+        log_q = model.denoise(drawn[1], drawn[3], drawn[2])
+        rows = [
+            (log_q[b, torch.arange(160), x_0[b]] * ~drawn[2][b]).sum() / (~drawn[2][b]).sum()
+            for b in range(8)
+        ]
+        torch.testing.assert_close(-sum(rows) / 8, whole)
 
-    generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
-    t, weight = proposal_times(8, model.config.noise, generator=generator)
-    mask = draw_given((8, 160), 0.5, generator)
-    loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
-    torch.testing.assert_close((weight * loss).mean(), whole)
 
-
-def test_the_second_term_is_the_surprise_at_the_clean_characters():
-    model, config = tiny_network(), TrainingConfig(given_share=0.5)
-    x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
-    _, x_t, mask, sigma_bar, _ = drawn
-    stay = 1 + 106 / torch.expm1(sigma_bar)[:, None, None]  # by hand: q times the evidence of x_t
-    joint = model.denoise(x_t, sigma_bar, mask).exp()
-    joint = joint * torch.where(torch.nn.functional.one_hot(x_t, 106) > 0, stay, 1.0)
-    right = (joint / joint.sum(-1, keepdim=True)).gather(-1, x_0[..., None])[..., 0]
-    free = ~mask
-    surprise = -(right.log() * free).sum(-1) / free.sum(-1).clamp(min=1)
-    both = Objective(model, replace(config, posterior_weight=0.5))(*drawn)
-    torch.testing.assert_close(both - training_loss(model, drawn, 0), 0.5 * surprise.mean())
+def test_a_network_of_scores_is_trained_on_score_entropy():
+    model = tiny_network(parametrization="score")
+    drawn = draw_noise(
+        torch.full((2, 160), 7), TrainingConfig(), 106, torch.Generator().manual_seed(2)
+    )
+    expected = training_loss(model, drawn, "score_entropy")
+    assert torch.equal(Objective(model, TrainingConfig())(*drawn), expected)
 
 
 def test_learning_rate_and_average():
