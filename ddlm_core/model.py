@@ -3,17 +3,20 @@
 """The denoising transformer."""
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from ddlm_core.loss import denoiser_log_score
+from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'check_input', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'check_input', 'DiscreteDiffusionTransformer']  # fmt: skip
+
+GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
 
 @dataclass
@@ -28,7 +31,7 @@ class DiscreteDiffusionConfig:
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"
+    graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
@@ -37,8 +40,10 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        self.vocab = tuple(self.vocab)  # JSON knows lists only
         check_config(self)
+        self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
+        self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
+        _ = self.noise, self.tokenizer  # they check their own limits
 
     @property
     def vocab_size(self) -> int:
@@ -46,7 +51,7 @@ class DiscreteDiffusionConfig:
 
     @property
     def noise(self) -> GeometricNoise:
-        return GeometricNoise(self.sigma_min, self.sigma_max)
+        return self.kind.noise(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
@@ -65,10 +70,11 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
         raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", ("uniform",))):
+    for name, known in (("parametrization", ("denoiser", "score")), ("graph", GRAPHS)):
         if (value := getattr(config, name)) not in known:
             raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    _ = config.noise, config.tokenizer  # they check their own limits
+    if config.graph != "uniform" and config.parametrization == "score":
+        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
 
 
 def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
@@ -191,7 +197,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.graph = config, config.kind
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
@@ -227,7 +233,8 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if self.config.parametrization == "score":
             log_score = self.logits(input_ids, sigma_bar, mask)
             return log_score - log_score.gather(-1, input_ids[..., None])
-        return denoiser_log_score(self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids)
+        log_q = self.denoise(input_ids, sigma_bar, mask)
+        return self.graph.log_score(log_q, sigma_bar, input_ids)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

@@ -267,9 +267,13 @@ plt.show()
 
 # %% tags=["export"]
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
+from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
+
+GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
 
 @dataclass
@@ -284,7 +288,7 @@ class DiscreteDiffusionConfig:
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"
+    graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
@@ -293,8 +297,10 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        self.vocab = tuple(self.vocab)  # JSON knows lists only
         check_config(self)
+        self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
+        self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
+        _ = self.noise, self.tokenizer  # they check their own limits
 
     @property
     def vocab_size(self) -> int:
@@ -302,7 +308,7 @@ class DiscreteDiffusionConfig:
 
     @property
     def noise(self) -> GeometricNoise:
-        return GeometricNoise(self.sigma_min, self.sigma_max)
+        return self.kind.noise(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
@@ -330,10 +336,11 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
         raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", ("uniform",))):
+    for name, known in (("parametrization", ("denoiser", "score")), ("graph", GRAPHS)):
         if (value := getattr(config, name)) not in known:
             raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    _ = config.noise, config.tokenizer  # they check their own limits
+    if config.graph != "uniform" and config.parametrization == "score":
+        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
 
 
 # %% [markdown]
@@ -368,7 +375,8 @@ BAD_CONFIGS = {
     r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
     r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
     "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
-    "graph must be uniform, got 'absorbing'": {"graph": "absorbing"},
+    "graph must be uniform or absorbing, got 'ring'": {"graph": "ring"},
+    "absorbing graph needs the parametrization": {"graph": "absorbing", "parametrization": "score"},
     "noise limits must satisfy": {"sigma_min": 30.0},
     "a vocabulary starts with": {"vocab": "abc"},
 }
@@ -899,7 +907,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.graph = config, config.kind
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
@@ -935,7 +943,8 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if self.config.parametrization == "score":
             log_score = self.logits(input_ids, sigma_bar, mask)
             return log_score - log_score.gather(-1, input_ids[..., None])
-        return denoiser_log_score(self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids)
+        log_q = self.denoise(input_ids, sigma_bar, mask)
+        return self.graph.log_score(log_q, sigma_bar, input_ids)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

@@ -441,7 +441,8 @@ def proposal_times(
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
-    return noise.time(sigma_bar).float(), (slope / (sigma_bar * noise.log_growth)).float()
+    t = noise.time(sigma_bar)
+    return t.float(), (slope / noise.sigma(t)).float()
 
 
 # %% tags=["test"]
@@ -492,7 +493,7 @@ plt.show()
 from torch import nn
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import free_mean, score_entropy_loss
+from ddlm_core.loss import free_mean, graph_of
 
 
 def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
@@ -525,14 +526,15 @@ test_given_spans()
 
 # %% tags=["export"]
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, vocab_size: int, generator: torch.Generator
+    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
-    noise = GeometricNoise(config.sigma_min, config.sigma_max)
+    vocab_size, graph = model.config.vocab_size, graph_of(model)
+    noise = graph.noise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
     mask = draw_given(tuple(x_0.shape), config.given_share, generator)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
@@ -552,19 +554,17 @@ from functools import partial
 
 from torch.utils.checkpoint import checkpoint
 
-from ddlm_core.loss import denoiser_log_score, log_posterior
-
 
 def training_loss(model: nn.Module, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
     """The objective on what :func:`draw_noise` gave, in nats per token: a scalar."""
-    x_0, x_t, mask, sigma_bar, weight = drawn
+    (x_0, x_t, mask, sigma_bar, weight), graph = drawn, graph_of(model)
     if not posterior_weight:
-        losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
+        losses = graph.loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         return (weight * free_mean(losses, mask)).mean()
     log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
-    log_score = denoiser_log_score(log_q, sigma_bar, x_t)
-    right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    losses = weight[:, None] * score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+    log_score = graph.log_score(log_q, sigma_bar, x_t)
+    right = graph.log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
+    losses = weight[:, None] * graph.loss(log_score, sigma_bar, x_t, x_0)
     return free_mean(losses - posterior_weight * right, mask).mean()
 
 
@@ -607,7 +607,7 @@ def tiny_network(**changes):
 def test_parts_of_a_step_add_up():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, 0)
     parts = [training_loss(model, [values[k::4] for values in drawn], 0) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
@@ -622,7 +622,7 @@ def test_parts_of_a_step_add_up():
 def test_the_second_term_is_the_surprise_at_the_clean_characters():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     _, x_t, mask, sigma_bar, _ = drawn
     stay = 1 + 106 / torch.expm1(sigma_bar)[:, None, None]  # by hand: q times the evidence of x_t
     joint = model.denoise(x_t, sigma_bar, mask).exp()
@@ -742,11 +742,11 @@ def window_nats(
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
     t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
+    first, prior = noise.sigma_bar(torch.zeros_like(t)), graph_of(model).sample_prior
+    x_t = perturb_batch(x_0, first, model.config.vocab_size, None, generator, prior)
     last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
-    prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last[..., 0].log().mean(-1) + prior) * x_0.shape[1]
+    kl = prior_kl(noise.sigma_max, model.config.vocab_size).item()
+    return (diffusion - last[..., 0].log().mean(-1) + kl) * x_0.shape[1]
 
 
 # %% tags=["export"]
@@ -801,7 +801,7 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
     seed = hash((config.seed, trainer.step)) % 2**62
     torch.manual_seed(seed + engine.process_index)  # what dropout draws
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_noise(x_0.long(), config, trainer.model.config.vocab_size, generator)
+    drawn = draw_noise(x_0.long(), config, trainer.model, generator)
     total = torch.tensor([0.0, stop], device=engine.device)
     for part in range(engine.process_index, trainer.parts, engine.num_processes):
         mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
@@ -947,7 +947,7 @@ class Trainer:
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
-        noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
+        noise = graph_of(self.model).noise(self.config.sigma_min, self.config.sigma_max)
         return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:
@@ -1270,7 +1270,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 network = DiscreteDiffusionConfig(block_size=256, n_layer=10, n_head=10, n_embd=640, cond_dim=128)
 model, config = DiscreteDiffusionTransformer(network), TrainingConfig()
-drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, 106, torch.Generator().manual_seed(0))
+drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, model, torch.Generator().manual_seed(0))
 kept = {}  # what the forward pass keeps for the gradients: address → bytes
 own = {parameter.data_ptr() for parameter in model.parameters()}
 

@@ -47,7 +47,8 @@ BAD_CONFIGS = {
     r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
     r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
     "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
-    "graph must be uniform, got 'absorbing'": {"graph": "absorbing"},
+    "graph must be uniform or absorbing, got 'ring'": {"graph": "ring"},
+    "absorbing graph needs the parametrization": {"graph": "absorbing", "parametrization": "score"},
     "noise limits must satisfy": {"sigma_min": 30.0},
     "a vocabulary starts with": {"vocab": "abc"},
 }

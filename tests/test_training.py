@@ -88,7 +88,7 @@ def tiny_network(**changes):
 def test_parts_of_a_step_add_up():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, 0)
     parts = [training_loss(model, [values[k::4] for values in drawn], 0) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
@@ -103,7 +103,7 @@ def test_parts_of_a_step_add_up():
 def test_the_second_term_is_the_surprise_at_the_clean_characters():
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     _, x_t, mask, sigma_bar, _ = drawn
     stay = 1 + 106 / torch.expm1(sigma_bar)[:, None, None]  # by hand: q times the evidence of x_t
     joint = model.denoise(x_t, sigma_bar, mask).exp()
