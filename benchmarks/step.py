@@ -87,7 +87,7 @@ def bare_step(trainer: Trainer, x_0: Tensor) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        drawn = draw_noise(x_0, config, model.config.vocab_size, generator)
+        drawn = draw_noise(x_0, config, model, generator)
         with trainer.accelerator.autocast():
             loss = training_loss(model, drawn, config.objective)
         loss.backward()

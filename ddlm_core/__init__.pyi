@@ -1,4 +1,5 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
+from . import absorbing as absorbing
 from . import animation as animation
 from . import data as data
 from . import evaluation as evaluation
@@ -11,6 +12,15 @@ from . import sampler as sampler
 from . import stories as stories
 from . import tokenizer as tokenizer
 from . import training as training
+from .absorbing import ABSORBING as ABSORBING
+from .absorbing import MASK as MASK
+from .absorbing import LogLinearNoise as LogLinearNoise
+from .absorbing import all_masked as all_masked
+from .absorbing import mask_log_score as mask_log_score
+from .absorbing import mask_loss as mask_loss
+from .absorbing import mask_posterior as mask_posterior
+from .absorbing import open_masks as open_masks
+from .absorbing import with_mask as with_mask
 from .animation import ARROWS as ARROWS
 from .animation import PAD_MARK as PAD_MARK
 from .animation import Animation as Animation
@@ -37,15 +47,19 @@ from .evaluation import word_entropy as word_entropy
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
+from .loss import UNIFORM as UNIFORM
+from .loss import Graph as Graph
 from .loss import compute_loss as compute_loss
 from .loss import denoiser_log_score as denoiser_log_score
 from .loss import free_mean as free_mean
+from .loss import graph_of as graph_of
 from .loss import kappa as kappa
 from .loss import log_posterior as log_posterior
 from .loss import log_ratio as log_ratio
 from .loss import low_discrepancy_times as low_discrepancy_times
 from .loss import prior_kl as prior_kl
 from .loss import score_entropy_loss as score_entropy_loss
+from .model import GRAPHS as GRAPHS
 from .model import Attention as Attention
 from .model import Block as Block
 from .model import DiscreteDiffusionConfig as DiscreteDiffusionConfig
@@ -55,6 +69,7 @@ from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
 from .model import check_config as check_config
 from .model import check_input as check_input
+from .model import listen as listen
 from .model import modulated_norm as modulated_norm
 from .model import neighbors as neighbors
 from .model import noise_features as noise_features

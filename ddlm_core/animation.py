@@ -74,7 +74,8 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
         text = characters(frame.tokens, tokenizer)
         moved = [i for i in range(len(text)) if text[i] != before[i]]
         gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
-        steps.append([float(f"{frame.sigma_bar:.3g}"), gaps, "".join(text[i] for i in moved)])
+        noise = float(f"{frame.sigma_bar:.3g}") if frame.sigma_bar < float("inf") else "∞"
+        steps.append([noise, gaps, "".join(text[i] for i in moved)])
         before = text
     cleanest = min(range(len(frames)), key=lambda k: frames[k].sigma_bar)
     data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}

@@ -2,6 +2,8 @@
 
 """Corrupting text."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -57,12 +59,13 @@ def perturb_batch(
     vocab_size: int,
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
+    prior: Callable[..., Tensor] = sample_prior,
 ) -> Tensor:
     r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
 
     A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
-    on the device of ``generator``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
+    on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
@@ -73,4 +76,4 @@ def perturb_batch(
             got = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
         redraw = redraw & ~mask
-    return torch.where(redraw, sample_prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
+    return torch.where(redraw, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)

@@ -3,17 +3,20 @@
 """The denoising transformer."""
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from ddlm_core.loss import denoiser_log_score
+from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'check_input', 'neighbors', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'neighbors', 'listen', 'check_input', 'DiscreteDiffusionTransformer']  # fmt: skip
+
+GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
 
 @dataclass
@@ -28,7 +31,7 @@ class DiscreteDiffusionConfig:
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"
+    graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
@@ -37,8 +40,10 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        self.vocab = tuple(self.vocab)  # JSON knows lists only
         check_config(self)
+        self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
+        self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
+        _ = self.noise, self.tokenizer  # they check their own limits
 
     @property
     def vocab_size(self) -> int:
@@ -46,7 +51,7 @@ class DiscreteDiffusionConfig:
 
     @property
     def noise(self) -> GeometricNoise:
-        return GeometricNoise(self.sigma_min, self.sigma_max)
+        return self.kind.noise(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
@@ -65,10 +70,11 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
         raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
     if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", ("uniform",))):
+    for name, known in (("parametrization", ("denoiser", "score")), ("graph", GRAPHS)):
         if (value := getattr(config, name)) not in known:
             raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    _ = config.noise, config.tokenizer  # they check their own limits
+    if config.graph != "uniform" and config.parametrization == "score":
+        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
 
 
 def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
@@ -157,7 +163,7 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One layer: attend, then think; each step is gated by the noise level, shut at first."""
+    """One layer: listen, then think; each step is gated by the noise level, shut at first."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
@@ -178,6 +184,32 @@ class Block(nn.Module):
         return x + gate_f * self.dropout(thought)
 
 
+def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors on the left and on the right of each place, and the place's own: (B, L, n_embd)."""
+    padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)
+    return padded[:, :-2] + places, padded[:, 2:] + places
+
+
+def listen(
+    blocks: nn.ModuleList, left: Tensor, right: Tensor, cond: Tensor, angles: Tensor
+) -> Tensor:
+    """What each position learns from all others, and never from itself: (B, L, n_embd).
+
+    The hollow transformer of Sun et al. 2023 (arXiv:2211.16750), without weights shared by the readers.
+    """
+    readers, length = (len(blocks) - 1) // 2, left.shape[1]
+    before = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
+    for block in blocks[:readers]:
+        left = block(left, None, cond, angles, before)
+    for block in blocks[readers : 2 * readers]:
+        right = block(right, None, cond, angles, before.T)
+    heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
+    judge = left + right
+    for block in blocks[2 * readers :]:
+        judge = block(judge, heard, cond, angles, sees)
+    return judge
+
+
 def check_input(
     input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
 ) -> None:
@@ -194,24 +226,17 @@ def check_input(
         raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
 
 
-def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors of the tokens on the left and on the right, nothing at the ends: (B, L, n_embd)."""
-    padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)
-    return padded[:, :-2] + places, padded[:, 2:] + places
-
-
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.graph = config, config.kind
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.readers = (config.n_layer - 1) // 2  # blocks of each reader; the rest answer
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)
@@ -226,23 +251,9 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        x = self.listen(x, cond, angles)
+        x = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def listen(self, x: Tensor, cond: Tensor, angles: Tensor) -> Tensor:
-        """What each position can know from all the others, and not from itself: (B, L, n_embd)."""
-        left, right = neighbors(x, self.places[: x.shape[1]])
-        before = torch.ones(*angles.shape[:1] * 2, dtype=torch.bool, device=x.device).tril()
-        for block in self.blocks[: self.readers]:
-            left = block(left, None, cond, angles, before)
-        for block in self.blocks[self.readers : 2 * self.readers]:
-            right = block(right, None, cond, angles, before.T)
-        heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
-        answer = left + right
-        for block in self.blocks[2 * self.readers :]:
-            answer = block(answer, heard, cond, angles, sees)
-        return answer
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""
@@ -255,7 +266,8 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if self.config.parametrization == "score":
             log_score = self.logits(input_ids, sigma_bar, mask)
             return log_score - log_score.gather(-1, input_ids[..., None])
-        return denoiser_log_score(self.denoise(input_ids, sigma_bar, mask), sigma_bar, input_ids)
+        log_q = self.denoise(input_ids, sigma_bar, mask)
+        return self.graph.log_score(log_q, sigma_bar, input_ids)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

@@ -25,9 +25,9 @@ from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
     free_mean,
+    graph_of,
     low_discrepancy_times,
     prior_kl,
-    score_entropy_loss,
 )
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
@@ -127,7 +127,8 @@ def proposal_times(
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
-    return noise.time(sigma_bar).float(), (slope / (sigma_bar * noise.log_growth)).float()
+    t = noise.time(sigma_bar)
+    return t.float(), (slope / noise.sigma(t)).float()
 
 
 def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
@@ -141,14 +142,15 @@ def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator)
 
 
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, vocab_size: int, generator: torch.Generator
+    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
-    noise = GeometricNoise(config.sigma_min, config.sigma_max)
+    vocab_size, graph = model.config.vocab_size, graph_of(model)
+    noise = graph.noise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
     mask = draw_given(tuple(x_0.shape), config.given_share, generator)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
@@ -159,7 +161,7 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
         losses = -log_q.gather(-1, x_0[..., None])[..., 0]  # (B, L)
     else:
-        losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
+        losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
     return free_mean(losses, mask).mean()
 
@@ -228,11 +230,11 @@ def window_nats(
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
     t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
+    first, prior = noise.sigma_bar(torch.zeros_like(t)), graph_of(model).sample_prior
+    x_t = perturb_batch(x_0, first, model.config.vocab_size, None, generator, prior)
     last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
-    prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last[..., 0].log().mean(-1) + prior) * x_0.shape[1]
+    kl = prior_kl(noise.sigma_max, model.config.vocab_size).item()
+    return (diffusion - last[..., 0].log().mean(-1) + kl) * x_0.shape[1]
 
 
 def validation_bound(
@@ -254,7 +256,7 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
     seed = hash((config.seed, trainer.step)) % 2**62
     torch.manual_seed(seed + engine.process_index)  # what dropout draws
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_noise(x_0.long(), config, trainer.model.config.vocab_size, generator)
+    drawn = draw_noise(x_0.long(), config, trainer.model, generator)
     total = torch.tensor([0.0, stop], device=engine.device)
     for part in range(engine.process_index, trainer.parts, engine.num_processes):
         mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
@@ -358,7 +360,7 @@ class Trainer:
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
-        noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
+        noise = graph_of(self.model).noise(self.config.sigma_min, self.config.sigma_max)
         return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:

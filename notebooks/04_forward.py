@@ -216,18 +216,22 @@ def sample_prior(
 
 
 # %% tags=["export"]
+from collections.abc import Callable
+
+
 def perturb_batch(
     x_0: Tensor,
     sigma_bar: Tensor | float,
     vocab_size: int,
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
+    prior: Callable[..., Tensor] = sample_prior,
 ) -> Tensor:
     r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
 
     A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
-    on the device of ``generator``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
+    on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
     chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
@@ -238,7 +242,7 @@ def perturb_batch(
             got = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
         redraw = redraw & ~mask
-    return torch.where(redraw, sample_prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
+    return torch.where(redraw, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
 
 
 # %% [markdown]
@@ -650,7 +654,8 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
         text = characters(frame.tokens, tokenizer)
         moved = [i for i in range(len(text)) if text[i] != before[i]]
         gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
-        steps.append([float(f"{frame.sigma_bar:.3g}"), gaps, "".join(text[i] for i in moved)])
+        noise = float(f"{frame.sigma_bar:.3g}") if frame.sigma_bar < float("inf") else "∞"
+        steps.append([noise, gaps, "".join(text[i] for i in moved)])
         before = text
     cleanest = min(range(len(frames)), key=lambda k: frames[k].sigma_bar)
     data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}

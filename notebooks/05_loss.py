@@ -1020,6 +1020,7 @@ def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 # %% tags=["export"]
 from collections.abc import Callable
+from typing import Any
 
 from ddlm_core.forward import perturb_batch
 from ddlm_core.noise import GeometricNoise, as_float_tensor
@@ -1044,10 +1045,10 @@ def compute_loss(
     vocab_size = vocab_size or model.config.vocab_size
     if t is None:
         t = low_discrepancy_times(len(x_0), generator, x_0.device)
-    sigma_bar, sigma = noise(t)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    (sigma_bar, sigma), graph = noise(t), graph_of(model)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     log_score = model(x_t, sigma_bar) if mask is None else model(x_t, sigma_bar, mask)
-    return sigma * free_mean(score_entropy_loss(log_score, sigma_bar, x_t, x_0), mask)
+    return sigma * free_mean(graph.loss(log_score, sigma_bar, x_t, x_0), mask)
 
 
 # %% [markdown]
@@ -1065,6 +1066,38 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
     excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
     terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)
     return (terms[0] + (vocab_size - 1) * terms[1]).clamp(min=0)
+
+
+# %% [markdown]
+# All of this is about one noise, the uniform one. `compute_loss` asks for its parts by way of an object
+# that lists them, the *graph* (the word for which token may turn into which). A model may bring another:
+# [appendix A](A_absorbing.ipynb) builds one, and trains it with the code of this book as it stands.
+
+
+# %% tags=["export"]
+from dataclasses import dataclass
+
+from ddlm_core.forward import sample_prior
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What training, bound and sampler ask of a noise: by default the functions of the uniform one."""
+
+    noise: Callable = GeometricNoise  # limits of the total noise to a schedule
+    states: Callable = tuple  # the vocabulary to all states of a position
+    sample_prior: Callable = sample_prior  # where noise puts a token
+    log_score: Callable = denoiser_log_score
+    loss: Callable = score_entropy_loss
+    reverse: Callable | None = None  # a step back; if none, `analytic_probs` of chapter 7
+
+
+UNIFORM = Graph()
+
+
+def graph_of(model: Any) -> Graph:
+    """``model.graph``, and the uniform graph if it has none."""
+    return getattr(model, "graph", UNIFORM)
 
 
 # %% [markdown]

@@ -692,7 +692,7 @@ test_generators_depend_on_seed_and_number_alone()
 # %% tags=["export"]
 from typing import Any
 
-from ddlm_core.loss import denoiser_log_score
+from ddlm_core.loss import denoiser_log_score, graph_of
 
 
 def _has_denoiser(model: Any) -> bool:
@@ -719,7 +719,7 @@ def reverse_probs(
         if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
             log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
         if method == "analytic":
-            return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s)
+            return (graph_of(model).reverse or analytic_probs)(log_q, x_t, sigma_bar_t, sigma_bar_s)
         score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
     else:
         score = model(x_t, sigma_bar_t, *given).exp()
@@ -866,15 +866,14 @@ def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_si
 
 
 # %% tags=["export"]
-from ddlm_core.forward import sample_prior
-
-
 def _check(model: Any, method: str, temperature: float, each: Sequence, shape: tuple) -> None:
     """Raise a ``ValueError`` of one line if no tokens (B, L) can be sampled like this."""
     if min(shape) < 1:
         raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
     if method not in ("analytic", "euler"):
         raise ValueError(f"method must be one of analytic, euler, got {method!r}")
+    if method == "euler" and graph_of(model).reverse:
+        raise ValueError("the method euler is made for the uniform graph alone")
     if temperature != 1 and not (0 < temperature < torch.inf and _has_denoiser(model)):
         limits = "1, or above 0 and finite if the model has a denoiser"
         raise ValueError(f"temperature must be {limits}, got {temperature}")
@@ -914,8 +913,8 @@ def denoising_steps(
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
-    start = torch.cat([sample_prior(1, seq_len, vocab_size, g, "cpu") for g in each]).to(device)
-    start, mask = _given(template, mask, start, vocab_size)
+    start = torch.cat([graph_of(model).sample_prior(1, seq_len, vocab_size, g) for g in each])
+    start, mask = _given(template, mask, start.to(device), vocab_size)
     return _run_reverse(model, start, levels, each, mask, method, temperature)
 
 

@@ -446,7 +446,8 @@ def proposal_times(
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
-    return noise.time(sigma_bar).float(), (slope / (sigma_bar * noise.log_growth)).float()
+    t = noise.time(sigma_bar)
+    return t.float(), (slope / noise.sigma(t)).float()
 
 
 # %% tags=["test"]
@@ -497,7 +498,7 @@ plt.show()
 from torch import nn
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import free_mean, score_entropy_loss
+from ddlm_core.loss import free_mean, graph_of
 
 
 def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
@@ -530,14 +531,15 @@ test_given_spans()
 
 # %% tags=["export"]
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, vocab_size: int, generator: torch.Generator
+    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
-    noise = GeometricNoise(config.sigma_min, config.sigma_max)
+    vocab_size, graph = model.config.vocab_size, graph_of(model)
+    noise = graph.noise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
     mask = draw_given(tuple(x_0.shape), config.given_share, generator)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
 
@@ -591,7 +593,7 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
         losses = -log_q.gather(-1, x_0[..., None])[..., 0]  # (B, L)
     else:
-        losses = score_entropy_loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
+        losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
     return free_mean(losses, mask).mean()
 
@@ -619,7 +621,7 @@ class Objective(nn.Module):
 # %% tags=["test"]
 from ddlm_core.data import evaluation_loader, setup_dataloaders
 from ddlm_core.forward import transition
-from ddlm_core.loss import compute_loss, denoiser_log_score
+from ddlm_core.loss import compute_loss, denoiser_log_score, score_entropy_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 
 
@@ -652,7 +654,7 @@ def tiny_network(**changes):
 def test_parts_of_a_step_add_up(objective):
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, objective)
     parts = [training_loss(model, [values[k::4] for values in drawn], objective) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
@@ -673,9 +675,8 @@ def test_parts_of_a_step_add_up(objective):
 
 def test_a_network_of_scores_is_trained_on_score_entropy():
     model = tiny_network(parametrization="score")
-    drawn = draw_noise(
-        torch.full((2, 160), 7), TrainingConfig(), 106, torch.Generator().manual_seed(2)
-    )
+    x_0 = torch.full((2, 160), 7)
+    drawn = draw_noise(x_0, TrainingConfig(), model, torch.Generator().manual_seed(2))
     expected = training_loss(model, drawn, "score_entropy")
     assert torch.equal(Objective(model, TrainingConfig())(*drawn), expected)
 
@@ -790,11 +791,11 @@ def window_nats(
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
     t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(x_0, first, model.config.vocab_size, generator=generator)
+    first, prior = noise.sigma_bar(torch.zeros_like(t)), graph_of(model).sample_prior
+    x_t = perturb_batch(x_0, first, model.config.vocab_size, None, generator, prior)
     last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
-    prior = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last[..., 0].log().mean(-1) + prior) * x_0.shape[1]
+    kl = prior_kl(noise.sigma_max, model.config.vocab_size).item()
+    return (diffusion - last[..., 0].log().mean(-1) + kl) * x_0.shape[1]
 
 
 # %% tags=["export"]
@@ -849,7 +850,7 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
     seed = hash((config.seed, trainer.step)) % 2**62
     torch.manual_seed(seed + engine.process_index)  # what dropout draws
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw_noise(x_0.long(), config, trainer.model.config.vocab_size, generator)
+    drawn = draw_noise(x_0.long(), config, trainer.model, generator)
     total = torch.tensor([0.0, stop], device=engine.device)
     for part in range(engine.process_index, trainer.parts, engine.num_processes):
         mine = [values[part :: trainer.parts].to(engine.device) for values in drawn]
@@ -995,7 +996,7 @@ class Trainer:
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
-        noise = GeometricNoise(self.config.sigma_min, self.config.sigma_max)
+        noise = graph_of(self.model).noise(self.config.sigma_min, self.config.sigma_max)
         return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:
@@ -1319,7 +1320,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 network = DiscreteDiffusionConfig(block_size=256, n_layer=10, n_head=10, n_embd=640, cond_dim=128)
 model, config = DiscreteDiffusionTransformer(network), TrainingConfig()
-drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, 106, torch.Generator().manual_seed(0))
+drawn = draw_noise(torch.randint(2, 106, (2, 256)), config, model, torch.Generator().manual_seed(0))
 kept = {}  # what the forward pass keeps for the gradients: address → bytes
 own = {parameter.data_ptr() for parameter in model.parameters()}
 

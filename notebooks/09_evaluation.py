@@ -245,7 +245,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, low_discrepancy_times, prior_kl
+from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, prior_kl
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 
@@ -278,7 +278,7 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
     t, weight = (v.to(x_0.device) for v in spread_times(len(rows), noise, generator))
     diffusion = weight * compute_loss(model, rows, noise, t, generator=generator)
     first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(rows, first, vocab_size, generator=generator)
+    x_t = perturb_batch(rows, first, vocab_size, None, generator, graph_of(model).sample_prior)
     x_t, which = x_t.unique(dim=0, return_inverse=True)
     probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
     last = -probs[which].gather(-1, rows[..., None]).log().mean((1, 2))

@@ -24,7 +24,7 @@ from ddlm_core.noise import GeometricNoise
 
 
 def small_config(**changes) -> DiscreteDiffusionConfig:
-    sizes = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    sizes = {"block_size": 12, "n_layer": 4, "n_head": 2, "n_embd": 16, "cond_dim": 8}
     vocab = ("<UNK>", "<PAD>", *"abcdef")
     return DiscreteDiffusionConfig(**{**sizes, "vocab": vocab, **changes})
 
@@ -47,7 +47,8 @@ BAD_CONFIGS = {
     r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
     r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
     "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
-    "graph must be uniform, got 'absorbing'": {"graph": "absorbing"},
+    "graph must be uniform or absorbing, got 'ring'": {"graph": "ring"},
+    "absorbing graph needs the parametrization": {"graph": "absorbing", "parametrization": "score"},
     "noise limits must satisfy": {"sigma_min": 30.0},
     "a vocabulary starts with": {"vocab": "abc"},
 }
@@ -135,8 +136,8 @@ def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     return module
 
 
-def attention_by_hand(attention: Attention, x: Tensor) -> Tensor:
-    """One text (L, 16), two heads of 8 features, by the formula."""
+def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, sees: Tensor) -> Tensor:
+    """One text (L, 16) that listens to others (M, 16), two heads of 8 features, by the formula."""
     speeds = 10_000 ** -(torch.arange(4).double() / 4)
 
     def arrows(row: Tensor, norm: nn.RMSNorm, position: int) -> Tensor:
@@ -144,53 +145,71 @@ def attention_by_hand(attention: Attention, x: Tensor) -> Tensor:
         return torch.complex(row[:4], row[4:]) * torch.exp(1j * position * speeds)
 
     seen = torch.zeros_like(x)
+    keys, values = attention.key_value.weight.chunk(2)
     for h in (0, 1):
         here = slice(8 * h, 8 * h + 8)
-        query, key, value = (x @ matrix[here].T for matrix in attention.qkv.weight.chunk(3))
+        query = x @ attention.query.weight[here].T
+        key, value = heard @ keys[here].T, heard @ values[here].T
         for i in range(len(x)):
-            q = arrows(query[i], attention.query_norm, i)
-            k = [arrows(row, attention.key_norm, j) for j, row in enumerate(key)]
+            q, may = arrows(query[i], attention.query_norm, i), sees[i].nonzero()[:, 0].tolist()
+            k = [arrows(key[j], attention.key_norm, j % len(x)) for j in may]
             weights = torch.stack([(q * kj.conj()).real.sum() / 8**0.5 for kj in k]).softmax(0)
-            seen[i, here] = weights @ value
+            seen[i, here] = weights @ value[may]
     return seen @ attention.out.weight.T
 
 
+def attention_inputs() -> tuple[Attention, Tensor, Tensor, Tensor]:
+    """Random weights, two texts of 5, the 10 places that they hear, and who may hear whom."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
+    heard = torch.randn(2, 10, 16, generator=g, dtype=torch.float64)
+    sees = torch.rand(5, 10, generator=g) < 0.6
+    return randomize(Attention(small_config()).double()), x, heard, sees
+
+
 def test_attention_is_the_formula():
-    attention = randomize(Attention(small_config()).double())
-    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = attention(x, rotary_angles(5, 8).double())
-    for seen, text in zip(found, x):
-        assert torch.allclose(seen, attention_by_hand(attention, text), atol=1e-6)
+    attention, x, heard, sees = attention_inputs()
+    found = attention(x, heard, rotary_angles(5, 8).double(), sees)
+    for b in range(2):
+        by_hand = attention_by_hand(attention, x[b], heard[b], sees)
+        assert torch.allclose(found[b], by_hand, atol=1e-6)
 
 
 def test_large_queries_and_keys_change_nothing():
-    attention = randomize(Attention(small_config()).double())
-    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    before = attention(x, rotary_angles(5, 8))
+    attention, x, heard, sees = attention_inputs()
+    before = attention(x, heard, rotary_angles(5, 8), sees)
     with torch.no_grad():
-        attention.qkv.weight[:32] *= 1000  # queries and keys, not values
-    assert torch.allclose(attention(x, rotary_angles(5, 8)), before)
+        attention.query.weight *= 1000
+        attention.key_value.weight[:16] *= 1000  # the keys, not the values
+    assert torch.allclose(attention(x, heard, rotary_angles(5, 8), sees), before)
 
 
 def test_each_gate_opens_its_branch():
     g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
+    others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
+    sees = torch.ones(5, 5, dtype=torch.bool).tril()
     block = Block(small_config()).double()
-    assert torch.equal(block(x, cond, angles), x)
+    assert torch.equal(block(x, None, cond, angles, sees), x)
     randomize(block.attention)
     randomize(block.feed_forward)
-    assert torch.equal(block(x, cond, angles), x)
+    assert torch.equal(block(x, others, cond, angles, sees), x)
     parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
-    norm = nn.functional.layer_norm
-    for first, step in (
-        (0, lambda h: block.attention(h, angles)),
-        (3, block.feed_forward),
-    ):
-        parts.zero_()
-        parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
-        expected = x - 2.0 * step(1.5 * norm(x, (16,)) + 0.2)
-        assert torch.allclose(block(x, cond, angles), expected)
+
+    def normed(y: Tensor) -> Tensor:
+        return 1.5 * nn.functional.layer_norm(y, (16,)) + 0.2
+
+    for heard in (None, others):
+        asked = normed(x if heard is None else heard)
+        for first, step in (
+            (0, lambda h, asked=asked: block.attention(h, asked, angles, sees)),
+            (3, block.feed_forward),
+        ):
+            parts.zero_()
+            parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
+            expected = x - 2.0 * step(normed(x))
+            assert torch.allclose(block(x, heard, cond, angles, sees), expected)
 
 
 def small_network(seed: int = 0, **changes) -> DiscreteDiffusionTransformer:
@@ -244,7 +263,7 @@ def test_network_wakes_from_the_top():
             assert {name for name, moves in moving.items() if moves} == {"head.weight", "head.bias"}
         elif step == 1:
             gates = {name for name in moving if "modulation" in name}
-            ends = {"embedding.weight", "places", "head.weight", "head.bias"}
+            ends = {"embedding.weight", "places", "given", "head.weight", "head.bias"}
             assert {name for name, moves in moving.items() if moves} == ends | gates
     assert all(moving.values())
 
@@ -260,14 +279,14 @@ def influence(network: DiscreteDiffusionTransformer, x_t: Tensor, sigma_bar: Ten
     return torch.stack(rows).norm(dim=-1).view(*x_t.shape, *x_t.shape)
 
 
-def test_every_position_hears_every_other_and_no_other_text():
+def test_every_position_hears_every_other_and_nothing_else():
     x_t, sigma_bar = noised_batch(3, 12)
-    for changes in ({}, {"n_layer": 1}, {"parametrization": "score"}):
-        heard = influence(small_network(**changes), x_t, sigma_bar)
+    others = ~torch.eye(12, dtype=torch.bool)
+    for n_layer in (1, 2, 3, 4, 6):
+        heard = influence(small_network(n_layer=n_layer), x_t, sigma_bar)
         for a in range(3):
             for b in range(3):
-                block = heard[a, :, b]
-                assert (block > 1e-6).all() if a == b else (block == 0).all()
+                assert torch.equal(heard[a, :, b] > 0, others if a == b else others & False)
 
 
 def test_each_text_has_its_own_noise():
@@ -283,12 +302,17 @@ def test_places_are_added_by_position():
     assert (network.places == 0).all() and (network.given == 0).all()
     randomize(network.head)
     alike = network.logits(torch.full_like(x_t, 5), sigma_bar)
-    assert torch.equal(alike, alike[:, :1].expand_as(alike))  # nothing tells the places apart
+    inner = alike[:, 1:-1]
+    assert torch.equal(inner, inner[:, :1].expand_as(inner))  # nothing tells the places apart
+    assert not torch.equal(alike[:, 0], alike[:, 1])  # but the ends, with one neighbor
     with torch.no_grad():
         network.places.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
-    x = network.embedding.weight[x_t] + network.places[torch.arange(7)]
-    expected = network.head(nn.functional.layer_norm(x, (16,)))
-    assert torch.allclose(network.logits(x_t, sigma_bar), expected)
+    for i in range(7):
+        x = 2 * network.places[i].expand(3, 16)  # one from each reader
+        for j in (i - 1, i + 1):
+            x = x + network.embedding.weight[x_t[:, j]] if 0 <= j < 7 else x
+        expected = network.head(nn.functional.layer_norm(x, (16,)))
+        assert torch.allclose(network.logits(x_t, sigma_bar)[:, i], expected)
 
 
 def test_log_score_is_zero_at_the_current_token():
@@ -332,7 +356,8 @@ def test_mask_matters_only_through_given():
     plain = network(x_t, sigma_bar)
     assert torch.equal(network(x_t, sigma_bar, none), plain)
     told = network(x_t, sigma_bar, some)
-    assert (told[0] != plain[0]).any(-1).all() and torch.equal(told[1:], plain[1:])
+    changed = (told != plain).any(-1)
+    assert changed[0].tolist() == [i != 2 for i in range(7)] and not changed[1:].any()
     with torch.no_grad():
         network.given.zero_()
     assert torch.equal(network(x_t, sigma_bar, some), plain)
@@ -349,7 +374,7 @@ def test_precision_of_the_answer():
     x_t, sigma_bar = noised_batch(2, 200)
     sizes = {"block_size": 200, "n_embd": 32}
     network, answers, angles = DiscreteDiffusionTransformer(small_config(**sizes)), {}, []
-    network.blocks[0].register_forward_pre_hook(lambda block, inputs: angles.append(inputs[2]))
+    network.blocks[0].register_forward_pre_hook(lambda block, inputs: angles.append(inputs[3]))
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         randomize(network.to(dtype), size=0.15)
         answers[dtype] = network.denoise(x_t, sigma_bar.to(dtype))
@@ -439,6 +464,6 @@ def test_save_and_load(tmp_path: Path):
 
 def test_missing_weights_are_an_error(tmp_path: Path):
     network = DiscreteDiffusionTransformer(small_config())
-    network.save_pretrained(tmp_path, config=small_config(n_layer=3))  # a block that is not there
-    with pytest.raises(RuntimeError, match="blocks.2"):
+    network.save_pretrained(tmp_path, config=small_config(n_layer=5))  # a block that is not there
+    with pytest.raises(RuntimeError, match="blocks.4"):
         DiscreteDiffusionTransformer.from_pretrained(tmp_path)

@@ -104,7 +104,7 @@ def tiny_network(**changes):
 def test_parts_of_a_step_add_up(objective):
     model, config = tiny_network(), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
-    drawn = draw_noise(x_0, config, 106, torch.Generator().manual_seed(2))
+    drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, objective)
     parts = [training_loss(model, [values[k::4] for values in drawn], objective) for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, whole)
@@ -125,9 +125,8 @@ def test_parts_of_a_step_add_up(objective):
 
 def test_a_network_of_scores_is_trained_on_score_entropy():
     model = tiny_network(parametrization="score")
-    drawn = draw_noise(
-        torch.full((2, 160), 7), TrainingConfig(), 106, torch.Generator().manual_seed(2)
-    )
+    x_0 = torch.full((2, 160), 7)
+    drawn = draw_noise(x_0, TrainingConfig(), model, torch.Generator().manual_seed(2))
     expected = training_loss(model, drawn, "score_entropy")
     assert torch.equal(Objective(model, TrainingConfig())(*drawn), expected)
 
