@@ -1,7 +1,7 @@
 """A left-to-right model beside the diffusion model: same network, data, optimizers and steps.
 
-The network is that of chapter 6 with every attention made causal: position i sees what comes before
-it and predicts character i. All else is the training of the bundled model (`ddlm-train
+The network is that of chapter 6 with all of its blocks given to the left reader: position i hears
+what comes before it and predicts character i. All else is the training of the bundled model (`ddlm-train
 --config-name pocket`). The noise level is a constant. Writes a JSON file, which chapter 9 shows.
 """
 
@@ -19,13 +19,18 @@ import torch
 import yaml
 from sampling import fresh_windows, judge, weights_id
 from torch import Tensor
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch.nn.functional import cross_entropy
 
 from ddlm_core import DiffusionPipeline, stories, training
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.evaluation import Estimate, estimate_bound, mean_of
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.model import (
+    DiscreteDiffusionConfig,
+    DiscreteDiffusionTransformer,
+    modulated_norm,
+    neighbors,
+    rotary_angles,
+)
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.tokenizer import PAD_ID
 from ddlm_core.training import Trainer, TrainingConfig
@@ -34,25 +39,19 @@ OUTPUT = Path(__file__).with_suffix(".json")
 CONFIGS = Path(training.__file__).parent / "configs"
 
 
-class Causal(TorchFunctionMode):
-    """Within it, every attention looks to the left only."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is scaled_dot_product_attention:
-            kwargs["is_causal"] = True
-        return func(*args, **kwargs)
-
-
 def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
-    """What the network says about each token, having seen those before it: (B, L) → (B, L, V)."""
-    start = torch.full_like(tokens[:, :1], PAD_ID)
-    before = torch.cat([start, tokens[:, :-1]], dim=1)
-    with Causal():
-        return model.logits(before, torch.ones(len(tokens), device=tokens.device))
+    """What the network says about each token, having read those before it: (B, L) → (B, L, V)."""
+    config, length = model.config, tokens.shape[1]
+    left, _ = neighbors(model.embedding(tokens), model.places[:length])
+    cond = model.noise_embedding(torch.ones(len(tokens), device=tokens.device))
+    angles = rotary_angles(length, config.n_embd // config.n_head, tokens.device)
+    before = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+    for block in model.blocks:
+        left = block(left, None, cond, angles, before)
+    return model.head(modulated_norm(left, *model.modulation(cond))).float()
 
 
-def left_to_right_loss(model, drawn: Sequence[Tensor], posterior_weight: float) -> Tensor:
+def left_to_right_loss(model, drawn: Sequence[Tensor], objective: str) -> Tensor:
     """In place of ``training_loss``: mean surprise at the next token, nats per token."""
     x_0 = drawn[0]
     return cross_entropy(next_logits(model, x_0).flatten(0, 1), x_0.flatten())
@@ -89,7 +88,7 @@ def check_causal(model: DiscreteDiffusionTransformer, length: int) -> None:
         a, b = next_logits(model, tokens), next_logits(model, other)
     same = torch.allclose(a[:, : length // 2 + 1], b[:, : length // 2 + 1], atol=1e-4)
     if not same or torch.equal(a, b):
-        raise SystemExit("the attention is not causal")
+        raise SystemExit("the network is not causal")
 
 
 def settings() -> dict[str, Any]:

@@ -20,8 +20,8 @@ from ddlm_core import (
 
 VARIANTS = {
     "as shipped": {},
-    "score entropy alone": {"posterior_weight": 0.0},
-    "times uniform in t": {"noise_power": None},
+    "score entropy in place of the guess": {"objective": "score_entropy"},
+    "score entropy, times uniform in t": {"objective": "score_entropy", "noise_power": None},
     "AdamW for the matrices, too": {"optimizer": "adamw"},
     "half the learning rates": {"learning_rate": 0.0025, "matrix_learning_rate": 0.025},
     "no given spans": {"given_share": 0.0},

@@ -227,7 +227,7 @@ for x, y, text in ((1.2, -0.2, "$x_t$"), (4.3, -0.2, r"$\bar\sigma$"), (1.4, 8.2
 arrow((1.2, 9.32), (1.2, 9.75), TEXT, 2.4)
 ax.text(1.2, 9.95, r"$\log\,s$", ha="center", va="center")
 arrow((4.3, 0.05), (4.3, 0.68), NOISE)
-box(4.3, 1.0, "sines, cosines,\ntwo layers", NOISE, 1.7)
+box(4.3, 1.0, "sines, cosines,\ntwo layers", NOISE, 1.9)
 ax.plot([4.3, 4.3], [1.32, 5.4], color=NOISE, lw=1.2)
 ax.plot([4.3, 5.25, 5.25], [0.35, 0.35, 9.0], color=NOISE, lw=1.2)
 arrow((4.3, 2.5), (3.4, 2.5), NOISE)
@@ -243,7 +243,7 @@ ax.text(6.2, -0.2, "text", ha="center", va="center")
 ax.text(10.9, -0.2, "$c$", ha="center", va="center")
 arrow((6.2, 0.05), (6.2, 10.0), TEXT, 2.4)
 ax.plot([10.9, 10.9], [0.05, 9.1], color=NOISE, lw=1.2)
-first = ["norm", "scale, shift", "attention (to others)", "gate"]
+first = ["norm", "scale, shift", "attention", "gate"]
 second = ["norm", "scale, shift", "feed-forward", "gate"]
 for bottom, branch in ((1.0, first), (5.6, second)):
     ys = [bottom + 1.1 * i for i in range(4)]
@@ -1494,7 +1494,8 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 #
 # 1. Let the judge listen to itself: in `listen`, for the judge's blocks, write `judge` in place of `heard` and
 #    `before | before.T` in place of `sees`. It would train, and faster at first sight, for it hears the answer.
-#    `test_every_position_hears_every_other_and_nothing_else` fails@@ALSO@@.
+#    `test_every_position_hears_every_other_and_nothing_else` fails, and
+#    `test_mask_matters_only_through_given`.
 # 2. Fall into the trap: at the end of the network's `__init__`, loop over `self.modules()` and call
 #    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear`. `test_fresh_network_knows_nothing` fails. Now
 #    leave out `self.head`. It passes again, and only the tests that look behind the head still know:
