@@ -330,8 +330,8 @@ plt.show()
 #
 # * All $y$ other than $x_0$ and $x_t$ share one $a_y$, so no table of ratios is built. Setting
 #   $d = 0$ takes an entry out of the sum, because $e^0 - 1 - 0 = 0$.
-# * The one entry $y = x_0$ can have $a_y \approx 10^6$. With its $d$ rounded to `float32` we
-#   measured four times the error that the check below allows. So this entry alone, one per
+# * The one entry $y = x_0$ can have $a_y \approx 10^6$. In `float32` we measured four
+#   times the error that the check below allows. So this entry alone, one per
 #   position, is computed in `float64`.
 #
 # We had planned a Taylor series for tiny $d$. Measuring said no: in eighty million random `float32`
