@@ -27,7 +27,7 @@ class Frame:
 def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
     """Frames of a run that is still going on: each one as soon as its state arrives.
 
-    A state is a pair of tokens, integers of one shape (L,), else a ``ValueError``, and total noise.
+    A state is (tokens, total noise), all tokens integers of one shape (L,): else a ``ValueError``.
     """
     before = None
     for state, sigma_bar in states:

@@ -28,7 +28,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     r"""Kernel rows $p(y \mid x_t) = e^{-\Delta}[y = x_t] + (1 - e^{-\Delta})/V$: (B, L, V).
 
     The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
-    dtype; else a ValueError. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
+    dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
     leak = corrupted_fraction(delta) / vocab_size

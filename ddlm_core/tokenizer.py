@@ -18,7 +18,7 @@ VOCAB: tuple[str, ...] = (*SPECIAL_TOKENS, *_ON_THE_KEYBOARD, *"“”‘’—�
 
 
 def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
-    """The vocabulary as a tuple, once it is sure that each token can be told from all others."""
+    """The vocabulary as a tuple, or a ValueError that says what is wrong with it."""
     vocab = tuple(vocab)
     if vocab[:2] != SPECIAL_TOKENS:
         raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}, got {vocab[:2]}")

@@ -20,6 +20,7 @@
 # from 0, is its *id*. What turns text into ids and back is a *tokenizer*.
 #
 # **How to read the code.** A chapter is also a module of the package `ddlm_core`, this one `ddlm_core.tokenizer`:
+# the cells with definitions go into it, with the imports that they need. In a clone of the repository,
 # `make export` writes it, together with its tests. A function named `test_…` is such a test. It also runs
 # here, on the page, in the cell that defines it. A test that fails would stop the page with an error, so
 # no output means that it passed.
@@ -74,7 +75,7 @@ shown = ["�", "", "a", "b", "c"]
 # single characters, for three reasons.
 #
 # * **The vocabulary is small.** Chapter 3 writes the noise as a matrix with one row and one column per
-#   token. With 106 tokens it has 11,236 entries: we can print it, multiply it, and compare with it. With
+#   token. With 106 tokens it has 11,236 entries: we can print it, multiply it, and check formulas against it. With
 #   the 50,257 tokens of GPT-2 it has 2.5 billion. Small is what lets this book test its formulas
 #   instead of trusting them.
 # * **There is nothing to train.** A list of word pieces comes from a corpus, by a procedure with choices
@@ -82,8 +83,8 @@ shown = ["�", "", "a", "b", "c"]
 # * **One token is one character.** A text of 160 characters has 160 tokens, and when noise hits a token
 #   you see which letter it was.
 #
-# The price: sequences are several times longer, and the network has to learn spelling. Our stories are
-# short, so we can pay it.
+# The price: sequences are several times longer, and the network has to learn spelling. The stories of this
+# book ([chapter 2](02_stories.ipynb)) are short, so we can pay it.
 
 # %% [markdown]
 # ## The vocabulary
@@ -134,7 +135,7 @@ from collections.abc import Iterable
 
 
 def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
-    """The vocabulary as a tuple, once it is sure that each token can be told from all others."""
+    """The vocabulary as a tuple, or a ValueError that says what is wrong with it."""
     vocab = tuple(vocab)
     if vocab[:2] != SPECIAL_TOKENS:
         raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}, got {vocab[:2]}")
@@ -150,7 +151,7 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
 # %% [markdown]
 # ## One look-up in a table
 #
-# The dictionary asks Python once per character. After a million stories you notice. There is a faster way,
+# With the dictionary `position`, Python does one look-up per character. After a million stories you notice. There is a faster way,
 # because a character already *is* a number, its code point $p$:
 
 # %%
@@ -177,8 +178,9 @@ small_table[95:]  # the entries from 95 on; all before are 0
 # `mode="clip"`. And it gets the code points without asking for each: the encoding UTF-32 is nothing but the
 # code points, four bytes each (`le`: the low byte first; `<u4` reads them back the same way).
 #
-# One detail for damaged files. They can hold halves of a character, so-called surrogates, which UTF-32 refuses;
-# `surrogatepass` lets them through. They are on no list, so they become `<UNK>` like all strangers.
+# One detail for damaged files. The encoding UTF-16 writes some characters as two halves, so-called surrogates. A
+# damaged file can leave one alone, which UTF-32 refuses;
+# `surrogatepass` lets it through. It is on no list, so it becomes `<UNK>` like all strangers.
 
 # %% tags=["export"]
 import numpy as np
@@ -226,10 +228,11 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 # of ours belongs to `…`, 8230.
 #
 # It looks up a long text in blocks. The code points of a text need four bytes a character, and the
-# look-up eight more, so a text of a gigabyte would ask for twelve more. A block asks for less than one
-# megabyte, whatever the text. What surprised us: we cut the text to save memory, and it became twice as
-# fast too, probably because a block stays in the processor's cache. Compared with the dictionary, it is thirty times as
-# fast (`python benchmarks/tokenizer.py`, on one core of an AMD EPYC; run it on yours).
+# look-up eight more (`take` makes them 64-bit integers), so a text of a gigabyte would ask for twelve more. A
+# block asks for less than one megabyte, whatever the text, besides the ids themselves. What surprised us: we cut
+# the text to save memory, and it became twice as fast too, probably because a block stays in the processor's
+# cache. `python benchmarks/tokenizer.py` measured 370 million characters a second in blocks, 180 at once, and 13
+# with the dictionary, on one core of an AMD EPYC; run it on yours.
 
 # %% tags=["export"]
 import torch
@@ -479,7 +482,7 @@ test_bad_ids_are_refused()
 #
 # Your stories are French? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
 # stay. Two tests must fail: `test_the_vocabulary_is_the_promised_one`, because it lists the 106 tokens, and
-# `test_bad_ids_are_refused`, because 106 has become a good id. (So do the exercises below, which count on 106.) Teach
+# `test_bad_ids_are_refused`, because 106 has become a good id. (So do the three exercises below, which count on the old list.) Teach
 # them the new list. The command:
 # `make export && pytest tests/test_tokenizer.py`.
 #
@@ -497,7 +500,7 @@ french.decode(french.encode(menu))
 
 # %% [markdown]
 # **Exercise 2.** Someone who knows nothing about a text gives all $V$ tokens the same probability $1/V$.
-# An outcome of probability $p$ takes $\log_2(1/p)$ bits to write down. How many is that per
+# An outcome of probability $p$ takes $\log_2(1/p)$ bits to write down ($p = \tfrac18$, one of eight: 3 bits). How many is that per
 # character? Remember the number: a model must do better. (Expected: $\log_2 106 = 6.728$.)
 
 # %% tags=["solution", "hide-input"]
@@ -530,5 +533,7 @@ one.tolist(), two.tolist()
 # | `UNK_ID`, `PAD_ID`, `SPECIAL_TOKENS` | the two tokens that are no characters, ids 0 and 1 |
 # | `look_up(text, table)` | text → bytes through a table of code points |
 # | `CharacterLevelTokenizer` | `vocab`, `vocab_size`, `unk_token_id`, `pad_token_id`, `encode`, `encode_numpy`, `pad`, `decode`, `decode_batch`, `unknown_characters` |
+#
+# (`strip` belongs to this page only.)
 #
 # Next: [a world that we know exactly](02_stories.ipynb).

@@ -109,10 +109,11 @@ rate_matrix(3)
 # %% [markdown]
 # **Where the $1/V$ comes from.** A redraw picks each of the $V$ letters, the old one among them, with chance
 # $1/V$. So one unit of noise means one redraw per character, on average, for 3 letters as for 106.
-# The [SEDD paper](https://arxiv.org/abs/2310.16834) writes $J - VI$, without the $1/V$: the same process by a
+# The paper behind this book, [SEDD](https://arxiv.org/abs/2310.16834) (score entropy discrete diffusion), writes
+# $J - VI$, without the $1/V$: the same process by a
 # clock that runs $V$ times as fast. (Its authors' code divides by $V$, as we do.) Others leave out the
 # draw of the old letter and write $1/(V-1)$, another clock: exercise 3. The choice returns as a weight
-# in the loss of [chapter 5](05_loss.ipynb), and there it must be the same.
+# in the loss of [chapter 5](05_loss.ipynb), which must use the same $Q$.
 
 # %% [markdown]
 # ## Many short steps: the closed form
@@ -128,8 +129,8 @@ rate_matrix(3)
 #    &= I + \big(1 - (1-x)(1-y)\big)\,Q. \end{aligned} $$
 #
 # In words: $1 - x$ is the chance that the first step spares the letter, $(1-x)(1-y)$ that both do. The rest
-# is the chance of being redrawn at all, and it takes the place of $x$. So $n$ equal steps with a total noise of
-# $\bar\sigma$ give
+# is the chance of being redrawn at all, and it takes the place of $x$. At one redraw per unit of time, time and
+# noise are the same number; call the total $\bar\sigma$. So $n$ equal steps of $\bar\sigma/n$ give
 #
 # $$ \Big(I + \tfrac{\bar\sigma}{n}\,Q\Big)^n = I + \Big(1 - \big(1 - \tfrac{\bar\sigma}{n}\big)^n\Big)\,Q
 #    \;\longrightarrow\; I + (1 - e^{-\bar\sigma})\,Q \qquad (n \to \infty), $$
@@ -146,8 +147,9 @@ rate_matrix(3)
 #
 # Read it aloud. With probability $e^{-\bar\sigma}$ the character was never redrawn, and stands. With
 # probability $1 - e^{-\bar\sigma}$ it was redrawn at least once, and is now anything, evenly. How often it
-# was redrawn leaves no trace. These sentences are the whole forward process of this book. The matrix is
-# called its *kernel*.
+# was redrawn leaves no trace. These sentences are the whole *forward process* (the damage) of this book. The matrix is
+# called its *kernel*. At $\bar\sigma = 1$ there is one redraw per character on average, but 37 % get none, and
+# some get several.
 
 
 # %% tags=["export"]
@@ -178,9 +180,17 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
 
 
 # %% [markdown]
-# (`expm1(x)` is $e^x - 1$ without the loss of digits near 0. It matters: for $\bar\sigma = 10^{-4}$ in single
-# precision, `1 - exp(-sigma_bar)` is off by two parts in ten thousand, `-expm1(-sigma_bar)` by one in
-# a hundred million.)
+# (`expm1(x)` is $e^x - 1$ without the loss of digits near 0. It matters: here are the relative errors in single
+# precision.)
+
+# %%
+little = torch.tensor(1e-4)
+exact = -torch.expm1(-little.double())
+for name, value in (("1 - exp", 1 - torch.exp(-little)), ("-expm1", -torch.expm1(-little))):
+    print(f"{name:8} is off by {abs(value / exact - 1):.0e}")
+
+# %% [markdown]
+# And the kernel's first row, for our three letters and one unit of noise:
 
 # %%
 transition_matrix(1.0, 3)[0]
@@ -260,7 +270,7 @@ test_transition_matrix_refuses_what_is_no_noise()
 # %% [markdown]
 # The figure shows what becomes of an `a` of our three letters. The solid line, falling from 1, is the
 # probability of an `a`; the dashed line, rising from 0, that of a `b`. Both are drawn from the closed form, and the
-# dots of `matrix_exp` lie on them. They meet at $\tfrac13$ (dotted): after a noise of 5, hardly
+# dots of `matrix_exp` lie on them. Both tend to $\tfrac13$ (dotted): after a noise of 5, hardly
 # anything tells which letter it was.
 
 # %% tags=["hide-input"]
@@ -271,9 +281,9 @@ levels = torch.linspace(0, 6, 121, dtype=torch.float64)
 rows = torch.stack([transition_matrix(level, 3)[0] for level in levels])  # (121, 3), from an `a`
 limits = torch.stack([torch.linalg.matrix_exp(s * rate_matrix(3))[0] for s in levels[::10]])
 fig, ax = plt.subplots()
-for letter, dash in ((0, "-"), (1, "--")):
-    ax.plot(levels, rows[:, letter], dash, color=f"C{letter}", label=f"{'ab'[letter]}: closed form")
-    ax.plot(levels[::10], limits[:, letter], "o", color=f"C{letter}", label="matrix_exp")
+for letter, (name, dash) in enumerate((("a", "-"), ("b", "--"))):
+    ax.plot(levels, rows[:, letter], dash, color=f"C{letter}", label=f"{name}: closed form")
+    ax.plot(levels[::10], limits[:, letter], "o", color=f"C{letter}", label=f"{name}: matrix_exp")
 ax.axhline(1 / 3, color="0.46", linestyle=":", linewidth=1.2)
 ax.set(xlabel="total noise (redraws per character)", ylabel="probability", ylim=(0, 1.03))
 ax.legend()
@@ -282,10 +292,10 @@ plt.show()
 # %% [markdown]
 # ## Noise adds up
 #
-# Add noise $a$, then noise $b$. Both kernels have the form $I + xQ$, so the rule for two steps holds for them,
-# with $1 - x = e^{-a}$ and $1 - y = e^{-b}$:
+# Add noise $u$, then noise $v$. Both kernels have the form $I + xQ$, so the rule for two steps holds for them,
+# with $1 - x = e^{-u}$ and $1 - y = e^{-v}$:
 #
-# $$ e^{aQ}\,e^{bQ} = I + \big(1 - e^{-a}e^{-b}\big)\,Q = e^{(a+b)Q}. $$
+# $$ e^{uQ}\,e^{vQ} = I + \big(1 - e^{-u}e^{-v}\big)\,Q = e^{(u+v)Q}. $$
 #
 # Two damages are one damage of the summed noise. That is why noise needs no history. From a text at noise
 # $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only the difference counts.
@@ -294,9 +304,9 @@ plt.show()
 # %% tags=["test"]
 def test_noise_adds_up():
     for vocab_size in (2, 3, 106):
-        for a, b in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
-            both = transition_matrix(a, vocab_size) @ transition_matrix(b, vocab_size)
-            assert (both - transition_matrix(a + b, vocab_size)).abs().max() < 1e-13
+        for u, v in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
+            both = transition_matrix(u, vocab_size) @ transition_matrix(v, vocab_size)
+            assert (both - transition_matrix(u + v, vocab_size)).abs().max() < 1e-13
 
 
 test_noise_adds_up()
@@ -315,7 +325,7 @@ test_noise_adds_up()
 #    p(t) = p_{\text{clean}}\; e^{\bar\sigma(t)\,Q}. $$
 #
 # To see that it is solved, take the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
-# $\sigma e^{-\bar\sigma} Q$. And times $\sigma Q$ it is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$, which is the same,
+# $\sigma e^{-\bar\sigma} Q$. The exponential times $\sigma Q$ is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$, which is the same,
 # because $Q^2 = -Q$. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* is nothing but a
 # clock that says how much noise has come by time $t$.
 #
@@ -381,8 +391,9 @@ class GeometricNoise:
 # %% [markdown]
 # Three choices in this code. The two powers stand as in the formula, so both ends are exact; `exp` of the
 # line would miss them by a rounding. Times are not checked: to look at a number on a GPU, the processor
-# must wait for it, in every training step. And times keep their precision: give them in single or double, for
-# a time in bfloat16 has so few digits that the noise is off by more than two percent.
+# must wait for it, in every training step. (`transition_matrix` checks its noise, but no training step calls it.)
+# And times keep their precision: give them in single or double. In bfloat16 a time is rounded by up to
+# $2^{-9}$, and that alone changes the noise by up to a factor of $e^{12.2/512}$, more than two percent.
 #
 # At five times, for a story of 160 characters: the noise, and how many characters were redrawn.
 
@@ -486,15 +497,16 @@ kl = ((1 + clean) * torch.log1p(clean) + 105 * (1 + other) * torch.log1p(other))
 print(f"KL to uniform at t = 1: {kl:.1e}, by the approximation {105 / 2 * epsilon**2:.1e}")
 
 # %% [markdown]
-# Nothing is left: one could read $10^{15}$ characters and not tell uniform noise from text that was
-# noised for the whole time. (The number looks like the rounding unit of double precision, by coincidence:
+# Nothing is left. The divergence is the evidence, in nats, that one character gives on average against uniform
+# noise, and it adds up: $10^{15}$ characters give 0.2 nats, which moves the odds by a factor of 1.25. (The number looks like the rounding unit of double precision, by coincidence:
 # `log1p` keeps the digits, and the approximation agrees.)
 
 # %% [markdown]
 # ## The picture: a clock that dawdles
 #
-# Back to the surprise. Above, the total noise $\bar\sigma(t)$ (solid) and the rate $\sigma(t)$ (dashed),
-# on an axis of factors: two parallel straight lines, 12.2 times apart. Below, on the same times, the fraction of redrawn
+# Back to the surprise. In the upper panel, the total noise $\bar\sigma(t)$ (solid) and the rate $\sigma(t)$ (dashed),
+# on a logarithmic axis, where equal distances are equal factors: two parallel straight lines, 12.2 times apart. In
+# the lower panel, on the same times, the fraction of redrawn
 # characters: a steep S, flat at 0 until about $t = 0.4$, half at $t = 0.72$, flat at 100 % from $t = 0.9$ on.
 # Two parts are shaded. On the left, less than 1 % of the characters are redrawn, less than two in a
 # story of 160: the text is almost clean. On the right, more than 99 % are: almost nothing is left.
@@ -508,7 +520,7 @@ print(f"almost clean until t = {almost_clean:.3f}, almost gone from t = {almost_
 t = torch.linspace(0, 1, 401, dtype=torch.float64)
 fig, (upper, lower) = plt.subplots(2, sharex=True, figsize=(7, 5))
 upper.semilogy(t, noise.sigma_bar(t), label="total noise σ̄(t)")
-upper.semilogy(t, noise.sigma(t), "--", label="rate σ(t)")
+upper.semilogy(t, noise.sigma(t), "--", label="rate σ(t), per unit of time")
 upper.set(ylabel="redraws per character", yticks=[1e-4, 1e-2, 1, 100])
 upper.legend()
 lower.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)), color="C2")
@@ -524,14 +536,16 @@ plt.show()
 # %% [markdown]
 # More than a third of all times show a text with almost nothing to repair. Why? For small noise the redrawn
 # fraction $1 - e^{-\bar\sigma}$ is about $\bar\sigma$ itself, so "1 % redrawn" is $\bar\sigma = 10^{-2}$. The clock walks
-# evenly on the axis of factors, and gives a factor of 10 the same time wherever it is. From $10^{-4}$ to
+# evenly on the logarithmic axis, and gives a factor of 10 the same time wherever it is. From $10^{-4}$ to
 # $10^{-2}$ it walks a factor of 100, on its way through a factor of 200,000:
 #
-# $$ \frac{\log(10^{-2}/10^{-4})}{\log(20/10^{-4})} = \frac{4.605}{12.206} = 0.377. $$
+# $$ \frac{\log(10^{-2}/10^{-4})}{\log(20/10^{-4})} = \frac{4.605}{12.206} \approx 0.377, $$
+#
+# or 0.378 without the approximation.
 #
 # Is that a waste? Chapter 5 shows that the loss, weighted with the rate $\sigma(t)$ and added up over all times,
-# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum, because the rate is tiny: of the 20
-# redraws per character that come in all, $\int \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) = 0.01$ come there. But a trainer that
+# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum, and it measures how little: of the 20
+# redraws per character that come in all, only $\int \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) \approx 0.01$ come there. But a trainer that
 # draws its times evenly spends a third of its work on it. There are two cures. One is another clock
 # (exercise 4), at a price. The other leaves the clock alone, draws more noise levels where the loss is, and
 # gives each less weight in return; [chapter 8](08_training.ipynb) does that.
@@ -542,9 +556,11 @@ plt.show()
 # Try a *linear* clock: in `sigma_bar`, return `self.sigma_min * (1 - t) + self.sigma_max * t`. Then
 # `test_rate_is_the_derivative_of_the_total` fails, because `sigma` still has the old slope; so does
 # `test_kernel_solves_the_equation_of_the_process`. Change `sigma` to the new one,
-# `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`: both pass, and
-# `test_time_is_the_inverse_and_the_ends_are_met` remains, asking for the inverse and for the geometric
-# line. The command: `make export && pytest tests/test_noise.py`.
+# `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. A third test failed
+# with them, `test_time_is_the_inverse_and_the_ends_are_met`. It asks for the inverse: in `time`, return
+# `(as_float_tensor(sigma_bar) - self.sigma_min) / (self.sigma_max - self.sigma_min)`. And it asks for the geometric
+# line: make `line` there the straight one, and drop its `.exp()`. (On the page, exercises 1 and 4
+# count on the geometric clock and fail, too.) The command: `make export && pytest tests/test_noise.py`.
 #
 # **Exercise 1.** At what time is half of the characters redrawn? (Expected: $t = 0.7245$.)
 
@@ -577,7 +593,7 @@ torch.linalg.matrix_exp(2 / 3 * others)[0]
 # %% [markdown]
 # **Exercise 4.** Which $\sigma_{min}$ makes the almost clean part only a tenth of the time, with the same
 # $\sigma_{max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, and not
-# 0.01 %, are already wrong where the model stops.)
+# 0.01 %, are already redrawn at $t = 0$, where the model, running backwards, stops.)
 
 # %% tags=["solution", "hide-input"]
 # Solve log(s) = 0.9 log(sigma_min) + 0.1 log(20) for sigma_min, with s the noise that redraws 1 %.

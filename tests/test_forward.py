@@ -37,7 +37,7 @@ def chi_squared_tail(observed: Tensor, expected: Tensor) -> float:
 
 
 def test_tail_of_chi_squared():
-    # X² = 33.4: two outcomes are 40.9 away from 100 (2 · 40.9² / 100 = 33.4), three are exact.
+    # X² = 33.4: two outcomes are 40.87 away from 100 (2 · 40.87² / 100 = 33.4), three are exact.
     off = 40.865633 * torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     even = torch.full((5,), 100.0, dtype=torch.float64)
     assert chi_squared_tail(even, even) == 1

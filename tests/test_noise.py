@@ -60,9 +60,9 @@ def test_transition_matrix_refuses_what_is_no_noise():
 
 def test_noise_adds_up():
     for vocab_size in (2, 3, 106):
-        for a, b in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
-            both = transition_matrix(a, vocab_size) @ transition_matrix(b, vocab_size)
-            assert (both - transition_matrix(a + b, vocab_size)).abs().max() < 1e-13
+        for u, v in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
+            both = transition_matrix(u, vocab_size) @ transition_matrix(v, vocab_size)
+            assert (both - transition_matrix(u + v, vocab_size)).abs().max() < 1e-13
 
 
 def test_rate_is_the_derivative_of_the_total():

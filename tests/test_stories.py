@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_stories():
 
 
 def test_stories_differ():
-    assert len(set(sample(2000, seed=11))) == 2000
+    assert len(set(sample(2000, seed=11))) == 2000  # one seed in twenty repeats a story
 
 
 def test_a_word_without_its_form_is_noticed():
@@ -61,7 +61,8 @@ def every_story(grammar: Grammar) -> dict[str, float]:
     """Each story and its probability, by listing all tellings."""
     told = Counter()
     cast = [
-        [type("Spoken", (str,), word)(word[""]) for word in known]  # a text with attributes
+        # for each word a subclass of str with its forms as attributes: `format` finds {hero.his}
+        [type("Spoken", (str,), word)(word[""]) for word in known]
         for known in grammar.variables.values()
     ]
     for plot in grammar.plots:
@@ -90,7 +91,7 @@ def spoiled(story: str, rng: random.Random) -> list[str]:
     """For every place: one character replaced, removed, inserted. Then words that do not fit."""
     texts = []
     for i in range(len(story) + 1):
-        head, tail, new = story[:i], story[i:], rng.choice(VOCAB[2:])
+        head, tail, new = story[:i], story[i:], rng.choice(VOCAB[2:])  # no <UNK>, no <PAD>
         texts += [head + new + tail[1:], head + tail[1:], head + new + tail]
     for pair in (
         ("Lily", "Carl"),
@@ -117,7 +118,7 @@ def test_log_prob_is_minus_infinity_for_what_is_on_no_list():
     for plot in PLOTS:
         texts = spoiled(tell(plot, rng, SMALL), rng)
         assert [log_prob(t, SMALL) > -math.inf for t in texts] == [t in listed for t in texts]
-        assert sum(text not in listed for text in texts) > 350
+        assert sum(text not in listed for text in texts) > 350  # of 3 at each of 120 places or more
     for text in ("", "Tom", "Tom slept. ", "Tom slept.Tom slept.", "{hero} slept."):
         assert log_prob(text, TINY) == -math.inf
 
@@ -166,7 +167,7 @@ def test_the_surprise_of_samples_meets_the_entropy():
     surprise = [-log_prob(story) for story in sample(1000, seed=7)]
     mean = sum(surprise) / len(surprise)
     variance = sum((s - mean) ** 2 for s in surprise) / (len(surprise) - 1)
-    assert variance > 1
+    assert variance > 1  # the plots differ by nats; else the next line would be too strict
     assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprise))
 
 
@@ -203,7 +204,7 @@ def test_one_text_has_one_way_to_be_told():
             for variable, form in re.findall(r"\{(\w+)\.?(\w*)\}", part):
                 assert variable in seen or part == f"{{{variable}}}", f"first mention in {part}"
                 seen.add(variable)
-    openings = []
+    openings = []  # first seven characters: of one plot only, and in no field but the hero
     for plot in PLOTS:
         begun = [skeleton for skeleton, _, _ in skeletons(Grammar((plot,), VARIABLES))]
         openings.append({s.replace("{hero}", hero[""])[:7] for s in begun for hero in HEROES})
