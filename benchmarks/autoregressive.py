@@ -1,8 +1,8 @@
 """A left-to-right model beside the diffusion model: same network, data, optimizers and steps.
 
 The network is that of chapter 6 with all of its blocks given to the left reader: position i hears
-what comes before it and predicts character i. All else is the training of the bundled model (`ddlm-train
---config-name pocket`). The noise level is a constant. Writes a JSON file, which chapter 9 shows.
+what comes before it and predicts character i. All else is the training of the bundled model
+(`ddlm-train --config-name pocket`). The noise level is a constant. Writes a JSON file, which chapter 9 shows.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from ddlm_core.model import (
     rotary_angles,
 )
 from ddlm_core.sampler import sample_diffusion, sample_generators
-from ddlm_core.tokenizer import PAD_ID
 from ddlm_core.training import Trainer, TrainingConfig
 
 OUTPUT = Path(__file__).with_suffix(".json")

@@ -1501,8 +1501,8 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 #    leave out `self.head`. It passes again, and only the tests that look behind the head still know:
 #    `test_modulation_is_zero_after_construction`, `test_network_wakes_from_the_top` and
 #    `test_places_are_added_by_position`.
-# 3. Forget the norm of the keys: `rotate(k, angles)`. `test_large_queries_and_keys_change_nothing` fails, and
-#    `test_attention_is_the_formula`.
+# 3. Forget the norm of the keys: `rotate(k, angles)`. `test_large_queries_and_keys_change_nothing` fails,
+#    `test_attention_is_the_formula`, and `test_network_wakes_from_the_top` (the norm that nobody asks gets no gradient).
 #
 # After each: `make export && pytest tests/test_model.py`.
 #
