@@ -4,11 +4,9 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
-from ddlm_core.apps.hardware import make_accelerator
+from ddlm_core.apps.checkpoints import load_checkpoint, measure_and_save
+from ddlm_core.apps.hardware import adamw, make_accelerator
+from ddlm_core.apps.settings import check_settings
 from ddlm_core.data import WindowSampler
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
@@ -35,7 +34,7 @@ from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'save_checkpoint', 'load_checkpoint', 'save_weights', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'Trainer']  # fmt: skip
 
 
 @dataclass
@@ -84,25 +83,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)
-        _check(self)
-
-
-_WHOLE, _ANY = (int, int | None), (float, float | None)
-_FROM_ZERO = ("num_workers", "warmup_steps", "seed", "posterior_weight")
-_SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-
-
-def _check(config: TrainingConfig) -> None:
-    for f in (f for f in fields(config) if f.type in _WHOLE + _ANY):
-        value, whole = getattr(config, f.name), f.type in _WHOLE
-        low = 0 if f.name in _FROM_ZERO + _SHARES else 1 if whole else 1e-9
-        high = 1 if f.name in _SHARES else 1e12
-        right = type(value) is int or (type(value) is float and not whole)
-        if not (right and low <= value <= high or value is None and f.type not in (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
-    if config.optimizer not in ("muon", "adamw"):
-        raise ValueError(f"optimizer must be muon or adamw, got {config.optimizer!r}")
+        check_settings(self)
 
 
 def proposal_times(
@@ -185,12 +166,8 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    adamw, decay = torch.optim.AdamW, config.weight_decay
-    if config.use_8bit_optimizer and torch.cuda.is_available() and find_spec("bitsandbytes"):
-        from bitsandbytes.optim import AdamW8bit as adamw
-    elif config.use_8bit_optimizer:
-        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=2)
-    found = {"adamw": adamw(rest, config.learning_rate, config.betas, weight_decay=decay)}
+    kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
+    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
     for group in (group for optimizer in found.values() for group in optimizer.param_groups):
@@ -298,30 +275,6 @@ def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
         epoch, skip = epoch + 1, 0
 
 
-def save_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
-    content = {name: part.state_dict() for name, part in trainer.state.items()}
-    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
-    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
-
-
-def load_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
-    content = read_checkpoint(path)
-    try:
-        for name, part in trainer.state.items():
-            part.load_state_dict(content[name])
-        trainer.step, trainer.best = content["step"], content["best"]
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
-
-
-def save_weights(folder: Path, trainer: "Trainer") -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
-    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
-
-
 @dataclass(eq=False, repr=False)
 class Trainer:
     """Trains ``model`` on the batches of :func:`setup_dataloaders`."""
@@ -333,10 +286,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.step, self.best = self.config, 0, math.inf
-        self.folder, self.accelerator = (
-            Path(config.checkpoint_dir),
-            make_accelerator(config.mixed_precision),
-        )
+        self.folder = Path(config.checkpoint_dir)
+        self.accelerator = make_accelerator(config.mixed_precision)
         self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
@@ -371,23 +322,9 @@ class Trainer:
                 x_0 = next(batches)
                 loss, stopped = train_step(self, x_0, progress.stop)
                 if self.accelerator.is_main_process:
-                    bound = _measure_and_save(self, stopped)
+                    bound = measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
         self.accelerator.wait_for_everyone()
         if stopped:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         return bound
-
-
-def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
-    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
-    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
-        bound = trainer.evaluate()
-        if bound.nats_per_window < trainer.best:
-            trainer.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", trainer)
-    if at_end:
-        save_weights(trainer.folder / "final_model_hf", trainer)
-    if stopped or at_end or trainer.step % trainer.save_interval == 0:
-        save_checkpoint(trainer.folder / LATEST, trainer)
-    return bound

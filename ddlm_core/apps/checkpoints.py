@@ -1,0 +1,48 @@
+"""What a run writes: checkpoints to go on from, and the averaged weights as a folder."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
+
+
+def save_checkpoint(path: Path, trainer: Any) -> None:
+    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
+    content = {name: part.state_dict() for name, part in trainer.state.items()}
+    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
+    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
+
+
+def load_checkpoint(path: Path, trainer: Any) -> None:
+    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
+    content = read_checkpoint(path)
+    try:
+        for name, part in trainer.state.items():
+            part.load_state_dict(content[name])
+        trainer.step, trainer.best = content["step"], content["best"]
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
+
+
+def save_weights(folder: Path, trainer: Any) -> None:
+    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
+    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
+    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
+
+
+def measure_and_save(trainer: Any, stopped: bool) -> Any:
+    """Do what is due after a step; the validation bound, if it was measured."""
+    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
+    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
+        bound = trainer.evaluate()
+        if bound.nats_per_window < trainer.best:
+            trainer.best = bound.nats_per_window
+            save_weights(trainer.folder / "best_model_hf", trainer)
+    if at_end:
+        save_weights(trainer.folder / "final_model_hf", trainer)
+    if stopped or at_end or trainer.step % trainer.save_interval == 0:
+        save_checkpoint(trainer.folder / LATEST, trainer)
+    return bound
