@@ -90,7 +90,6 @@ from .training import Bound as Bound
 from .training import Objective as Objective
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
-from .training import batches_from as batches_from
 from .training import build_optimizers as build_optimizers
 from .training import draw_given as draw_given
 from .training import draw_noise as draw_noise

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddlm_core.apps.sources import POCKET, in_blocks
+from ddlm_core.apps.sources import POCKET, Piece, in_blocks
 from ddlm_core.apps.store import stored_stories
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
@@ -19,17 +19,14 @@ __all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', '
 
 
 def encode_stories(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: CharacterLevelTokenizer,
-    pad_to: int | None = None,
-    block: int = 1 << 20,
+    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of some ``block`` characters: tokens (uint8), ends (int64) and hashes (uint64) of stories.
+    """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
 
     A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
     """
     end = 0
-    for texts, is_end, hashes in in_blocks(pieces, block):
+    for texts, is_end, hashes in in_blocks(pieces):
         lengths = np.array([len(text) for text in texts])
         fill = is_end * (1 if pad_to is None else pad_to - lengths)
         if (fill < 0).any():
@@ -73,8 +70,8 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        padded = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
-        return torch.from_numpy(padded)
+        fill = (0, self.length - len(window))  # before and behind
+        return torch.from_numpy(np.pad(window, fill, constant_values=PAD_ID))
 
 
 class WindowSampler(Sampler[int]):
@@ -101,9 +98,8 @@ class WindowSampler(Sampler[int]):
 
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    return DataLoader(
-        TokenWindows(tokens, length), batch_size, sampler=range(0, len(tokens), length)
-    )
+    windows, starts = TokenWindows(tokens, length), range(0, len(tokens), length)
+    return DataLoader(windows, batch_size, sampler=starts)
 
 
 def setup_dataloaders(
@@ -120,12 +116,10 @@ def setup_dataloaders(
     """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
 
     Args:
-        dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
-            files; or the name of a data set on the Hugging Face Hub.
+        dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on all of this source instead; testing stays as it is.
-        seed: of the order of the windows, and of ``pocket-stories``.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)

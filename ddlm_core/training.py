@@ -4,7 +4,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from ddlm_core.apps.checkpoints import load_checkpoint, measure_and_save
+from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
 from ddlm_core.apps.hardware import adamw, make_accelerator
 from ddlm_core.apps.settings import check_settings
-from ddlm_core.data import WindowSampler
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
@@ -33,8 +32,9 @@ from ddlm_core.loss import (
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
+from ddlm_core.views.progress import Progress
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'Trainer']  # fmt: skip
 
 
 @dataclass
@@ -81,9 +81,7 @@ class TrainingConfig:
     seed: int = 0
     model: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        check_settings(self)
+    __post_init__ = check_settings
 
 
 def proposal_times(
@@ -170,8 +168,6 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]
     found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
-    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
-        group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
     return found
 
 
@@ -243,36 +239,23 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
 
 
 def _update(trainer: "Trainer", loss: float) -> None:
-    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
-    for optimizer in optimizers:
+    config, scaler = trainer.config, trainer.scaler
+    for optimizer in trainer.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
     if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
         found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(
-            f"{found}: go on from the last checkpoint with a lower learning_rate"
-        )
+        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
     schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
-    for optimizer in optimizers:
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+            group["lr"] = peaks[name] * learning_rate_factor(*schedule)
         scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
     trainer.step += 1
-
-
-def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
-    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
-    epoch, skip = divmod(step, len(loader) // parts)
-    while True:
-        if ours := isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
-        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
-        while taken := list(islice(batches, parts)):
-            yield torch.cat(taken)
-        epoch, skip = epoch + 1, 0
 
 
 @dataclass(eq=False, repr=False)
@@ -292,19 +275,15 @@ class Trainer:
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.save_interval = min(config.save_every_steps, config.save_every * epoch)
         self.average = copy.deepcopy(self.model).to(self.accelerator.device)
         self.average.eval().requires_grad_(False)
         self.objective = self.accelerator.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
-        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
-        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        with self.accelerator.main_process_first():
-            load_checkpoint(Path(path), self)
+        load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -313,14 +292,11 @@ class Trainer:
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound (in the first process)."""
-        from ddlm_core.views.progress import Progress
-
         bound, stopped = None, False
         batches = batches_from(self.train_loader, self.parts, self.step)
         with Progress(self) as progress:
             while self.step < self.total and not stopped:
-                x_0 = next(batches)
-                loss, stopped = train_step(self, x_0, progress.stop)
+                loss, stopped = train_step(self, x_0 := next(batches), progress.stop)
                 if self.accelerator.is_main_process:
                     bound = measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), bound)

@@ -54,22 +54,19 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ddlm_core.apps.sources import in_blocks
+from ddlm_core.apps.sources import Piece, in_blocks
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 
 def encode_stories(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: CharacterLevelTokenizer,
-    pad_to: int | None = None,
-    block: int = 1 << 20,
+    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Blocks of some ``block`` characters: tokens (uint8), ends (int64) and hashes (uint64) of stories.
+    """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
 
     A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
     """
     end = 0
-    for texts, is_end, hashes in in_blocks(pieces, block):
+    for texts, is_end, hashes in in_blocks(pieces):
         lengths = np.array([len(text) for text in texts])
         fill = is_end * (1 if pad_to is None else pad_to - lengths)
         if (fill < 0).any():
@@ -147,19 +144,6 @@ def test_a_story_longer_than_its_window_is_refused():
         next(encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3))
 
 
-def test_blocks_join_to_the_whole():
-    pieces = [("One.", True), ("", True), ("Two ", False), ("and ", False), ("three.", True)] * 2
-    whole = next(encode_stories(pieces, CharacterLevelTokenizer()))
-    for size in (1, 7, 30):
-        blocks = list(encode_stories(pieces, CharacterLevelTokenizer(), block=size))
-        assert len(blocks) > 1
-        for array, parts in zip(whole, zip(*blocks)):
-            assert array.dtype == parts[0].dtype and np.array_equal(array, np.concatenate(parts))
-    _, ends, hashes = whole
-    assert ends.tolist() == [5, 6, 21, 26, 27, 42]
-    assert len(set(hashes[:3].tolist())) == 3 and (hashes[:3] == hashes[3:]).all()
-
-
 def test_nothing_is_dropped_and_stories_stay_whole():
     told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
     tokens, ends, hashes = next(encode_stories([(story, True) for story in told], tokenizer))
@@ -188,7 +172,6 @@ def test_no_story_is_shared():
 
 
 test_a_story_longer_than_its_window_is_refused()
-test_blocks_join_to_the_whole()
 test_nothing_is_dropped_and_stories_stay_whole()
 test_no_story_is_shared()
 
@@ -217,8 +200,8 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        padded = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
-        return torch.from_numpy(padded)
+        fill = (0, self.length - len(window))  # before and behind
+        return torch.from_numpy(np.pad(window, fill, constant_values=PAD_ID))
 
 
 class WindowSampler(Sampler[int]):
@@ -267,9 +250,8 @@ for aligned in (True, False):
 # %% tags=["export:data"]
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    return DataLoader(
-        TokenWindows(tokens, length), batch_size, sampler=range(0, len(tokens), length)
-    )
+    windows, starts = TokenWindows(tokens, length), range(0, len(tokens), length)
+    return DataLoader(windows, batch_size, sampler=starts)
 
 
 # %% tags=["export:data"]
@@ -293,12 +275,10 @@ def setup_dataloaders(
     """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
 
     Args:
-        dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
-            files; or the name of a data set on the Hugging Face Hub.
+        dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on all of this source instead; testing stays as it is.
-        seed: of the order of the windows, and of ``pocket-stories``.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
@@ -391,9 +371,7 @@ class TrainingConfig:
     seed: int = 0
     model: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        check_settings(self)
+    __post_init__ = check_settings
 
 
 # %% tags=["test"]
@@ -697,8 +675,6 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]
     found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
-    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
-        group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
     return found
 
 
@@ -845,40 +821,23 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
 
 # %% tags=["export"]
 def _update(trainer: "Trainer", loss: float) -> None:
-    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
-    for optimizer in optimizers:
+    config, scaler = trainer.config, trainer.scaler
+    for optimizer in trainer.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
     if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
         found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(
-            f"{found}: go on from the last checkpoint with a lower learning_rate"
-        )
+        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
     schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
-    for optimizer in optimizers:
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+            group["lr"] = peaks[name] * learning_rate_factor(*schedule)
         scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
     trainer.step += 1
-
-
-# %% tags=["export"]
-from ddlm_core.data import WindowSampler
-
-
-def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
-    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
-    epoch, skip = divmod(step, len(loader) // parts)
-    while True:
-        if ours := isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
-        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
-        while taken := list(islice(batches, parts)):
-            yield torch.cat(taken)
-        epoch, skip = epoch + 1, 0
 
 
 # %% [markdown]
@@ -910,8 +869,9 @@ def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
 import copy
 from pathlib import Path
 
-from ddlm_core.apps.checkpoints import load_checkpoint, measure_and_save
+from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
 from ddlm_core.apps.hardware import make_accelerator
+from ddlm_core.views.progress import Progress
 
 
 @dataclass(eq=False, repr=False)
@@ -931,19 +891,15 @@ class Trainer:
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.save_interval = min(config.save_every_steps, config.save_every * epoch)
         self.average = copy.deepcopy(self.model).to(self.accelerator.device)
         self.average.eval().requires_grad_(False)
         self.objective = self.accelerator.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
-        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
-        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        with self.accelerator.main_process_first():
-            load_checkpoint(Path(path), self)
+        load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -952,14 +908,11 @@ class Trainer:
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound (in the first process)."""
-        from ddlm_core.views.progress import Progress
-
         bound, stopped = None, False
         batches = batches_from(self.train_loader, self.parts, self.step)
         with Progress(self) as progress:
             while self.step < self.total and not stopped:
-                x_0 = next(batches)
-                loss, stopped = train_step(self, x_0, progress.stop)
+                loss, stopped = train_step(self, x_0 := next(batches), progress.stop)
                 if self.accelerator.is_main_process:
                     bound = measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), bound)

@@ -15,19 +15,6 @@ def test_a_story_longer_than_its_window_is_refused():
         next(encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3))
 
 
-def test_blocks_join_to_the_whole():
-    pieces = [("One.", True), ("", True), ("Two ", False), ("and ", False), ("three.", True)] * 2
-    whole = next(encode_stories(pieces, CharacterLevelTokenizer()))
-    for size in (1, 7, 30):
-        blocks = list(encode_stories(pieces, CharacterLevelTokenizer(), block=size))
-        assert len(blocks) > 1
-        for array, parts in zip(whole, zip(*blocks)):
-            assert array.dtype == parts[0].dtype and np.array_equal(array, np.concatenate(parts))
-    _, ends, hashes = whole
-    assert ends.tolist() == [5, 6, 21, 26, 27, 42]
-    assert len(set(hashes[:3].tolist())) == 3 and (hashes[:3] == hashes[3:]).all()
-
-
 def test_nothing_is_dropped_and_stories_stay_whole():
     told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
     tokens, ends, hashes = next(encode_stories([(story, True) for story in told], tokenizer))

@@ -10,6 +10,7 @@ SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_
 
 def check_settings(config: Any) -> None:
     """Whole numbers start at 1, decimal numbers above 0, but for ``FROM_ZERO`` and ``SHARES``."""
+    config.betas = tuple(config.betas)  # a list, if it comes from a file
     for f in (f for f in fields(config) if f.type in WHOLE + ANY):
         value, whole = getattr(config, f.name), f.type in WHOLE
         low = 0 if f.name in FROM_ZERO + SHARES else 1 if whole else 1e-9

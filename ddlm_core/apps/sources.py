@@ -14,6 +14,7 @@ import numpy as np
 from ddlm_core import stories
 
 POCKET = "pocket-stories"
+BLOCK = 1 << 20  # characters that are read and encoded at a time
 Piece = tuple[str, bool]  # some text, and whether a story ends after it
 
 
@@ -21,7 +22,7 @@ def read_file(path: Path, column: str = "text") -> Iterator[Piece]:
     """Read a ``.txt`` (one running text), or the rows of a ``.jsonl`` or ``.parquet`` file."""
     if path.suffix == ".txt":
         with path.open(encoding="utf-8", newline="") as file:
-            while piece := file.read(1 << 20):
+            while piece := file.read(BLOCK):
                 yield piece, False
         yield "", True
     elif path.suffix == ".jsonl":
@@ -112,12 +113,13 @@ def source_key(source: str, split: str, limit: int | None, column: str, seed: in
 
 
 def in_blocks(
-    pieces: Iterable[Piece], characters: int
+    pieces: Iterable[Piece], characters: int | None = None
 ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Pieces in blocks of so many ``characters`` or a little more: texts, does a story end, hashes.
+    """Pieces in blocks of some ``characters`` (of ``BLOCK`` if not given): texts, does a story end, hashes.
 
     A story that ends in the block has a hash, uint64: the same wherever, and for the same text.
     """
+    characters = characters or BLOCK
     texts, is_end, hashes, size, story = [], [], bytearray(), 0, blake2b(digest_size=8)
     for text, last in pieces:
         texts.append(text)
