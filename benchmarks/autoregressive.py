@@ -2,7 +2,7 @@
 
 The network is that of chapter 6 with all of its blocks given to the left reader: position i hears
 what comes before it and predicts character i. All else is the training of the bundled model
-(`ddlm-train --config-name pocket`). The noise level is a constant. Writes a JSON file for chapter 9.
+(`ddlm-train --config-name pocket`). The noise level is a constant. Writes a file for chapter 9.
 """
 
 import argparse

@@ -106,15 +106,11 @@ from .training import Bound as Bound
 from .training import Objective as Objective
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
-from .training import batches_from as batches_from
 from .training import build_optimizers as build_optimizers
 from .training import draw_given as draw_given
 from .training import draw_noise as draw_noise
 from .training import learning_rate_factor as learning_rate_factor
-from .training import load_checkpoint as load_checkpoint
 from .training import proposal_times as proposal_times
-from .training import save_checkpoint as save_checkpoint
-from .training import save_weights as save_weights
 from .training import train_step as train_step
 from .training import training_loss as training_loss
 from .training import update_average as update_average

@@ -4,54 +4,62 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddlm_core.apps.sources import POCKET, read_stories
+from ddlm_core.apps.sources import POCKET, Piece, in_blocks
+from ddlm_core.apps.store import stored_stories
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 __all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'setup_dataloaders']  # fmt: skip
 
 
 def encode_stories(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: CharacterLevelTokenizer,
-    pad_to: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One row of tokens (uint8), with a ``<PAD>`` or ``pad_to`` tokens a story, and the ends (int64)."""
-    tokens, ends = bytearray(), []
-    for text, is_end in pieces:
-        tokens += tokenizer.encode_numpy(text).tobytes()
-        if pad_to is not None and len(text) > pad_to:
-            raise ValueError(f"a story of {len(text)} characters does not fit in {pad_to}")
-        if is_end:
-            tokens += bytes([PAD_ID]) * (1 if pad_to is None else pad_to - len(text))
-            ends.append(len(tokens))
-    return np.frombuffer(tokens, np.uint8), np.array(ends, dtype=np.int64)
+    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
+
+    A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
+    """
+    end = 0
+    for texts, is_end, hashes in in_blocks(pieces):
+        lengths = np.array([len(text) for text in texts])
+        fill = is_end * (1 if pad_to is None else pad_to - lengths)
+        if (fill < 0).any():
+            raise ValueError(f"a story of {lengths.max()} characters does not fit in {pad_to}")
+        places = np.repeat(np.cumsum(lengths), fill)  # of every <PAD>
+        tokens = np.insert(tokenizer.encode_numpy("".join(texts)), places, PAD_ID)
+        ends = end + np.cumsum(lengths + fill)
+        end = ends[-1]
+        yield tokens, ends[is_end], hashes
 
 
-def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[np.ndarray]:
-    """Training, validation and test tokens that share no story.
+def split_stories(
+    tokens: np.ndarray, ends: np.ndarray, hashes: np.ndarray, held_out: int, parts: int = 2
+) -> list[np.ndarray]:
+    """Training tokens, and ``parts`` that are held out (validation, test); they share no story.
 
-    The last two get at most ``held_out`` stories and a tenth of all, or a twentieth of one text.
+    A part gets at most ``held_out`` stories and a tenth of all, or a twentieth of one running text.
     """
     if len(ends) < 3:
-        return np.split(tokens, [len(tokens) * 18 // 20, len(tokens) * 19 // 20])
-    count = min(held_out, max(1, len(ends) // 10))
-    borders = [0, *ends.tolist()]
-    rows = [tokens[a:b] for a, b in zip(borders[-2 * count - 1 :], borders[-2 * count :])]
-    early = (tokens[a:b].tobytes() for a, b in zip(borders, borders[1 : -2 * count]))
-    seen = {row.tobytes() for row in rows}.intersection(early)
-    val = [row for row in rows[:count] if row.tobytes() not in seen]
-    seen |= {row.tobytes() for row in val}
-    test = [row for row in rows[count:] if row.tobytes() not in seen]
-    if not (val and test):
-        warnings.warn("stories repeat: those held out also occur in training", stacklevel=2)
-        val, test = rows[:count], rows[count:]
-    return [tokens[: borders[-2 * count - 1]], np.concatenate(val), np.concatenate(test)]
+        return np.split(tokens, [len(tokens) * share // 20 for share in range(20 - parts, 20)])
+    count, held = min(held_out, max(1, len(ends) // 10)), []
+    for _ in range(parts):
+        border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
+        early, late = hashes[:-count], hashes[-count:]
+        blocks = (early[i : i + (1 << 20)] for i in range(0, len(early), 1 << 20))
+        seen = np.any([np.isin(late, block) for block in blocks], axis=0)
+        rows = np.split(tokens[border:], last[:-1] - border)
+        fresh = [row for row, repeats in zip(rows, seen) if not repeats]
+        if not fresh:
+            warnings.warn("stories repeat: those held out also occur in training", stacklevel=2)
+        held.insert(0, np.concatenate(fresh or rows))
+        tokens, hashes = tokens[:border], early
+    return [tokens, *held]
 
 
 class TokenWindows(Dataset):
@@ -62,8 +70,8 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        padded = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
-        return torch.from_numpy(padded)
+        fill = (0, self.length - len(window))  # before and behind
+        return torch.from_numpy(np.pad(window, fill, constant_values=PAD_ID))
 
 
 class WindowSampler(Sampler[int]):
@@ -83,15 +91,15 @@ class WindowSampler(Sampler[int]):
         slack = 0 if self.aligned else min(self.length, self.tokens - self.length)
         shift = int(torch.randint(slack + 1, (), generator=generator))
         order = torch.randperm(len(self), generator=generator)
-        starts, self.skip = shift + order[self.skip :] * self.length, 0
-        yield from starts.tolist()
+        order, self.skip = order[self.skip :], 0
+        for part in order.split(1 << 16):  # as Python numbers, millions of starts take much memory
+            yield from (shift + part * self.length).tolist()
 
 
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    return DataLoader(
-        TokenWindows(tokens, length), batch_size, sampler=range(0, len(tokens), length)
-    )
+    windows, starts = TokenWindows(tokens, length), range(0, len(tokens), length)
+    return DataLoader(windows, batch_size, sampler=starts)
 
 
 def setup_dataloaders(
@@ -108,22 +116,18 @@ def setup_dataloaders(
     """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
 
     Args:
-        dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
-            files; or the name of a data set on the Hugging Face Hub.
+        dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on all of this source instead; testing stays as it is.
-        seed: of the order of the windows, and of ``pocket-stories``.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
-    pad_to = context_len if aligned else None
+    load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    pieces = read_stories(dataset_name, "train", limit, text_column, seed)
-    train, *held = split_stories(*encode_stories(pieces, tokenizer, pad_to), val_samples)
+    text = load(dataset_name, "train", limit, text_column, seed)
+    train, *held = split_stories(*text, val_samples, parts=2 if val_dataset_name is None else 1)
     if val_dataset_name is not None:
-        pieces = read_stories(val_dataset_name, "validation", val_samples, text_column, seed + 1)
-        train = np.concatenate([train, held[0]])
-        held[0], _ = encode_stories(pieces, tokenizer, pad_to)
+        held.insert(0, load(val_dataset_name, "validation", val_samples, text_column, seed + 1)[0])
     sampler = WindowSampler(len(train), context_len, seed, aligned)
     options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
     loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)

@@ -4,11 +4,9 @@
 
 import copy
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
-from ddlm_core.apps.hardware import make_accelerator
-from ddlm_core.data import WindowSampler
+from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
+from ddlm_core.apps.hardware import adamw, make_accelerator
+from ddlm_core.apps.settings import check_settings
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
@@ -32,8 +30,9 @@ from ddlm_core.loss import (
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
+from ddlm_core.views.progress import Progress
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'batches_from', 'save_checkpoint', 'load_checkpoint', 'save_weights', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'Trainer']  # fmt: skip
 
 
 @dataclass
@@ -80,31 +79,7 @@ class TrainingConfig:
     seed: int = 0
     model: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        _check(self)
-
-
-_WHOLE, _ANY = (int, int | None), (float, float | None)
-_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
-_SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-
-
-def _check(config: TrainingConfig) -> None:
-    for f in (f for f in fields(config) if f.type in _WHOLE + _ANY):
-        value, whole = getattr(config, f.name), f.type in _WHOLE
-        low = 0 if f.name in _FROM_ZERO + _SHARES else 1 if whole else 1e-9
-        high = 1 if f.name in _SHARES else 1e12
-        right = type(value) is int or (type(value) is float and not whole)
-        if not (right and low <= value <= high or value is None and f.type not in (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
-    for name, known in (
-        ("optimizer", ("muon", "adamw")),
-        ("objective", ("guess", "score_entropy")),
-    ):
-        if (value := getattr(config, name)) not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+    __post_init__ = check_settings
 
 
 def proposal_times(
@@ -188,16 +163,10 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    adamw, decay = torch.optim.AdamW, config.weight_decay
-    if config.use_8bit_optimizer and torch.cuda.is_available() and find_spec("bitsandbytes"):
-        from bitsandbytes.optim import AdamW8bit as adamw
-    elif config.use_8bit_optimizer:
-        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=2)
-    found = {"adamw": adamw(rest, config.learning_rate, config.betas, weight_decay=decay)}
+    kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
+    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
-    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
-        group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
     return found
 
 
@@ -269,60 +238,23 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
 
 
 def _update(trainer: "Trainer", loss: float) -> None:
-    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
-    for optimizer in optimizers:
+    config, scaler = trainer.config, trainer.scaler
+    for optimizer in trainer.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
     if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
         found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(
-            f"{found}: go on from the last checkpoint with a lower learning_rate"
-        )
+        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
     schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
-    for optimizer in optimizers:
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+            group["lr"] = peaks[name] * learning_rate_factor(*schedule)
         scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
     trainer.step += 1
-
-
-def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
-    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
-    epoch, skip = divmod(step, len(loader) // parts)
-    while True:
-        if ours := isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
-        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
-        while taken := list(islice(batches, parts)):
-            yield torch.cat(taken)
-        epoch, skip = epoch + 1, 0
-
-
-def save_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
-    content = {name: part.state_dict() for name, part in trainer.state.items()}
-    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
-    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
-
-
-def load_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
-    content = read_checkpoint(path)
-    try:
-        for name, part in trainer.state.items():
-            part.load_state_dict(content[name])
-        trainer.step, trainer.best = content["step"], content["best"]
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
-
-
-def save_weights(folder: Path, trainer: "Trainer") -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
-    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
 
 
 @dataclass(eq=False, repr=False)
@@ -336,27 +268,21 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.step, self.best = self.config, 0, math.inf
-        self.folder, self.accelerator = (
-            Path(config.checkpoint_dir),
-            make_accelerator(config.mixed_precision),
-        )
+        self.folder = Path(config.checkpoint_dir)
+        self.accelerator = make_accelerator(config.mixed_precision)
         self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.save_interval = min(config.save_every_steps, config.save_every * epoch)
         self.average = copy.deepcopy(self.model).to(self.accelerator.device)
         self.average.eval().requires_grad_(False)
         self.objective = self.accelerator.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
-        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
-        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        with self.accelerator.main_process_first():
-            load_checkpoint(Path(path), self)
+        load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -365,32 +291,15 @@ class Trainer:
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound (in the first process)."""
-        from ddlm_core.views.progress import Progress
-
         bound, stopped = None, False
         batches = batches_from(self.train_loader, self.parts, self.step)
         with Progress(self) as progress:
             while self.step < self.total and not stopped:
-                x_0 = next(batches)
-                loss, stopped = train_step(self, x_0, progress.stop)
+                loss, stopped = train_step(self, x_0 := next(batches), progress.stop)
                 if self.accelerator.is_main_process:
-                    bound = _measure_and_save(self, stopped)
+                    bound = measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
         self.accelerator.wait_for_everyone()
         if stopped:
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         return bound
-
-
-def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
-    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
-    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
-        bound = trainer.evaluate()
-        if bound.nats_per_window < trainer.best:
-            trainer.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", trainer)
-    if at_end:
-        save_weights(trainer.folder / "final_model_hf", trainer)
-    if stopped or at_end or trainer.step % trainer.save_interval == 0:
-        save_checkpoint(trainer.folder / LATEST, trainer)
-    return bound

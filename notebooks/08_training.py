@@ -54,60 +54,85 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from ddlm_core.apps.sources import Piece, in_blocks
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 
 def encode_stories(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: CharacterLevelTokenizer,
-    pad_to: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One row of tokens (uint8), with a ``<PAD>`` or ``pad_to`` tokens a story, and the ends (int64)."""
-    tokens, ends = bytearray(), []
-    for text, is_end in pieces:
-        tokens += tokenizer.encode_numpy(text).tobytes()
-        if pad_to is not None and len(text) > pad_to:
-            raise ValueError(f"a story of {len(text)} characters does not fit in {pad_to}")
-        if is_end:
-            tokens += bytes([PAD_ID]) * (1 if pad_to is None else pad_to - len(text))
-            ends.append(len(tokens))
-    return np.frombuffer(tokens, np.uint8), np.array(ends, dtype=np.int64)
+    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
+
+    A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
+    """
+    end = 0
+    for texts, is_end, hashes in in_blocks(pieces):
+        lengths = np.array([len(text) for text in texts])
+        fill = is_end * (1 if pad_to is None else pad_to - lengths)
+        if (fill < 0).any():
+            raise ValueError(f"a story of {lengths.max()} characters does not fit in {pad_to}")
+        places = np.repeat(np.cumsum(lengths), fill)  # of every <PAD>
+        tokens = np.insert(tokenizer.encode_numpy("".join(texts)), places, PAD_ID)
+        ends = end + np.cumsum(lengths + fill)
+        end = ends[-1]
+        yield tokens, ends[is_end], hashes
 
 
 # %% [markdown]
 # The two stories from above:
 
 # %%
-tokens, ends = encode_stories([("Hi.", True), ("Go!", True)], CharacterLevelTokenizer())
+tokens, ends, hashes = next(
+    encode_stories([("Hi.", True), ("Go!", True)], CharacterLevelTokenizer())
+)
 tokens.tolist(), ends.tolist()
 
 # %% [markdown]
+# TinyStories has two million stories. Read whole into memory they would fill gigabytes, so the text goes through in
+# blocks of a megabyte: each is encoded and appended to a file. The trainer never loads that file. It maps it
+# (`numpy.memmap`): the operating system brings in the pages that a window touches, and takes them away when memory gets
+# short. The file stays in the cache of the Hugging Face libraries, under a name made from all that it depends on: which
+# files, how long, changed when; which vocabulary and options. A second start finds it there. (It gets its name when it
+# is whole, and not before. This is the work of [`ddlm_core/apps/store.py`](../ddlm_core/apps/store.py).)
+#
+# MEASURED
+#
+# ## Stories to measure with
+#
 # Some stories are held out, to measure what the model makes of text that it has never seen. A large data set holds
-# some stories twice. So we hold out the *last* stories, and of those only the ones that occur in no earlier part.
+# some stories twice. So we hold out the *last* stories, and of those only the ones that occur in no earlier part:
+# first the stories to test with, then, of what is left, those to validate with.
+#
+# Is a story among two million others? We compare no texts for that. Each story got a *hash* above, 64 bits that look
+# random but are the same for the same text. Two different stories agree in it by chance once in $2^{64}$ pairs. (If
+# that happened, one story too many would be left out, no more.)
 
 # %% tags=["export:data"]
 import warnings
 
 
-def split_stories(tokens: np.ndarray, ends: np.ndarray, held_out: int) -> list[np.ndarray]:
-    """Training, validation and test tokens that share no story.
+def split_stories(
+    tokens: np.ndarray, ends: np.ndarray, hashes: np.ndarray, held_out: int, parts: int = 2
+) -> list[np.ndarray]:
+    """Training tokens, and ``parts`` that are held out (validation, test); they share no story.
 
-    The last two get at most ``held_out`` stories and a tenth of all, or a twentieth of one text.
+    A part gets at most ``held_out`` stories and a tenth of all, or a twentieth of one running text.
     """
     if len(ends) < 3:
-        return np.split(tokens, [len(tokens) * 18 // 20, len(tokens) * 19 // 20])
-    count = min(held_out, max(1, len(ends) // 10))
-    borders = [0, *ends.tolist()]
-    rows = [tokens[a:b] for a, b in zip(borders[-2 * count - 1 :], borders[-2 * count :])]
-    early = (tokens[a:b].tobytes() for a, b in zip(borders, borders[1 : -2 * count]))
-    seen = {row.tobytes() for row in rows}.intersection(early)
-    val = [row for row in rows[:count] if row.tobytes() not in seen]
-    seen |= {row.tobytes() for row in val}
-    test = [row for row in rows[count:] if row.tobytes() not in seen]
-    if not (val and test):
-        warnings.warn("stories repeat: those held out also occur in training", stacklevel=2)
-        val, test = rows[:count], rows[count:]
-    return [tokens[: borders[-2 * count - 1]], np.concatenate(val), np.concatenate(test)]
+        return np.split(tokens, [len(tokens) * share // 20 for share in range(20 - parts, 20)])
+    count, held = min(held_out, max(1, len(ends) // 10)), []
+    for _ in range(parts):
+        border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
+        early, late = hashes[:-count], hashes[-count:]
+        blocks = (early[i : i + (1 << 20)] for i in range(0, len(early), 1 << 20))
+        seen = np.any([np.isin(late, block) for block in blocks], axis=0)
+        rows = np.split(tokens[border:], last[:-1] - border)
+        fresh = [row for row, repeats in zip(rows, seen) if not repeats]
+        if not fresh:
+            warnings.warn("stories repeat: those held out also occur in training", stacklevel=2)
+        held.insert(0, np.concatenate(fresh or rows))
+        tokens, hashes = tokens[:border], early
+    return [tokens, *held]
 
 
 # %% tags=["test:data"]
@@ -116,28 +141,32 @@ import pytest
 
 def test_a_story_longer_than_its_window_is_refused():
     with pytest.raises(ValueError, match="does not fit in 3"):
-        encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3)
+        next(encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3))
 
 
 def test_nothing_is_dropped_and_stories_stay_whole():
     told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
-    tokens, ends = encode_stories([(story, True) for story in told], tokenizer)
-    parts = split_stories(tokens, ends, held_out=2)
+    tokens, ends, hashes = next(encode_stories([(story, True) for story in told], tokenizer))
+    parts = split_stories(tokens, ends, hashes, held_out=2)
     assert [np.count_nonzero(part == PAD_ID) for part in parts] == [26, 2, 2]
     assert "".join(tokenizer.decode(part) for part in parts) == "".join(told)
     assert all(part[-1] == PAD_ID for part in parts)  # cut where stories end
-    running = split_stories(tokens, ends[-1:], held_out=2)
+    assert np.shares_memory(parts[0], tokens)  # not copied
+    running = split_stories(tokens, ends[-1:], hashes[-1:], held_out=2)
     assert sum(map(len, running)) == len(tokens) and min(map(len, running)) > 0
+    train, test = split_stories(tokens, ends, hashes, held_out=2, parts=1)
+    assert np.array_equal(train, np.concatenate(parts[:2])) and np.array_equal(test, parts[2])
 
 
 def test_no_story_is_shared():
     told = [f"Story {i}." for i in range(30)]
     told[25], told[29] = told[3], told[26]  # validation repeats training; testing, validation
     tokenizer = CharacterLevelTokenizer()
-    parts = split_stories(*encode_stories([(s, True) for s in told], tokenizer), held_out=3)
+    encoded = next(encode_stories([(s, True) for s in told], tokenizer))
+    parts = split_stories(*encoded, held_out=3)
     texts = [tokenizer.decode(part) for part in parts]
     assert texts == ["".join(told[:24]), "Story 24.Story 26.", "Story 27.Story 28."]
-    same = encode_stories([("The same.", True)] * 10, tokenizer)
+    same = next(encode_stories([("The same.", True)] * 10, tokenizer))
     with pytest.warns(UserWarning, match="stories repeat"):
         assert all(map(len, split_stories(*same, held_out=1)))
 
@@ -171,8 +200,8 @@ class TokenWindows(Dataset):
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
-        padded = np.pad(window, (0, self.length - len(window)), constant_values=PAD_ID)
-        return torch.from_numpy(padded)
+        fill = (0, self.length - len(window))  # before and behind
+        return torch.from_numpy(np.pad(window, fill, constant_values=PAD_ID))
 
 
 class WindowSampler(Sampler[int]):
@@ -192,8 +221,9 @@ class WindowSampler(Sampler[int]):
         slack = 0 if self.aligned else min(self.length, self.tokens - self.length)
         shift = int(torch.randint(slack + 1, (), generator=generator))
         order = torch.randperm(len(self), generator=generator)
-        starts, self.skip = shift + order[self.skip :] * self.length, 0
-        yield from starts.tolist()
+        order, self.skip = order[self.skip :], 0
+        for part in order.split(1 << 16):  # as Python numbers, millions of starts take much memory
+            yield from (shift + part * self.length).tolist()
 
 
 # %% tags=["test:data"]
@@ -220,13 +250,15 @@ for aligned in (True, False):
 # %% tags=["export:data"]
 def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    return DataLoader(
-        TokenWindows(tokens, length), batch_size, sampler=range(0, len(tokens), length)
-    )
+    windows, starts = TokenWindows(tokens, length), range(0, len(tokens), length)
+    return DataLoader(windows, batch_size, sampler=starts)
 
 
 # %% tags=["export:data"]
-from ddlm_core.apps.sources import POCKET, read_stories
+from functools import partial
+
+from ddlm_core.apps.sources import POCKET
+from ddlm_core.apps.store import stored_stories
 
 
 def setup_dataloaders(
@@ -243,22 +275,18 @@ def setup_dataloaders(
     """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
 
     Args:
-        dataset_name: ``"pocket-stories"``; a path or glob of ``.txt``, ``.jsonl`` or ``.parquet``
-            files; or the name of a data set on the Hugging Face Hub.
+        dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on all of this source instead; testing stays as it is.
-        seed: of the order of the windows, and of ``pocket-stories``.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
-    pad_to = context_len if aligned else None
+    load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    pieces = read_stories(dataset_name, "train", limit, text_column, seed)
-    train, *held = split_stories(*encode_stories(pieces, tokenizer, pad_to), val_samples)
+    text = load(dataset_name, "train", limit, text_column, seed)
+    train, *held = split_stories(*text, val_samples, parts=2 if val_dataset_name is None else 1)
     if val_dataset_name is not None:
-        pieces = read_stories(val_dataset_name, "validation", val_samples, text_column, seed + 1)
-        train = np.concatenate([train, held[0]])
-        held[0], _ = encode_stories(pieces, tokenizer, pad_to)
+        held.insert(0, load(val_dataset_name, "validation", val_samples, text_column, seed + 1)[0])
     sampler = WindowSampler(len(train), context_len, seed, aligned)
     options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
     loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)
@@ -288,12 +316,15 @@ def test_loaders_give_stories_and_running_text(tmp_path):
 #
 # One dataclass holds it. Every field is a key of the YAML files in `ddlm_core/configs`, and of the command:
 # `ddlm-train batch_size=32`. The checks follow from the types: a whole number counts something, so it starts at 1,
-# and a decimal number is above 0; `_FROM_ZERO` and `_SHARES` name the exceptions. (What is not checked here, a library checks.)
+# and a decimal number is above 0. The exceptions have names in
+# [`ddlm_core/apps/settings.py`](../ddlm_core/apps/settings.py). (What is not checked there, a library checks.)
 
 # %% tags=["export"]
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from ddlm_core.apps.settings import check_settings
 
 
 @dataclass
@@ -340,32 +371,7 @@ class TrainingConfig:
     seed: int = 0
     model: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        _check(self)
-
-
-# %% tags=["export"]
-_WHOLE, _ANY = (int, int | None), (float, float | None)
-_FROM_ZERO = ("num_workers", "warmup_steps", "seed")
-_SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
-
-
-def _check(config: TrainingConfig) -> None:
-    for f in (f for f in fields(config) if f.type in _WHOLE + _ANY):
-        value, whole = getattr(config, f.name), f.type in _WHOLE
-        low = 0 if f.name in _FROM_ZERO + _SHARES else 1 if whole else 1e-9
-        high = 1 if f.name in _SHARES else 1e12
-        right = type(value) is int or (type(value) is float and not whole)
-        if not (right and low <= value <= high or value is None and f.type not in (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise ValueError(f"{f.name} must be {kind} from {low} to {high:g}, got {value!r}")
-    for name, known in (
-        ("optimizer", ("muon", "adamw")),
-        ("objective", ("guess", "score_entropy")),
-    ):
-        if (value := getattr(config, name)) not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+    __post_init__ = check_settings
 
 
 # %% tags=["test"]
@@ -619,6 +625,8 @@ class Objective(nn.Module):
 # parts of a batch must add up to the batch, and score entropy must be that of chapter 5:
 
 # %% tags=["test"]
+from dataclasses import replace
+
 from ddlm_core.data import evaluation_loader, setup_dataloaders
 from ddlm_core.forward import transition
 from ddlm_core.loss import compute_loss, denoiser_log_score, score_entropy_loss
@@ -699,7 +707,7 @@ test_a_network_of_scores_is_trained_on_score_entropy()
 #   0.1, 0.19, 0.271, …
 
 # %% tags=["export"]
-from importlib.util import find_spec
+from ddlm_core.apps.hardware import adamw
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
@@ -708,16 +716,10 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    adamw, decay = torch.optim.AdamW, config.weight_decay
-    if config.use_8bit_optimizer and torch.cuda.is_available() and find_spec("bitsandbytes"):
-        from bitsandbytes.optim import AdamW8bit as adamw
-    elif config.use_8bit_optimizer:
-        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=2)
-    found = {"adamw": adamw(rest, config.learning_rate, config.betas, weight_decay=decay)}
+    kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
+    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
-    for group in (group for optimizer in found.values() for group in optimizer.param_groups):
-        group["peak"] = group["lr"]  # scaled by learning_rate_factor in every step
     return found
 
 
@@ -864,40 +866,23 @@ def train_step(trainer: "Trainer", x_0: Tensor, stop: bool = False) -> tuple[flo
 
 # %% tags=["export"]
 def _update(trainer: "Trainer", loss: float) -> None:
-    config, scaler, optimizers = trainer.config, trainer.scaler, trainer.optimizers.values()
-    for optimizer in optimizers:
+    config, scaler = trainer.config, trainer.scaler
+    for optimizer in trainer.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.gradient_clip).item()
     if not (loss < 40 and (math.isfinite(norm) or scaler.is_enabled())):  # guessing takes log V
         found = f"at step {trainer.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(
-            f"{found}: go on from the last checkpoint with a lower learning_rate"
-        )
+        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
     schedule = (trainer.step, trainer.total, config.warmup_steps, config.decay_fraction)
-    for optimizer in optimizers:
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate_factor(*schedule)
+            group["lr"] = peaks[name] * learning_rate_factor(*schedule)
         scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
     trainer.step += 1
-
-
-# %% tags=["export"]
-from ddlm_core.data import WindowSampler
-
-
-def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
-    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
-    epoch, skip = divmod(step, len(loader) // parts)
-    while True:
-        if ours := isinstance(loader.sampler, WindowSampler):
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
-        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
-        while taken := list(islice(batches, parts)):
-            yield torch.cat(taken)
-        epoch, skip = epoch + 1, 0
 
 
 # %% [markdown]
@@ -913,36 +898,6 @@ def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
 # It holds tensors and plain values only, and is read with `weights_only=True`: a pickle could run code, this cannot.
 # The averaged weights also go to a folder that `from_pretrained` reads ([chapter 10](10_pipeline.ipynb)).
 
-# %% tags=["export"]
-from pathlib import Path
-
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
-
-
-def save_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
-    content = {name: part.state_dict() for name, part in trainer.state.items()}
-    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
-    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
-
-
-def load_checkpoint(path: Path, trainer: "Trainer") -> None:
-    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
-    content = read_checkpoint(path)
-    try:
-        for name, part in trainer.state.items():
-            part.load_state_dict(content[name])
-        trainer.step, trainer.best = content["step"], content["best"]
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
-
-
-def save_weights(folder: Path, trainer: "Trainer") -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
-    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
-
-
 # %% [markdown]
 # ## The trainer
 #
@@ -957,8 +912,11 @@ def save_weights(folder: Path, trainer: "Trainer") -> None:
 
 # %% tags=["export"]
 import copy
+from pathlib import Path
 
+from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
 from ddlm_core.apps.hardware import make_accelerator
+from ddlm_core.views.progress import Progress
 
 
 @dataclass(eq=False, repr=False)
@@ -972,27 +930,21 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.step, self.best = self.config, 0, math.inf
-        self.folder, self.accelerator = (
-            Path(config.checkpoint_dir),
-            make_accelerator(config.mixed_precision),
-        )
+        self.folder = Path(config.checkpoint_dir)
+        self.accelerator = make_accelerator(config.mixed_precision)
         self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.save_interval = min(config.save_every_steps, config.save_every * epoch)
         self.average = copy.deepcopy(self.model).to(self.accelerator.device)
         self.average.eval().requires_grad_(False)
         self.objective = self.accelerator.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
         self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
-        self.state = {"model": self.model, "average": self.average, "scaler": self.scaler}
-        self.state |= self.optimizers
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
-        with self.accelerator.main_process_first():
-            load_checkpoint(Path(path), self)
+        load_checkpoint(Path(path), self)
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -1001,16 +953,13 @@ class Trainer:
 
     def fit(self) -> Bound | None:
         """Train to the end; returns the last validation bound (in the first process)."""
-        from ddlm_core.views.progress import Progress
-
         bound, stopped = None, False
         batches = batches_from(self.train_loader, self.parts, self.step)
         with Progress(self) as progress:
             while self.step < self.total and not stopped:
-                x_0 = next(batches)
-                loss, stopped = train_step(self, x_0, progress.stop)
+                loss, stopped = train_step(self, x_0 := next(batches), progress.stop)
                 if self.accelerator.is_main_process:
-                    bound = _measure_and_save(self, stopped)
+                    bound = measure_and_save(self, stopped)
                     progress.note(loss, int((x_0 != PAD_ID).sum()), bound)
         self.accelerator.wait_for_everyone()
         if stopped:
@@ -1018,23 +967,10 @@ class Trainer:
         return bound
 
 
-# %% tags=["export"]
-def _measure_and_save(trainer: Trainer, stopped: bool) -> Bound | None:
-    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
-    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
-        bound = trainer.evaluate()
-        if bound.nats_per_window < trainer.best:
-            trainer.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", trainer)
-    if at_end:
-        save_weights(trainer.folder / "final_model_hf", trainer)
-    if stopped or at_end or trainer.step % trainer.save_interval == 0:
-        save_checkpoint(trainer.folder / LATEST, trainer)
-    return bound
-
-
 # %% tags=["test"]
 import json
+
+from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
 
 
 def tiny_trainer(folder, dropout=0.1, **changes):
@@ -1410,7 +1346,8 @@ steps_taken, constant
 # %% tags=["solution", "hide-input"]
 told = [f"Story {i}." for i in range(30)]
 told[5] = told[29] = "a" * 90
-parts = split_stories(*encode_stories([(s, True) for s in told], CharacterLevelTokenizer()), 3)
+encoded = next(encode_stories([(story, True) for story in told], CharacterLevelTokenizer()))
+parts = split_stories(*encoded, 3)
 counts = [int((part == PAD_ID).sum()) for part in parts[1:]]
 assert counts == [3, 2]
 counts

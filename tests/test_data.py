@@ -12,28 +12,32 @@ from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 def test_a_story_longer_than_its_window_is_refused():
     with pytest.raises(ValueError, match="does not fit in 3"):
-        encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3)
+        next(encode_stories([("long", True)], CharacterLevelTokenizer(), pad_to=3))
 
 
 def test_nothing_is_dropped_and_stories_stay_whole():
     told, tokenizer = [f"Story number {i}." for i in range(30)], CharacterLevelTokenizer()
-    tokens, ends = encode_stories([(story, True) for story in told], tokenizer)
-    parts = split_stories(tokens, ends, held_out=2)
+    tokens, ends, hashes = next(encode_stories([(story, True) for story in told], tokenizer))
+    parts = split_stories(tokens, ends, hashes, held_out=2)
     assert [np.count_nonzero(part == PAD_ID) for part in parts] == [26, 2, 2]
     assert "".join(tokenizer.decode(part) for part in parts) == "".join(told)
     assert all(part[-1] == PAD_ID for part in parts)  # cut where stories end
-    running = split_stories(tokens, ends[-1:], held_out=2)
+    assert np.shares_memory(parts[0], tokens)  # not copied
+    running = split_stories(tokens, ends[-1:], hashes[-1:], held_out=2)
     assert sum(map(len, running)) == len(tokens) and min(map(len, running)) > 0
+    train, test = split_stories(tokens, ends, hashes, held_out=2, parts=1)
+    assert np.array_equal(train, np.concatenate(parts[:2])) and np.array_equal(test, parts[2])
 
 
 def test_no_story_is_shared():
     told = [f"Story {i}." for i in range(30)]
     told[25], told[29] = told[3], told[26]  # validation repeats training; testing, validation
     tokenizer = CharacterLevelTokenizer()
-    parts = split_stories(*encode_stories([(s, True) for s in told], tokenizer), held_out=3)
+    encoded = next(encode_stories([(s, True) for s in told], tokenizer))
+    parts = split_stories(*encoded, held_out=3)
     texts = [tokenizer.decode(part) for part in parts]
     assert texts == ["".join(told[:24]), "Story 24.Story 26.", "Story 27.Story 28."]
-    same = encode_stories([("The same.", True)] * 10, tokenizer)
+    same = next(encode_stories([("The same.", True)] * 10, tokenizer))
     with pytest.warns(UserWarning, match="stories repeat"):
         assert all(map(len, split_stories(*same, held_out=1)))
 

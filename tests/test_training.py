@@ -1,5 +1,6 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
 
+
 import json
 import math
 import signal

@@ -25,10 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], Any], keep: Path | None = No
         write(part)
     except Exception as error:
         _remove(part)
-        where = next(folder for folder in path.absolute().parents if folder.exists())
-        free = shutil.disk_usage(where).free // 10**6
-        reason = f"{free:,} MB are free there: {error}"
-        raise OSError(f"could not write {path}; {reason}") from error
+        raise OSError(not_written(path, error)) from error
     if part.is_dir():  # a folder cannot take the place of a folder, but its files can
         path.mkdir(exist_ok=True)
         for file in part.iterdir():
@@ -38,6 +35,13 @@ def write_whole(path: Path, write: Callable[[Path], Any], keep: Path | None = No
     if keep is not None and path.exists():
         path.replace(keep)
     part.replace(path)
+
+
+def not_written(path: Path, error: Exception) -> str:
+    """What to say if ``path`` could not be written: how much room there is, and what went wrong."""
+    where = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(where).free // 10**6
+    return f"could not write {path}; {free:,} MB are free there: {error}"
 
 
 def _remove(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What the machine has, and what it is fast at."""
 
+import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,6 +23,17 @@ def make_accelerator(precision: str) -> Any:
     elif cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
         fast = "bf16"
     return Accelerator(mixed_precision=fast if precision == "auto" else precision)
+
+
+def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:
+    """The optimizer AdamW, if it can be had the one whose memory takes 8 bits a number."""
+    if use_8bit and torch.cuda.is_available() and find_spec("bitsandbytes"):
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit
+    if use_8bit:
+        warnings.warn("use_8bit_optimizer is off: it needs CUDA and bitsandbytes", stacklevel=3)
+    return torch.optim.AdamW
 
 
 def pick_device(name: str | None) -> torch.device:
