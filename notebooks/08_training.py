@@ -625,8 +625,6 @@ class Objective(nn.Module):
 # parts of a batch must add up to the batch, and score entropy must be that of chapter 5:
 
 # %% tags=["test"]
-from dataclasses import replace
-
 from ddlm_core.data import evaluation_loader, setup_dataloaders
 from ddlm_core.forward import transition
 from ddlm_core.loss import compute_loss, denoiser_log_score, score_entropy_loss

@@ -1,6 +1,5 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
 
-
 import json
 import math
 import signal
