@@ -13,7 +13,19 @@ from torch.nn.functional import one_hot
 from ddlm_core.loss import Graph
 from ddlm_core.noise import as_float_tensor, corrupted_fraction
 
-__all__ = ['LogLinearNoise', 'MASK', 'with_mask', 'all_masked', 'mask_posterior', 'mask_log_score', 'mask_loss', 'open_masks', 'ABSORBING']  # fmt: skip
+__all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'open_masks', 'ABSORBING']  # fmt: skip
+
+MASK = "░"
+
+
+def with_mask(vocab: Sequence[str]) -> tuple[str, ...]:
+    """The vocabulary with the mask as its last token."""
+    return (*vocab, MASK) if vocab[-1] != MASK else tuple(vocab)
+
+
+def all_masked(batch_size: int, length: int, vocab_size: int, *_: Any) -> Tensor:
+    """Pure noise: nothing but masks, int64 (B, L); a generator and a device play no part."""
+    return torch.full((batch_size, length), vocab_size - 1)
 
 
 class LogLinearNoise:
@@ -32,19 +44,6 @@ class LogLinearNoise:
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
         return corrupted_fraction(sigma_bar)
-
-
-MASK = "░"
-
-
-def with_mask(vocab: Sequence[str]) -> tuple[str, ...]:
-    """The vocabulary with the mask as its last token."""
-    return (*vocab, MASK) if vocab[-1] != MASK else tuple(vocab)
-
-
-def all_masked(batch_size: int, length: int, vocab_size: int, *_: Any) -> Tensor:
-    """Pure noise: nothing but masks, int64 (B, L); a generator and a device play no part."""
-    return torch.full((batch_size, length), vocab_size - 1)
 
 
 def mask_posterior(log_q: Tensor, sigma_bar: Any, x_t: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, prior_kl
+from ddlm_core.loss import low_discrepancy_times
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
-from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
+from ddlm_core.training import window_nats
 
 __all__ = ['Estimate', 'mean_of', 'spread_times', 'bound_draws', 'estimate_bound', 'bits_per_character', 'wilson', 'word_entropy']  # fmt: skip
 
@@ -58,16 +57,7 @@ def spread_times(
 @torch.inference_mode()
 def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
     """Estimates of the bound from one noise level each, nats per window (N, L): (repeats, N)."""
-    noise, vocab_size = model.config.noise, model.config.vocab_size
-    rows = x_0.repeat(repeats, 1)
-    t, weight = (v.to(x_0.device) for v in spread_times(len(rows), noise, generator))
-    diffusion = weight * compute_loss(model, rows, noise, t, generator=generator)
-    first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(rows, first, vocab_size, None, generator, graph_of(model).sample_prior)
-    x_t, which = x_t.unique(dim=0, return_inverse=True)
-    probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
-    last = -probs[which].gather(-1, rows[..., None]).log().mean((1, 2))
-    nats = (diffusion + last + prior_kl(noise.sigma_max, vocab_size).item()) * rows.shape[1]
+    nats = window_nats(model, x_0.repeat(repeats, 1), model.config.noise, generator, spread_times)
     return nats.view(repeats, len(x_0)).double().cpu()
 
 

@@ -786,16 +786,21 @@ class Bound:
 
 @torch.inference_mode()
 def window_nats(
-    model: nn.Module, x_0: Tensor, noise: GeometricNoise, generator: torch.Generator
+    model: nn.Module,
+    x_0: Tensor,
+    noise: Any,
+    generator: torch.Generator,
+    times: Any = proposal_times,
 ) -> Tensor:
     """One-sample estimates of the whole bound for windows (B, L), in nats per window: (B,)."""
-    t, weight = (v.to(x_0.device) for v in proposal_times(len(x_0), noise, generator=generator))
+    t, weight = (v.to(x_0.device) for v in times(len(x_0), noise, generator=generator))
     diffusion = weight * compute_loss(model, x_0, noise, t, generator=generator)
-    first, prior = noise.sigma_bar(torch.zeros_like(t)), graph_of(model).sample_prior
-    x_t = perturb_batch(x_0, first, model.config.vocab_size, None, generator, prior)
-    last = reverse_probs(model, x_t, first, torch.zeros_like(t)).gather(-1, x_0[..., None])
-    kl = prior_kl(noise.sigma_max, model.config.vocab_size).item()
-    return (diffusion - last[..., 0].log().mean(-1) + kl) * x_0.shape[1]
+    first, vocab_size = noise.sigma_bar(torch.zeros_like(t)), model.config.vocab_size
+    x_t = perturb_batch(x_0, first, vocab_size, None, generator, graph_of(model).sample_prior)
+    x_t, which = x_t.unique(dim=0, return_inverse=True)  # almost all come through unchanged
+    probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
+    last = -probs[which].gather(-1, x_0[..., None]).log().mean((1, 2))
+    return (diffusion + last + prior_kl(noise.sigma_max, vocab_size).item()) * x_0.shape[1]
 
 
 # %% tags=["export"]

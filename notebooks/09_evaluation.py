@@ -244,10 +244,9 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 import torch
 from torch import Tensor, nn
 
-from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, prior_kl
+from ddlm_core.loss import low_discrepancy_times
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
-from ddlm_core.sampler import reverse_probs
+from ddlm_core.training import window_nats
 
 
 def spread_times(
@@ -265,24 +264,15 @@ def spread_times(
 
 # %% [markdown]
 # Now the bound itself, with its three terms: the diffusion part at one noise level, the reconstruction at $t=0$, the
-# prior at $t=1$. Each window gets $R$ levels, one comb for all. (Almost all windows come through the tiny noise at
-# $t = 0$ unchanged. `unique` asks the network only once for equal ones.) Nothing is clamped or left out.
+# prior at $t=1$. `window_nats` of chapter 8 estimates it, from whatever levels it is given. Each window gets $R$ of
+# ours, one comb for all. Nothing is clamped or left out.
 
 
 # %% tags=["export"]
 @torch.inference_mode()
 def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
     """Estimates of the bound from one noise level each, nats per window (N, L): (repeats, N)."""
-    noise, vocab_size = model.config.noise, model.config.vocab_size
-    rows = x_0.repeat(repeats, 1)
-    t, weight = (v.to(x_0.device) for v in spread_times(len(rows), noise, generator))
-    diffusion = weight * compute_loss(model, rows, noise, t, generator=generator)
-    first = noise.sigma_bar(torch.zeros_like(t))
-    x_t = perturb_batch(rows, first, vocab_size, None, generator, graph_of(model).sample_prior)
-    x_t, which = x_t.unique(dim=0, return_inverse=True)
-    probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
-    last = -probs[which].gather(-1, rows[..., None]).log().mean((1, 2))
-    nats = (diffusion + last + prior_kl(noise.sigma_max, vocab_size).item()) * rows.shape[1]
+    nats = window_nats(model, x_0.repeat(repeats, 1), model.config.noise, generator, spread_times)
     return nats.view(repeats, len(x_0)).double().cpu()
 
 
@@ -292,6 +282,7 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
 # the lower the noise, the rarer and the larger they get, without end. On the right is the mixture: it has a ceiling.
 
 # %% tags=["hide-input"]
+from ddlm_core.loss import compute_loss
 from ddlm_core.training import proposal_times
 
 g, model, noise = torch.Generator().manual_seed(0), Letters(0.6, 0.4), GeometricNoise()
@@ -980,7 +971,7 @@ for texts in (cheat, honest):
 # `share_of_hits` for one window with 64 levels. (Expected: about 0.7 instead of 0.95.)
 
 # %% tags=["solution", "hide-input"]
-kept, spread_times = spread_times, lambda *how: proposal_times(how[0], how[1], generator=how[2])
+kept, spread_times = spread_times, proposal_times
 hits = share_of_hits(0.6, windows=1, repeats=64, fixed=True)
 spread_times = kept
 assert 0.6 < hits < 0.85
