@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         if CHAPTER_FILE.fullmatch(path.name):
             chapters.append(read_chapter(path))
         else:
-            problem(f"notebooks/{path.name}", "a chapter is named NN_name.py")
+            problem(f"notebooks/{path.name}", "a chapter is named NN_name.py, an appendix A_name.py")
     owner: dict[str, int] = {}  # module → index of its chapter
     for order, chapter in enumerate(chapters):
         for module in chapter.tagged("export"):
