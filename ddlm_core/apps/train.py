@@ -1,6 +1,7 @@
 """``ddlm-train``: train a model from a configuration (Hydra)."""
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ddlm_core.apps.errors import one_line_errors
+from ddlm_core.apps.errors import one_line_errors, told
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -19,7 +20,8 @@ HELP = """ddlm-train: train a discrete diffusion language model.
   ddlm-train --config-name smoke                          the same for a few seconds: does it run?
   ddlm-train --config-name cpu                            TinyStories, for hours on a CPU
   ddlm-train --config-name gpu                            TinyStories, 10 layers; also: gpu-large
-  ddlm-train dataset_name=my.txt max_steps=2000           your own text (.txt, .jsonl, .parquet, glob)
+  ddlm-train dataset_name=my.txt num_epochs=9             your own text (.txt, .jsonl, .parquet, glob)
+  ddlm-train "dataset_name='my/part_[1-9].txt'"           quotes around what is not plain: []{}(),=~é
   ddlm-train +resume_from=checkpoints/checkpoint_latest.pth
   ddlm-train model.n_layer=8 batch_size=32 --cfg job      show the configuration, train nothing
   torchrun --nproc_per_node 2 -m ddlm_core.apps.train     two GPUs (or: accelerate launch -m …)
@@ -41,6 +43,26 @@ def prefixed(arguments: list[str]) -> list[str]:
             elif not equals and i + 1 < len(arguments) and "/" not in arguments[i + 1]:
                 arguments[i + 1] = f"training/{arguments[i + 1]}"
     return arguments
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Raise a ``ValueError`` that shows how to quote a value that Hydra would not take as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parse, one_run = (
+        OverridesParser.create().parse_override,
+        not {"-m", "--multirun"} & {*arguments},
+    )
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or argument.startswith("-"):
+            continue
+        quote = '"' if "'" in value else "'"
+        shown = f"{key}={quote}{value}{quote}"
+        shown = shlex.quote(shown) if {*'"$`\\!'} & {*shown} else f'"{shown}"'
+        with told(f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"):
+            if parse(argument).is_sweep_override() and one_run:
+                raise ValueError("this means several runs")
 
 
 def train(settings: dict[str, Any]) -> None:
@@ -96,6 +118,8 @@ def introduce(trainer: Any) -> None:
     print(
         f"on {engine.device}, precision {engine.mixed_precision}, processes {engine.num_processes}"
     )
+    if trainer.total < (trainer.config.max_steps or 0):
+        print(f"max_steps={trainer.config.max_steps:,} will not be reached: raise num_epochs")
     when = "before" if trainer.step == 0 else f"at step {trainer.step:,}"
     report(when, trainer.evaluate())
 
@@ -137,7 +161,9 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: print(f"ddlm-train: {message}", file=sys.stderr)
     sys.argv[1:] = prefixed(sys.argv[1:])
     try:
-        job()
+        with one_line_errors("ddlm-train"):
+            check_overrides(sys.argv[1:])
+            job()
     except SystemExit as end:
         raise SystemExit(2 if end.code == 1 else end.code) from None
     except KeyboardInterrupt as stop:

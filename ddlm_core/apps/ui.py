@@ -102,13 +102,24 @@ def launch(page: Any, **where: Any) -> None:
     import gradio as gr
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Default(primary_hue="blue", **fonts).set(  # all of it readable: see the tests
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        body_text_color_subdued="*neutral_500",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+    )
     page.launch(
         **where,
         quiet=True,
         prevent_thread_lock=True,
         ssr_mode=False,
         footer_links=[],
-        theme=gr.themes.Default(**fonts),
+        theme=theme,
         css=live_css(),
     )
 
@@ -255,16 +266,21 @@ def build_page(pipeline: Any) -> Any:
                 gr.Examples([t for t in TEMPLATES if "⚠" not in count(t, config)], template)
                 with gr.Row():
                     start = gr.Button("Write", variant="primary", elem_id="write", min_width=100)
-                    stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=100)
             with gr.Column(min_width=300):
                 live = gr.HTML('<div class="ddlm-live"></div>', elem_id="live", min_height=180)
                 texts = gr.Textbox(
-                    label="Finished", lines=4, buttons=["copy"], interactive=False, elem_id="texts"
+                    label="Finished",
+                    placeholder="appears here, to copy",
+                    lines=4,
+                    buttons=["copy"],
+                    interactive=False,
+                    elem_id="texts",
                 )
                 with gr.Row():
                     downloads = [
                         gr.DownloadButton(label, interactive=False, size="sm", min_width=80)
-                        for label in ("Text", "HTML", "GIF")
+                        for label in ("Save text", "Save HTML", "Save GIF")
                     ]
         with gr.Row():  # below the text, so that a phone shows it right under the buttons
             samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples")
@@ -274,7 +290,7 @@ def build_page(pipeline: Any) -> Any:
         with gr.Row():
             schedule = gr.Radio(SCHEDULES, value="cosine", label="Schedule")
             seed = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
-            go_on = gr.Checkbox(label="Go on after the template, up to this length")
+            go_on = gr.Checkbox(label="Go on after the template, up to Length")
         template.change(
             lambda text: count(text, config),
             template,

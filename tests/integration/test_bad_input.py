@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import signal
 import socket
 import sys
@@ -229,6 +230,15 @@ def test_ui_command(line, here, capfd):
         one_line(ui.main, line.format(used=used).split(), SERVE[line].format(used=used), capfd)
 
 
+QUOTED = {  # what Hydra does not take as it is, and what the message must tell to type instead
+    "dataset_name=part_[tm]*.txt": """"dataset_name='part_[tm]*.txt'\"""",
+    "dataset_name=a,b.txt": """"dataset_name='a,b.txt'\"""",
+    "dataset_name=café.txt": """"dataset_name='café.txt'\"""",
+    "dataset_name=Lily's.txt": shlex.quote("""dataset_name="Lily's.txt\""""),
+    "dataset_name=~/b$a.txt": "'dataset_name='\"'\"'~/b$a.txt'\"'\"''",
+}
+
+
 def run_training(arguments: list[str]) -> None:
     """``ddlm-train`` in this process."""
     handler, own = signal.getsignal(signal.SIGTERM), sys.argv
@@ -246,6 +256,20 @@ def test_train_command(line, here, capfd):
     small = [setting for setting in small if setting.split("=")[0] not in line]
     arguments = [*small, "context_length=32", *line.format(long="long.txt").split()]
     one_line(run_training, arguments, TRAIN[line], capfd)
+
+
+@pytest.mark.parametrize("argument", QUOTED)
+def test_a_value_that_needs_quotes(argument, here, capfd):
+    with pytest.raises(SystemExit) as end:
+        run_training([argument])
+    out, errors = capfd.readouterr()
+    assert (end.value.code, out, errors.count("\n")) == (2, "", 1)
+    start, advice = errors.strip().split("quote the value, and all for the shell: ")
+    assert start.startswith(f"ddlm-train: cannot read {argument} (") and advice == QUOTED[argument]
+    with pytest.raises(SystemExit):  # and what it says works: now the file is what is missing
+        run_training(shlex.split(advice))
+    name = argument.partition("=")[2]
+    assert f"ddlm-train: no file matches {name}\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("what", MADE)

@@ -230,6 +230,8 @@ def test_a_closed_page_stops_its_run(browser, page, pipeline, monkeypatch):
 
 @pytest.mark.parametrize("how", ["light", "dark", "phone"])
 def test_it_fits_in_light_dark_and_on_a_phone(how, browser, page):
+    from test_book import CONTRAST, WITHOUT_NAME
+
     size = {"width": 375, "height": 800} if how == "phone" else {"width": 1200, "height": 900}
     tab, _ = opened(browser, page, viewport=size, color_scheme="dark" if how == "dark" else "light")
     tab.click("#write")
@@ -237,6 +239,7 @@ def test_it_fits_in_light_dark_and_on_a_phone(how, browser, page):
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     ink = tab.evaluate("getComputedStyle(document.querySelector('#live pre')).color")
     assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 384) == (how == "dark")
+    assert tab.evaluate(CONTRAST) == {} and tab.evaluate(WITHOUT_NAME) == []
     if folder := os.environ.get("DDLM_SCREENSHOTS"):
         tab.screenshot(path=f"{folder}/ui_{how}.png", full_page=True)
 

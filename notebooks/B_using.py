@@ -1,0 +1,495 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Using it: command line, web page, your own text
+#
+# **We have** a package with three commands, a pipeline and a playground. **We want** to use them, each
+# once, with its real output: write stories, fill in blanks, save them, train on a text of our own, stop
+# and go on, write in a browser, put a model on the Hub. **Why**: the chapters before this one tell how it
+# works. This one needs none of them. It is for the day when you only want a story, or your own text.
+#
+# Which command when?
+#
+# | you want | take |
+# |---|---|
+# | a story, now | `ddlm-generate` |
+# | to watch it being written | `ddlm-generate --visualize` |
+# | the same story again | `--seed 1` |
+# | many stories, for another program | `--num-samples 100 --output stories.jsonl` |
+# | an animation to send to somebody | `--output story.html`, or `.gif` |
+# | blanks filled in | `--template 'Lily lost her ____.'` |
+# | the beginning given, the rest free | `--template 'Lily wanted to ' --seq-len 160` |
+# | it faster | `--num-steps 32` |
+# | to click, not to type | `ddlm-ui` |
+# | a model of your own text | `ddlm-train dataset_name=poem.txt num_epochs=100` |
+# | to go on after a stop | the same command, and `+resume_from=checkpoints/checkpoint_latest.pth` |
+# | stories inside your own program | `DiffusionPipeline` |
+# | controls in a notebook | `Playground`, in [chapter 10](10_pipeline.ipynb) |
+
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
+        tqdm pillow ipywidgets matplotlib gradio"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
+# %% [markdown]
+# The cells below run real commands. The helper `run` does what a terminal does: it prints the line after
+# a `$`, then what the command says, and the exit code if that is not 0. Only this is its own: it folds long
+# lines, so that they fit on the page. All files go to a temporary folder.
+
+# %% tags=["hide-input"]
+import importlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import textwrap
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
+desk = TemporaryDirectory()
+here = Path(desk.name)
+programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+environment = os.environ | {"PATH": programs, "COLUMNS": "96", "PYTHONIOENCODING": "utf-8"}
+options = {"cwd": here, "env": environment, "text": True, "encoding": "utf-8"}
+
+
+def run(line: str, code: int = 0) -> str:
+    """Run a line as a shell does, show it and what it prints; it must end with this exit code."""
+    if smoke:
+        found, out = in_process(line)
+    else:
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(line, shell=True, **both, **options)
+        found, out = done.returncode, done.stdout
+    print(f"$ {line}")
+    for row in out.splitlines():
+        print(row if len(row) <= 96 else textwrap.fill(row, 96))
+    if found:
+        print(f"(exit code {found})")
+    assert found == code, found
+    return out
+
+
+def in_process(line: str) -> tuple[int, str]:
+    """The same without a new process, and with 4 steps: a short cut for the smoke preset."""
+    argv, out = shlex.split(line.split(" | ")[0]), io.StringIO()
+    argv += ["--num-steps=4"] if argv[0] == "ddlm-generate" else []
+    command = importlib.import_module(f"ddlm_core.apps.{argv[0].removeprefix('ddlm-')}")
+    place, words = chdir(here), patch.object(sys, "argv", argv)
+    with place, words, warnings.catch_warnings(), redirect_stdout(out), redirect_stderr(out):
+        try:
+            command.main()
+        except SystemExit as end:
+            return end.code or 0, out.getvalue()
+    return 0, out.getvalue()
+
+
+# %% [markdown]
+# ## Let it write
+#
+# `ddlm-generate` needs no arguments: it loads the model that ships with the package. We give it a seed,
+# so that you get this story, too. (Without one, a seed is drawn, and told on the error stream: `seed
+# 1729`. So you can get any story again.)
+
+# %%
+run("ddlm-generate --seed 1")
+# %% [markdown]
+# Several stories with one seed are numbered. Story 1 of seed 1 is always the same, however many you ask
+# for. With fewer steps a story is done sooner. On one core a step of this model takes about a hundredth of
+# a second, and [chapter 9](09_evaluation.ipynb) measures what the fewer steps cost in quality: 32 are
+# enough, 8 are not.
+
+# %%
+run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
+# %%
+run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
+# %% [markdown]
+# `--schedule` says where the steps lie: `cosine`, the default, makes them shorter towards the end;
+# `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). Look at the same seed with
+# the steps equal in time. Most of them are spent on noise that hides everything anyway, and too few
+# remain for the letters.
+
+# %%
+run("ddlm-generate --seed 1 --num-steps 32 --schedule linear")
+# %% [markdown]
+# ### Blanks
+#
+# In a template, `_` is one character to fill in, and everything else is given. The template is the whole
+# text. Put it in single quotes, or the shell takes `!`, `"` and `$` for itself.
+
+# %%
+lost = (
+    "One day, ____ lost her pink ball in the park. She felt so sad. "
+    'A kind frog found it! "Thank you!" said ____. They are friends now.'
+)
+filled = run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32")
+
+# %% [markdown]
+# The two blanks of a story get the same name, and one that goes with *her* and *She*. Counts save you from
+# counting underscores: `_{40}` is forty blanks.
+
+# %%
+run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 2 --num-steps 32")
+# %% [markdown]
+# What goes wrong here? The number of blanks is part of the question. This text had to end after exactly 60
+# characters, so the model squeezed or stretched what it had to say. If you do not care about the length,
+# give the beginning alone and a `--seq-len`. Then the model decides where the story ends.
+
+# %%
+run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-steps 32")
+# %% [markdown]
+# And how do you write an underscore that is one? With a backslash before it. Ours has never read one in a
+# story, so do not expect sense around it; but it stays.
+
+# %%
+kept = run(r"ddlm-generate --template 'my\_friend ____' --seed 1 --num-steps 32")
+assert kept.startswith("my_friend ")
+
+# %% [markdown]
+# ### Watch
+#
+# `ddlm-generate --visualize` draws each step over the one before, in place. What a step has changed is
+# magenta, bold and underlined, a dot is padding after the end of the story. Ctrl-C stops it and gives
+# the terminal back. A page cannot show a terminal, but it can show what a terminal is sent. Here are five
+# of the 33 pictures, without the colors:
+
+# %% tags=["hide-input"]
+import pty
+import re
+
+
+def pictures(line: str) -> list[str]:
+    """What a command draws on a terminal of 80 columns, picture by picture."""
+    screen, terminal = pty.openpty()
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    size = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    with subprocess.Popen(shlex.split(line), **streams, **options | {"env": environment | size}):
+        os.close(terminal)
+        sent = b""
+        try:
+            while chunk := os.read(screen, 1 << 16):
+                sent += chunk
+        except OSError:  # the command has ended
+            pass
+    os.close(screen)
+    drawn = re.split(r"\x1b\[\d+A", sent.decode())  # each picture starts by going up
+    return [re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", picture) for picture in drawn]
+
+
+command = f"ddlm-generate --seed 1 --num-steps {4 if smoke else 32} --visualize"
+drawn = pictures(command)
+print(f"$ {command}\n")
+for number in (0, len(drawn) // 4, len(drawn) // 2, 3 * len(drawn) // 4, len(drawn) - 1):
+    print(drawn[number])
+
+# %% [markdown]
+# ### Files
+#
+# With `--output`, the ending of the name decides. `.txt` holds one text a line. `.jsonl` also holds all
+# that it takes to write each text again. `.html` is a page with a player, for one text, and `.gif` a picture
+# of it. A file appears when it is complete. If you stop a run, the old one is still there.
+
+# %%
+run("ddlm-generate --num-samples 2 --seed 1 --num-steps 32 --output stories.jsonl")
+for record in map(json.loads, (here / "stories.jsonl").read_text(encoding="utf-8").splitlines()):
+    print(record)
+
+# %%
+for name in ("story.html", "story.gif"):
+    run(f"ddlm-generate --seed 1 --num-steps 32 --output {name}")
+    print(f"{(here / name).stat().st_size / 1000:.0f} kB")
+
+# %% [markdown]
+# ### Pipes
+#
+# The output is the texts and nothing else: the seed and every message go to the error stream. So other
+# programs can read it. How many words are in three stories?
+
+# %%
+run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32 | wc -w")
+# %% [markdown]
+# Each text ends with a line break. A model of your own text may write line breaks, too. Then `--null`
+# helps: it ends each text with a NUL character, which `xargs -0` and `sort -z` understand.
+#
+# ### When something is wrong
+#
+# Two mistakes, on purpose. Each gets one line that says what is wrong and what to do about it, and the
+# exit code 2, before any work is done. A script can rely on that.
+
+# %%
+run("ddlm-generate --output nowhere/story.txt", code=2)
+run("ddlm-generate --template 'Lily _{170}'", code=2)
+# %% [markdown]
+# All options, with an example of each:
+
+# %%
+run("ddlm-generate --help")
+# %% [markdown]
+# ## Train it on your own text
+#
+# Any text will do: a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several of them. Ours is a
+# poem that never ends. It is written by five lines of Python, so that we know all about it: each line of
+# the poem is five choices out of four, so it carries exactly 10 bits.
+
+# %%
+import random
+
+rng, choices = (
+    random.Random(0),
+    ["One Two Six Ten", "small gray calm wet", "frogs geese moles hares"],
+)
+choices = [c.split() for c in (*choices, "sing hum wait doze")]
+choices += [["by the lake", "in the rain", "under the moon", "on the hill"]]
+poem = "".join(" ".join(map(rng.choice, choices)) + ".\n" for _ in range(2000))
+(here / "poem.txt").write_text(poem, encoding="utf-8")
+print(poem[:131])
+least = 10 * 2000 / len(poem)
+print(f"{len(poem):,} characters of {least:.2f} bits each")
+
+# %% [markdown]
+# Now the command. Settings are written as `key=value`, and whatever you leave out keeps its default. Ours
+# make the network tiny, since a cell should take seconds. (`progress=false` turns off the progress bar,
+# which looks odd in a book; `tail` leaves out the list of all settings, which comes first.)
+
+# %%
+tiny = "context_length=64 batch_size=16 model.n_layer=2 model.n_head=2 model.n_embd=64 model.cond_dim=32"
+first_part = (
+    f"dataset_name=poem.txt num_epochs=100 {tiny} progress=false max_steps={4 if smoke else 60}"
+)
+said = run(f"ddlm-train {first_part} | tail -6")
+
+# %% [markdown]
+# Before training, a character costs more than the 6.7 bits of a blind guess among 106. (The weights
+# are random, and a random guesser is sure of wrong things.) After 60 steps it costs less than 5. That is a
+# beginning, no more. Let it write:
+
+# %%
+run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
+# %% [markdown]
+# It has learned which letters are common, and that there are spaces. Not one word is right, and none
+# should be, after 60 steps.
+#
+# ### Stop, and go on
+#
+# You can stop a run with Ctrl-C at any time. It saves where it is, and tells how to go on: with the same
+# command, and `+resume_from=`. (The `+` adds a key that the configuration does not have.) If nothing else
+# changes, the run ends with exactly the weights it would have had without the stop. A run that is over can
+# also be made longer, as here:
+
+# %%
+second_part = first_part.replace("max_steps=60", "max_steps=400")
+resume = "+resume_from=checkpoints/checkpoint_latest.pth"
+run(f"ddlm-train {second_part} {resume} | tail -3")
+again = run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
+
+# %% [markdown]
+# Not every word is right yet, but the words of the poem show through, and there is a line break about where a
+# line should end. A character costs 2.0 bits, and a perfect model would pay 0.3. The fall goes on, as the
+# next section shows for another text; it only takes time.
+#
+# Three things go wrong most often with a text of one's own.
+#
+# * **It ends too soon.** One *epoch* is one pass through the text. `num_epochs` is 1 unless you say
+#   otherwise, and a small text is over in a few steps, whatever `max_steps` says. The command tells you:
+#   `max_steps=400 will not be reached: raise num_epochs`.
+# * **The text is too small.** Below some hundred thousand characters the model learns your text by heart.
+#   Watch the bits per character, which are measured on a part that was held out: when they rise again,
+#   it is over. `best_model_hf` is the model from before.
+# * **The name needs quotes.** Settings have a grammar of their own (that of
+#   [Hydra](https://hydra.cc)). In it, brackets, commas, `=` and accents mean something, or nothing. Put
+#   such a value in single quotes, and all of it in double quotes for the shell:
+
+# %%
+run("ddlm-train dataset_name=poem_[ab].txt", code=2)
+run("ddlm-train \"dataset_name='poem_[ab].txt'\" --cfg job | head -3")
+# %% [markdown]
+# `--cfg job` shows the configuration that a command would have, and trains nothing. It is the best way to
+# be sure before a long run.
+#
+# ### What to expect from a longer run
+#
+# A poem of 1,024 different lines is a toy. Here is what we measured on English: an excerpt of TinyStories,
+# a network of 1.56 million parameters (`model: small`), windows of 128 characters, 16 of them in a step,
+# on one core of a CPU.
+#
+# | steps | bits per character |
+# |---|---|
+# | 0 | 6.551 |
+# | 400 | 3.864 |
+# | 800 | 2.967 |
+# | 1,200 | 2.653 |
+# | 1,600 (8 minutes) | 2.542 |
+#
+# How to read it: at 3.9 bits there are letters in about the right proportions; the gain gets smaller with
+# each row, and at 2.5 there is still a long way to go. Sentences take hours on a CPU.
+# The stories of [chapter 2](02_stories.ipynb), which the bundled model learned in 66 minutes, are far
+# easier than English.
+#
+# ### The ready-made configurations
+#
+# `--config-name` picks one: `pocket` trains the bundled model again, `smoke` sees in seconds whether
+# everything runs, `cpu`, `gpu` and `gpu-large` take TinyStories. Without it, `ddlm-train` trains a small
+# network on TinyStories, which it downloads from the Hugging Face Hub. (So we do not run that here.)
+
+# %%
+run("ddlm-train --config-name smoke progress=false max_steps=4 val_samples=4 | tail -6")
+# %%
+run("ddlm-train --help | head -18")
+# %% [markdown]
+# ## In a browser
+#
+# `ddlm-ui` serves a page and prints one line: where. It listens to your own machine alone, unless you say
+# `--server-name 0.0.0.0` (everybody in your network) or `--share` (everybody, through a server of Gradio).
+# The picture shows the page after one click on *Write*.
+#
+# ![The page of ddlm-ui: on the left a template with blanks, on the right the finished story, below it the controls](../book/_static/ddlm-ui.png)
+#
+# A page is hard to click from a cell. But whatever the page does, it asks of its server, and so can we.
+# We start the command, read its line, ask for the template from above, and stop the command as Ctrl-C would.
+
+# %%
+import signal
+
+from gradio_client import Client
+
+num_steps = 4 if smoke else 32
+server = subprocess.Popen(["ddlm-ui"], stdout=subprocess.PIPE, **options)
+try:
+    line = server.stdout.readline()
+    print(f"$ ddlm-ui\n{line}", end="")
+    client = Client(re.search(r"http\S+", line)[0], verbose=False)
+    controls = [lost, False, 160, 2, num_steps, "cosine", 1.0, "1"]
+    _, texts, *_ = client.predict(*controls, api_name="/write")
+finally:
+    server.send_signal(signal.SIGINT)
+    print(f"(exit code {server.wait()})\n")
+print(texts)
+assert texts.split("\n\n") == filled.splitlines()  # same seed, same texts, whoever asks
+
+# %% [markdown]
+# These are the texts that the command line wrote for seed 1. The page, the command and your program go
+# through one loop, so a seed means the same everywhere.
+
+# %%
+run("ddlm-ui --help")
+# %% [markdown]
+# A port in use, or one that cannot be, is told in one line:
+
+# %%
+run("ddlm-ui --port 99999", code=2)
+# %% [markdown]
+# ## In a program of your own
+#
+# `DiffusionPipeline` is all you need to know. It loads a model by folder, by the name of a bundled one, or
+# by its id on the Hub. Without a name it takes the bundled one.
+
+# %%
+from ddlm_core import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained()
+(story,) = pipeline.generate(template="Lily wanted to ", seq_len=160, num_steps=num_steps, seed=1)
+print(textwrap.fill(story, 96))
+
+# %% [markdown]
+# `generate_streaming` hands out the text after each step, while it is being written:
+
+# %%
+for step in pipeline.generate_streaming(num_steps=num_steps, seed=1):
+    if step.index % (num_steps // 4) == 0:
+        print(f"{step.index:2} of {step.num_steps}: {step.texts[0][:60]!r}")
+
+# %% [markdown]
+# `bits_per_character` judges a text: the lower, the more the text is like what the model has read. The
+# answer comes with its 95 % interval. The poet, which has never read a story, is far more surprised by
+# one than the model that has read nothing else:
+
+# %%
+poet = DiffusionPipeline.from_pretrained(here / "checkpoints/best_model_hf")
+tale = "Lily lost her blue ball in the park."
+for name, judge in (("bundled model", pipeline), ("our poet", poet)):
+    mean, low, high = judge.bits_per_character(tale)
+    print(f"{name:>13}: {mean:.1f} bits a character ({low:.1f} to {high:.1f})")
+
+# %% [markdown]
+# A model is a folder of two files. `save_pretrained` writes it, `from_pretrained` and `--model` read it.
+# `push_to_hub` uploads the same folder to the Hugging Face Hub, where everybody can load it by its name.
+# This needs an account: log in once with `hf auth login`. The cell uploads only if you set `DDLM_PUSH_TO`
+# to such a name.
+
+# %%
+poet.save_pretrained(here / "poet")
+print(sorted(path.name for path in (here / "poet").iterdir()))
+if name := os.environ.get("DDLM_PUSH_TO"):  # such as your-name/poet
+    poet.push_to_hub(name, private=True)
+else:
+    print("not uploaded: DDLM_PUSH_TO is not set")
+
+# %%
+run("ddlm-generate --model poet --seed 1 --template 'Two ____ geese ____ by the lake.'")
+# %% [markdown]
+# In a notebook, `Playground(pipeline)` gives you controls for all of this: run, pause, step, go back.
+# [Chapter 10](10_pipeline.ipynb) ends with it. It needs a running notebook.
+
+# %% [markdown]
+# ## Change it safely
+#
+# The commands are no part of the method. They are written by hand, in
+# [`ddlm_core/apps`](../ddlm_core/apps), and `pytest tests/integration` checks them. Give `ddlm-generate` an
+# option `--upper` that prints all texts in capitals: one line in `parser`, one in `write_texts`, where the
+# texts are printed. Then `test_help_has_an_example_of_each_option` fails, until `--help` has an example of it.
+#
+# ## Exercises
+#
+# **1.** Whom does the frog help? Let the template with the ball be filled in eight times, with seed 7 and
+# 32 steps, and count the names with `cut`, `sort` and `uniq -c`, without any Python. (Expected: a list of girls' names.)
+
+# %% tags=["solution", "hide-input"]
+names = run(
+    f"ddlm-generate --template '{lost}' --seed 7 --num-samples 8 --num-steps 32"
+    " | cut -c 10-13 | sort | uniq -c"
+)
+
+# %% [markdown]
+# **2.** You have two files, `poem.txt` and a second one, `rain.txt`. Which setting validates on the second
+# and trains on all of the first? Look through the keys in `ddlm-train --help`, and check your answer
+# without training. (Expected: the third line of `--cfg job` and your setting agree.)
+
+# %% tags=["solution", "hide-input"]
+shown = run("ddlm-train dataset_name=poem.txt val_dataset_name=rain.txt --cfg job | head -2")
+assert "val_dataset_name: rain.txt" in shown
+
+# %% [markdown]
+# ## Summary
+#
+# | | command line | program |
+# |---|---|---|
+# | write | `ddlm-generate --num-samples 3 --seed 1` | `pipeline.generate(3, seed=1)` |
+# | fill in | `--template 'Lily ____'` | `template="Lily ____"` |
+# | watch | `--visualize` | `pipeline.generate_with_visualization()`, `Playground(pipeline)` |
+# | save texts | `--output stories.jsonl` | the list that `generate` returns |
+# | train | `ddlm-train dataset_name=poem.txt` | `Trainer`, in [chapter 8](08_training.ipynb) |
+# | load | `--model folder` | `DiffusionPipeline.from_pretrained(folder)` |
+# | share | `ddlm-ui --share` | `pipeline.push_to_hub("user/model")` |
+#
+# This chapter exports nothing.
