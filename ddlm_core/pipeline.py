@@ -1,6 +1,6 @@
 # Generated from notebooks/10_pipeline.py by tools/export.py: edit that, then run `make export`.
 
-"""From weights to stories."""
+"""TinyStories on a GPU."""
 
 import json
 import math

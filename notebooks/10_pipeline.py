@@ -9,20 +9,22 @@
 # ---
 
 # %% [markdown]
-# # From weights to stories
+# # TinyStories on a GPU
 #
-# **We have** a trained network ([chapter 8](08_training.ipynb)) and a sampler that walks from noise to
-# text ([chapter 7](07_sampler.ipynb)). **We want** one object that goes from a name to a story: load,
-# write, fill in blanks, watch. **Why**: whoever only wants stories should not have to know what a noise
-# schedule is. And such an object can keep four promises that a loop in a notebook does not keep:
+# **We have** all the parts: text becomes tokens, noise destroys them, a network learns to undo it, a
+# sampler walks back. All of it we tried on a world that a grammar writes. **We want** to put the parts to
+# work on real text: on stories that nobody here has written, with a GPU if there is one. And we want one
+# object that goes from a name to a story: load, write, fill in blanks, watch. **Why**: that is what all
+# of it was for.
 #
-# 1. A file from a stranger cannot harm you.
-# 2. Given characters stay as they are.
-# 3. The same seed gives the same text, however many you ask for.
-# 4. What cannot work is refused in one line, before any work is done.
+# The chapter has three parts. First we train on
+# [TinyStories](https://huggingface.co/datasets/roneneldan/TinyStories). Then we build the *pipeline*, the
+# object that makes a storyteller of a file of weights. At the end the two meet: we judge the trained model,
+# let it write and fill in, watch it, and share it.
 #
-# A model ships with this book. It has read the stories of [chapter 2](02_stories.ipynb) and nothing else.
-# Here is what we are about to build, at work:
+# Everything runs unchanged on Colab with a GPU, on a GPU of your own, and on a CPU. **Nothing in this book
+# has been run on a GPU yet.** The outputs that you see here were made on two CPU cores, with the preset
+# `cpu`, shortened to a few minutes.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -37,13 +39,264 @@ if "google.colab" in sys.modules:
         tqdm pillow ipywidgets matplotlib gradio pytest"""
     subprocess.run([*pip, *needs.split()], check=True)
 
+# %% [markdown]
+# ## One chapter, three machines
+#
+# A *preset* is a file of settings. `ddlm-train --config-name gpu` reads the same files:
+#
+# | preset | network | for |
+# |---|---|---|
+# | `smoke` | 2 layers of width 32 | seconds: does everything run? |
+# | `cpu` | 6 layers of width 128, windows of 160 characters | hours on a CPU |
+# | `gpu` | 10 layers of width 640, windows of 256 characters | hours on a GPU |
+#
+# The environment variable `DDLM_PRESET` names the one to take. If it is not set, the hardware decides. The
+# settings lie in two files, one about the training and one about the network that the first one names.
+
 # %%
 import os
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from ddlm_core.apps.train import CONFIGS
+from ddlm_core.training import TrainingConfig
+
+
+def settings(preset: str) -> dict[str, Any]:
+    """What configs/training and configs/model say about a preset."""
+    found = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"training/{preset}.yaml"))
+    names = [part["/model"] for part in found.pop("defaults") if "/model" in part]
+    return found | {
+        "model": OmegaConf.to_container(OmegaConf.load(CONFIGS / f"model/{names[0]}.yaml"))
+    }
+
+
+preset = os.environ.get("DDLM_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
+smoke = preset == "smoke"  # only to see that the chapter runs
+stored = "DDLM_STORED" in os.environ  # the outputs are for the book, where no kernel will answer
+print(f"preset {preset}: {settings(preset)['model']}")
+
+# %% [markdown]
+# ## What the GPU preset costs
+#
+# Before you rent a machine, compute. **By hand:** in the forward pass each weight is multiplied once and
+# added once for each token, which is 2 operations (FLOPs). The backward pass does that twice, for the
+# gradients of the weights and for those of the activations. So a step costs about $6 P N$ for $P$ weights
+# and $N$ tokens. Guess $P = 50$ million; a step of the preset has $N = 64 \cdot 256 = 16384$ tokens:
+# $6 \cdot 5\cdot 10^7 \cdot 16384 \approx 4.9\cdot 10^{12}$.
+#
+# Now exactly. PyTorch has a device, `meta`, on which tensors have a shape and no numbers. There a whole step of the
+# large network takes a moment and no memory, and we can count: the operations, and the bytes that the
+# forward pass keeps for the backward pass.
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.training import build_optimizers, training_loss
+
+large = TrainingConfig(**settings("gpu"))
+batch, length = large.batch_size, large.context_length
+with torch.device("meta"):
+    network = DiscreteDiffusionTransformer(
+        DiscreteDiffusionConfig(block_size=length, **large.model)
+    )
+    x, level = torch.zeros(batch, length, dtype=torch.long), torch.zeros(batch)
+kept = {}  # what is kept for the backward pass, each piece of memory once
+
+
+def keep(tensor):
+    memory = tensor.untyped_storage()
+    kept[id(memory)] = memory
+    return tensor
+
+
+counter = FlopCounterMode(display=False)
+hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+with counter, hooks, torch.autocast("cpu", torch.bfloat16):  # 16 bit, as on a GPU
+    drawn = (x, x, x.bool(), level, level)  # x_0, x_t, what is given, noise level, weight
+    training_loss(network, drawn, large.posterior_weight).backward()
+
+flops, parameters = counter.get_total_flops(), sum(p.numel() for p in network.parameters())
+for parameter in network.parameters():
+    kept.pop(id(parameter.untyped_storage()), None)
+activations = sum(memory.nbytes() for memory in kept.values())
+muon = build_optimizers(network, large)["muon"].param_groups[0]["params"]
+matrices = sum(p.numel() for p in muon)
+# weights, gradients, average, and what the optimizers remember: one number (Muon) or two (AdamW)
+state = 4 * (3 * parameters + matrices + 2 * (parameters - matrices))
+print(f"parameters:        {parameters / 1e6:.1f} million")
+print(f"FLOPs in a step:   {flops / 1e12:.1f} · 10¹² (6PN: {6e-12 * parameters * x.numel():.1f})")
+print(f"memory, all steps: {state / 1e9:.1f} GB (weights, gradients, average, optimizers)")
+print(f"memory, a batch:   {activations / 1e9:.1f} GB at most")
+assert abs(flops / (6 * parameters * x.numel()) - 1) < 0.1
+
+# %% [markdown]
+# "At most", since attention here keeps its whole table of 256 × 256 for each head. The fused attention of
+# a GPU does not. (Chapter 8 counts two windows on a CPU, where attention is one fused operation that the
+# counter does not see. So its numbers are a little lower.)
+#
+# From FLOPs to hours takes a guess: which share of the speed on its data sheet a card reaches. We take
+# 30 %. One epoch is about 1.9 billion characters. This chapter stops after 6,000 steps, so that you reach its end. **All
+# times are estimates; none was measured.**
+
+# %%
+short_run = 6000
+print("estimated, not measured        one epoch   this chapter")
+for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):  # dense, 16 bit
+    seconds = flops / (0.3 * peak)  # a step
+    epoch = 1.9e9 / (batch * length) * seconds / 3600
+    print(f"{card:28} {epoch:5.1f} hours {short_run * seconds / 60:6.0f} minutes")
+
+# %% [markdown]
+# ## Real stories
+#
+# [TinyStories](https://arxiv.org/abs/2305.07759) (Eldan and Li 2023) are some two million short stories in the words of a small
+# child. A large language model wrote them, to find out how small a network can be that still tells a
+# story. They may be used under the license CDLA-Sharing-1.0.
+#
+# They come through the library `datasets`, which downloads them once, about 1 GB, and keeps them. Where
+# that is not possible, the environment variable `DDLM_TINYSTORIES` names local files (a path or a pattern, `.txt`,
+# `.jsonl` or `.parquet`), and `DDLM_TINYSTORIES_VALID` others to validate on. (Without the second, some stories of
+# the first are held out.) With neither network nor files, the story world of
+# [chapter 2](02_stories.ipynb) stands in. It can take half a minute until `datasets` gives up; with
+# `HF_HUB_OFFLINE=1` in the environment it does not try.
+
+# %%
+from torch.utils.data import DataLoader
+
+from ddlm_core.data import setup_dataloaders
+
+
+def load_stories(preset: str, **sizes: Any) -> tuple[bool, DataLoader, DataLoader]:
+    """Whether the stories are TinyStories, and batches to train and to validate on."""
+    hub, files = "roneneldan/TinyStories", os.environ.get("DDLM_TINYSTORIES")
+    held_out = os.environ.get("DDLM_TINYSTORIES_VALID") if files else hub
+    if files or preset != "smoke":
+        try:
+            train, val, _, _ = setup_dataloaders(files or hub, val_dataset_name=held_out, **sizes)
+            print("TinyStories, from", "local files" if files else "the Hugging Face Hub")
+            return True, train, val
+        except ConnectionError:
+            print("TinyStories cannot be loaded: no network, and DDLM_TINYSTORIES names no files.")
+    print("We go on with pocket-stories, the story world of chapter 2.")
+    train, val, _, _ = setup_dataloaders("pocket-stories", **sizes)
+    return False, train, val
+
+
+# %% [markdown]
+# In this chapter `cpu` and `gpu` are cut short. A whole run is one line in a terminal, `ddlm-train --config-name gpu`,
+# or here: delete the line of your preset.
+#
+# A T4, the GPU that Colab gives away, has 16 GB, and the batch above would hardly fit. So on a card with less than
+# 20 GB a step takes two batches of 32. It is the same step ([chapter 8](08_training.ipynb)), in half of the memory.
+
+# %%
+from tempfile import TemporaryDirectory
+
+shortened = {
+    "cpu": {"max_steps": 400, "eval_every_steps": 50, "eval_windows": 64, "train_samples": 20_000},
+    "gpu": {"max_steps": short_run, "eval_every_steps": 500},
+}
+workshop = TemporaryDirectory()  # for what this chapter writes
+changes = {"val_samples": 200} | shortened.get(preset, {}) | {"progress": not stored}
+changes["checkpoint_dir"] = "checkpoints/chapter-10" if preset == "gpu" else workshop.name
+gpus = torch.cuda.device_count()
+if preset == "gpu" and gpus and torch.cuda.get_device_properties(0).total_memory < 20e9:
+    changes |= {"batch_size": 32, "gradient_accumulation_steps": 2}
+config = TrainingConfig(**settings(preset) | changes)
+
+real, train, val = load_stories(
+    preset,
+    train_samples=config.train_samples,
+    val_samples=config.val_samples,
+    context_len=config.context_length,
+    batch_size=config.batch_size,
+    num_workers=config.num_workers,
+)
+windows = torch.cat(list(val)).long()
+print(
+    f"an epoch has {len(train):,} batches; held out: {len(windows):,} windows of {windows.shape[1]}"
+)
+
+# %% [markdown]
+# ## Training
+#
+# We want to see the curve while it falls. The `Trainer` of chapter 8 measures the bound every so often, with its
+# method `evaluate`. So we make a trainer that draws each time it measures. (`display` shows a figure,
+# and `update` replaces it where it stands.)
+
+# %%
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from ddlm_core.training import Bound, Trainer
+
+
+class WatchedTrainer(Trainer):
+    """A trainer that draws its validation bound as it goes."""
+
+    def watch(self) -> None:
+        """Show the figure."""
+        self.curve, self.figure = [], Figure(figsize=(6, 3), layout="constrained")
+        self.shown = display(self.figure, display_id=True)
+
+    def evaluate(self) -> Bound:
+        bound = super().evaluate()
+        self.curve.append((self.step, bound.bits_per_character))
+        self.figure.clear()
+        axes = self.figure.subplots()
+        axes.plot(*zip(*self.curve), "o-")
+        axes.set(xlabel="training steps", ylabel="bits per character", ylim=(0, None))
+        self.shown.update(self.figure)
+        return bound
+
+
+# %% [markdown]
+# The figure shows bits per character on the held-out stories, against the training steps. It starts at 6.7, which is
+# $\log_2 106$: a network that knows nothing takes all 106 tokens for equally likely. On a GPU the run leaves a
+# checkpoint now and then; if the machine stops, run the chapter again, and it goes on from there.
+
+# %%
+from pathlib import Path
+
+torch.manual_seed(0)
+network = DiscreteDiffusionConfig(block_size=config.context_length, padded=not real, **config.model)
+trainer = WatchedTrainer(DiscreteDiffusionTransformer(network), train, val, config)
+if (latest := Path(config.checkpoint_dir) / "checkpoint_latest.pth").exists():
+    trainer.resume(latest)
+trainer.watch()
+trainer.evaluate()
+trainer.fit()
+print(f"{trainer.step:,} steps on {trainer.accelerator.device}")
+
+# %% [markdown]
+# The curve falls fast while the network finds out which characters are frequent and how short words are spelled, and
+# then slowly. What it has learned we will see at the end of the chapter. For that we need something
+# that writes.
+#
+# ## From weights to stories
+#
+# Whoever only wants stories should not have to know what a noise schedule is. So we build one object that
+# loads, writes, fills in and judges. And such an object can keep four promises that a loop in a notebook
+# does not keep:
+#
+# 1. A file from a stranger cannot harm you.
+# 2. Given characters stay as they are.
+# 3. The same seed gives the same text, however many you ask for.
+# 4. What cannot work is refused in one line, before any work is done.
+#
+# To build it we take a model that ships with this book, `pocket-stories`. It has read the stories of
+# [chapter 2](02_stories.ipynb) and nothing else, and knows them well, so we see at a glance what is right. Here
+# is what we are about to build, at work:
+
+# %%
 import textwrap
 
 from ddlm_core.pipeline import DiffusionPipeline
 
-smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 num_steps = 16 if smoke else 128
 
 
@@ -162,11 +415,6 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
 # names the file. And a pickle in disguise must not run: it would make a folder, which must not appear.
 #
 # The helper builds a small network of random weights. It writes nonsense, but it writes it fast.
-
-# %%
-from tempfile import TemporaryDirectory
-
-workshop = TemporaryDirectory()  # for the folders that the tests make
 
 # %% tags=["test"]
 import os
@@ -994,25 +1242,101 @@ for name in ("Lily", "Otto", "Zoë"):
         print(f"no story about {name}: {error}")
 
 # %% [markdown]
-# ## The playground
+# ## Back to TinyStories
 #
-# Below are two views of one run. In the template two words have to come back: who was met, and what was
-# wrong. The player holds steps that are over. The *playground* is live: it has a control for everything that this chapter
-# was about, and runs, pauses, steps on and goes back. It needs a running notebook, so in the book you see
-# the player alone. Open the chapter in JupyterLab or on Colab to play.
+# The training has left a folder, `final_model_hf`, and the pipeline reads it like any other.
+#
+# After a few minutes on a CPU, that model has not learned much. Another one ships with the package, `tinystories-cpu`: the
+# same network, trained for hours on 1.3 million characters of TinyStories. (Its
+# folder has a model card, and `ddlm-generate --model tinystories-cpu` writes with it.) On a CPU it is the
+# storyteller from here on. On a GPU, it is yours.
 
 # %%
-riddle = (
-    "Lily met a ____ ____ at the farm. It was _____, so she gave it a ____ ____. "
-    "Soon the ____ was not _____ any more. Lily was happy again."
-)
-pipeline.generate_with_visualization(template=riddle, seed=5, num_steps=16 if smoke else 64)
+trained = storyteller = DiffusionPipeline.from_pretrained(trainer.folder / "final_model_hf")
+name = "the model trained above"
+if preset != "gpu" and "tinystories-cpu" in bundled_models():
+    name, storyteller = "tinystories-cpu", DiffusionPipeline.from_pretrained("tinystories-cpu")
+print(f"the storyteller: {name}, after {storyteller.config.step:,} training steps")
+
+# %% [markdown]
+# ### How good is it?
+#
+# We measure as in [chapter 9](09_evaluation.ipynb), on the held-out windows, in bits per character, with the 95 %
+# interval. To have something to compare with: somebody who only knows how frequent each character is needs
+# the entropy of these frequencies. That takes no network at all.
+#
+# Two things to keep in mind. The numbers are upper bounds. And each window stands alone: the model has not seen what
+# comes before it, so its first words come as a surprise.
+
+# %%
+from ddlm_core.evaluation import bits_per_character
+from ddlm_core.tokenizer import PAD_ID
+
+frequencies = windows[windows != PAD_ID].bincount().double()
+entropy = torch.distributions.Categorical(frequencies).entropy().item() / math.log(2)
+print(f"{entropy:.2f} {'':16} bits a character, from frequencies alone")
+judged = {"the model trained above": trained} | ({name: storyteller} if real else {})
+for who, candidate in judged.items():
+    nats = estimate_bound(candidate.model, windows.to(candidate.device), repeats=2)
+    print(f"{bits_per_character(nats, windows):.2f} bits a character, {who}")
+
+# %% [markdown]
+# A model without its text is only a number, so let it write. Long before the stories make sense, the words are right,
+# then the grammar. With a lower temperature the model keeps to what it is sure of.
+
+# %%
+for temperature in (1.0, 0.5):
+    print(f"T = {temperature}")
+    show(storyteller.generate(2, temperature=temperature, num_steps=num_steps, seed=1))
+    print()
+
+# %% [markdown]
+# ### Filling in
+#
+# A template of our own. What Tom did, and how he felt, the model decides, but within the 44 and the 8 characters
+# that we leave. Its words have to meet ours on both sides.
+
+# %%
+template = "Tom could not find his red ball. He_{44}. The ball was there! Tom was very _{8}."
+how = {"template": template, "temperature": 0.5, "num_steps": num_steps}
+show(storyteller.generate(3, seed=0, **how))
+
+# %% [markdown]
+# ### Watching, and the playground
+#
+# The player below shows the storyteller at work, from nothing. Its steps are over: they are stored in the
+# page. The *playground* is live. It has a control for everything that this chapter was about, and runs,
+# pauses, steps on and goes back. It needs a running notebook, so in the book you see the player alone. Open the
+# chapter in JupyterLab or on Colab to play. `Playground(pipeline)` plays in the story world.
+
+# %%
+storyteller.generate_with_visualization(temperature=0.5, seed=2, num_steps=16 if smoke else 64)
 
 # %%
 from ddlm_core import Playground
 
-# DDLM_STORED: somebody makes the stored outputs of the book, where no kernel will answer
-None if "DDLM_STORED" in os.environ else Playground(pipeline, template=riddle, seed=5)
+None if stored else Playground(storyteller, template=template, seed=0)
+
+# %% [markdown]
+# ## Share it
+#
+# A folder of two files is easily shared. With an account on the Hugging Face Hub and a token that may
+# write (`hf auth login`, or on Colab a secret named `HF_TOKEN`), name a repository below. The cell pushes your model, private at first, and
+# loads it back as anybody with access could. The same seed has to give the same text. Without a name or a
+# token it does nothing. (A test above goes the same way, with a Hub that is a folder.)
+
+# %%
+from huggingface_hub import get_token
+
+repo_id = ""  # "your-name/my-tinystories"
+
+if repo_id and get_token():
+    trained.push_to_hub(repo_id, private=True)
+    again = DiffusionPipeline.from_pretrained(repo_id)
+    assert again.generate(seed=0, num_steps=16) == trained.generate(seed=0, num_steps=16)
+    print(f"{repo_id} came back whole")
+else:
+    print("nothing was pushed")
 
 # %% [markdown]
 # ## Change it safely
@@ -1077,8 +1401,9 @@ step.index
 # %% [markdown]
 # ## Summary
 #
-# A model is a folder of JSON and numbers. A template becomes tokens and a mask. Everything else is one
-# loop, asked politely.
+# A preset says what a machine can do; what it costs can be computed before it is rented. A model is a
+# folder of JSON and numbers. A template becomes tokens and a mask. Everything else is one loop, asked
+# politely. And what was built on a world of our own works on real stories without a change.
 #
 # | exported name | meaning |
 # |---|---|
