@@ -1485,7 +1485,9 @@ test_bad_arguments_are_refused_at_the_call()
 #    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are
 #    written as if they were not.
 # 3. Average over $V-1$ letters, as the public code of chapter 5 does: in `euler_probs`, divide by
-#    `(score.shape[-1] - 1)`. `test_euler_jumps_at_the_reverse_rates` fails at once.
+#    `(score.shape[-1] - 1)`. `test_euler_jumps_at_the_reverse_rates` fails,
+#    `test_euler_step_is_a_distribution_however_long`, the Euler half of
+#    `test_total_variation_falls_like_one_over_the_steps`, and on this page exercise 2.
 #
 # After each: `make export && pytest tests/test_sampler.py`.
 #
