@@ -558,7 +558,7 @@ for low, high, what in (
     (0.75, 1, "more"),
 ):
     part = sum(mean for edge, mean in zip(edges, means) if low < edge < high)
-    print(f"{what:18} of the characters corrupted: {part / total:4.0%} of the bound")
+    print(f"{what:18} of the characters corrupted: {part / total:5.1%} of the bound")
 error = sum(spread**2 / per_bin for spread in spreads) ** 0.5 / bins
 bars = mean_of(torch.tensor(means), error)
 print(f"all bars together {bars:.2f} nats ({per_bin} stories), the bound above {bound:.2f}")
@@ -659,7 +659,9 @@ weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(
 best = find(method="analytic", schedule="cosine", temperature=1.0)[-1]
 print("made with the weights above" if weights[:12] == stored["weights"] else "OTHER WEIGHTS!")
 many = Estimate(**stored["bound"])
-print(f"bound on {stored['windows']} stories: {many:.2f} nats; on the first {len(fresh)}: {bound:.2f}")
+print(
+    f"bound on {stored['windows']} stories: {many:.2f} nats; on the first {len(fresh)}: {bound:.2f}"
+)
 print(promise(many))
 print(f"{best['samples']} samples with {best['num_steps']} steps:")
 print(f"  flawless: {wilson(best['flawless'], best['samples']):.3f}")
@@ -789,7 +791,9 @@ plt.xlabel(f"of {len(broken)} broken samples")
 plt.gca().xaxis.get_major_locator().set_params(integer=True)
 plt.show()
 agreements = kinds.total() - sum(kinds[kind] for kind in ("spelling", "end", "padding"))
-print(f"of {len(broken)} broken samples, {kinds['spelling']} break a word and {agreements} an agreement")
+print(
+    f"of {len(broken)} broken samples, {kinds['spelling']} break a word and {agreements} an agreement"
+)
 
 # %% [markdown]
 # Mind what this counts: the *first* flaw, and a wrong letter in the third word hides a wrong name in the
@@ -831,6 +835,7 @@ def test_word_entropy():
 
 test_word_entropy()
 
+
 # %%
 def fresh_entropy(samples: int, lots: int = 20) -> Estimate:
     """Entropy of words in lots of fresh stories: their mean, and where 95 % of the lots lie."""
@@ -846,7 +851,9 @@ for row in stored["samplers"]:
     distinct = f"{row['distinct']}/{row['samples']}"
     words = row["word_entropy"]
     verdict = "above" if words > usual.high else "below" if words < usual.low else ""
-    print(f"{name:27}{row['num_steps']:6}  {share:.2f}{'':4}{distinct:>8}  {words:.2f} {verdict}".rstrip())
+    print(
+        f"{name:27}{row['num_steps']:6}  {share:.2f}{'':4}{distinct:>8}  {words:.2f} {verdict}".rstrip()
+    )
 print(f"{'fresh stories':35}{1:.2f}{'':30}  {usual:.2f}")
 
 # %% tags=["hide-input"]
@@ -957,7 +964,8 @@ print(f"bundled model: {config.step:,} steps, {many:.1f} nats, flawless {share:.
 #
 # Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights, as if all levels were equally
 # likely. Numbers still come out, and look fine. `test_levels_are_spread_and_weights_keep_the_integral` fails, and
-# with it the three tests of `estimate_bound`. The command: `make export && pytest tests/test_evaluation.py`.
+# with it the three tests of `estimate_bound`: both of the intervals, and `test_bound_counts_windows_and_characters`.
+# The command: `make export && pytest tests/test_evaluation.py`.
 #
 # ## Exercises
 #
