@@ -28,7 +28,7 @@ class DiscreteDiffusionConfig:
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"
+    graph: str = "uniform"  # the noise: a letter jumps to any other, all alike
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
@@ -199,7 +199,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.normal_(self.embedding.weight, std=0.3)  # small beside what blocks come to add
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
