@@ -20,9 +20,9 @@
 # and nobody notices. So each piece gets a check that would notice.
 #
 # The pieces are those of a GPT, and that a whole model can fit on a page we learned from Andrej
-# Karpathy's [nanoGPT](https://github.com/karpathy/nanoGPT). Four things differ: it looks both ways, no position
-# ever hears the letter that stands there, it is told how noisy the text is, and it starts out knowing nothing,
-# exactly.
+# Karpathy's [nanoGPT](https://github.com/karpathy/nanoGPT). Four things differ in kind (and a few in detail): it looks both
+# ways, no position ever hears the letter that stands there, it is told how noisy the text is, and it starts out knowing
+# nothing, exactly.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -103,7 +103,9 @@ show("een, first letter, noise 0.1", guess("een", 0, 0.1))
 #    \qquad \kappa = \frac{V}{e^{\bar\sigma}-1}, $$
 #
 # where $[y=z]$ is 1 if the letters are equal and 0 if not. We do not know $z$, but $q_z$ is its probability,
-# given the others. Add up over $z$, and leave out the factor in front, which is the same for all $y$:
+# given the others. (Letters get their noise independently. So once $z$ is known, the others tell nothing more of
+# $y$.) Add up over $z$, and leave out what is the same for all $y$: the factor in front, and the probability of the
+# other letters. The $q_z$ sum to 1, so
 #
 # $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
 #    \qquad\text{and}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
@@ -115,7 +117,7 @@ show("een, first letter, noise 0.1", guess("een", 0, 0.1))
 
 # %%
 def seen_at_all(seen: str, sigma_bar: float) -> float:
-    """p_t, by going through all words (30 in all)."""
+    """p_t, by going through the seven words, which occur 30 times in all."""
     return sum(count * chance(word, seen, sigma_bar) for word, count in WORDS.items()) / 30
 
 
@@ -128,9 +130,9 @@ show("score from the guess", {y: (1 + kappa * q[y]) / (1 + kappa * q["t"]) for y
 # ### Why leave out the own letter
 #
 # The own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
-# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above has done that already. A network that counted it
-# as well would count it twice. What would the loss say? Here is the mean loss at the last letter of `tet`,
-# over all letters that it may come from, for both answers:
+# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above expects $q$ without it, and brings in $x_t$ itself, as
+# its denominator. A network that counted it as well would count it twice. What would the loss say? Here is the
+# mean loss at the last letter of `tet`, over all letters that it may come from, for both answers:
 
 # %%
 import torch
@@ -180,7 +182,7 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # ## The picture
 #
 # On the left is the whole network, from bottom to top. Tokens become vectors of $d$ features
-# (*embedding*), and each place in the window adds its own. Some blocks read them from the left and some from the right, each
+# (*embedding*), and each place in the window adds a vector of its own. Some blocks read them from the left and some from the right, each
 # without the letter that is asked for; the rest, the *judge*, put together what the two have read. After a last norm a linear
 # map (*head*) gives $V$ numbers for each position. Their log-softmax is $\log q$, and Bayes' rule, with
 # $\kappa$, makes it the score. The noise level
@@ -319,7 +321,7 @@ class DiscreteDiffusionConfig:
 
 # %% [markdown]
 # *Departure:* [SEDD](https://arxiv.org/abs/2310.16834)'s published configuration has a dropout of 0.1. Ours
-# is 0: the noise itself makes every text new each time it is seen.
+# is 0: the noise itself makes every text new each time it is seen. (That is an argument; we have not compared.)
 #
 # Numbers that cannot work should fail here, in one line, and not as a shape error five calls deep. The
 # vocabulary and the noise limits check themselves (chapters 1 and 3).
@@ -346,7 +348,7 @@ def check_config(config: "DiscreteDiffusionConfig") -> None:
 
 
 # %% [markdown]
-# The tests of this chapter use a small network: six letters, four blocks, sixteen features.
+# The tests of this chapter use a small network: six letters and two special tokens, four blocks, sixteen features.
 
 
 # %% tags=["test"]
@@ -583,8 +585,8 @@ test_modulation_hands_out_its_parts_in_order()
 # ## Where am I? Rotary positions
 #
 # Attention compares positions by an inner product $q\cdot k$: how well does what I am looking for (the *query*
-# $q$) fit what you have (the *key* $k$)? That alone does not know who stands where: `tea` and `eat` would be
-# the same bag of letters. The words `two to the left` must enter the product.
+# $q$) fit what you have (the *key* $k$)? (In this section and the next, $q$ is a query, and $m$, $n$ are positions.) That alone does not know who stands where: `tea` and `eat` would be
+# the same bag of letters. How far apart they stand, and on which side, must enter the product.
 #
 # [Rotary positions](https://arxiv.org/abs/2104.09864) (Su et al. 2021) do it with a turn. Take two features and
 # see them as an arrow in the plane. At position $m$, turn the arrow by the angle $m\omega$:
@@ -689,14 +691,14 @@ test_rotation_in_bfloat16_still_counts()
 #
 # **Normed queries and keys.** Nothing above stops $q$ and $k$ from growing. When they do, one $w_{ij}$ is
 # almost 1, the rest almost 0, the derivative of the softmax is almost 0, and learning stalls. So before the turn we divide each query
-# and key by its root mean square, $q / \sqrt{\tfrac1s \sum_m q_m^2}$ (*RMS norm*), times a learned number for
+# and key by its root mean square, $q / \sqrt{\tfrac1s \sum_r q_r^2}$ (*RMS norm*), times a learned number for
 # each feature, 1 at first. A normed vector has the length $\sqrt s$, so by Cauchy–Schwarz
 # $|u_{ij}| \le \sqrt s\sqrt s/\sqrt s = \sqrt s$: 5.7 for heads of 32, as long as the learned numbers are 1.
 # The optimizer of [chapter 8](08_training.ipynb) takes large steps, and we want them to be safe. (*Departure:*
 # SEDD does not have this. The idea is from [Henry et al. 2020](https://arxiv.org/abs/2010.04245).)
 #
-# Two lines below are about mixed precision, where PyTorch runs the linear maps in bfloat16 and leaves to us
-# what else should be exact: `.to(…)` for norms and turns, `autocast` off for the attention on a CPU.
+# Two lines below are about mixed precision, where PyTorch runs the linear maps in bfloat16 and leaves the rest
+# to us. `.to(…)` keeps norms and turns exact. On a CPU, `autocast` is off for the attention: exact as well, and faster.
 
 
 # %% tags=["export"]
@@ -811,8 +813,8 @@ class FeedForward(nn.Sequential):
 # attention, then the same for the feed-forward map. A block listens to its own text, or to `heard`, if that is given.
 #
 # (Letters make words with their neighbors, so we also tried to mix each letter with the two on either side
-# before it attends, as in [Primer](https://arxiv.org/abs/2109.08668). In a trial on the stories of chapter 2 that
-# was ahead at first, and no longer after 300 steps. So it is not here.)
+# before it attends, as in [Primer](https://arxiv.org/abs/2109.08668). In a trial on the stories of chapter 2,
+# not shown here, that was ahead at first, and no longer after 300 steps. So it is not here.)
 
 
 # %% tags=["export"]
@@ -1001,7 +1003,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.normal_(self.embedding.weight, std=0.3)  # small beside what blocks come to add
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -1109,7 +1111,8 @@ from ddlm_core.loss import compute_loss
 x_0 = config.tokenizer.encode("The cat sat on the mat. " * 4).repeat(16, 1)
 parts = {
     "head": network.head.weight,
-    "gates, shifts, scales": network.blocks[0].modulation.linear.weight,
+    "gates": network.blocks[0].modulation.linear.weight,
+    "shifts, scales": network.blocks[0].modulation.linear.weight,
     "embedding": network.embedding.weight,
     "attention": network.blocks[0].attention.query.weight,
     "noise embedding": network.noise_embedding.mlp[0].weight,
@@ -1121,15 +1124,19 @@ for step in range(4):
     optimizer.zero_grad()
     compute_loss(network, x_0, config.noise, generator=g).mean().backward()
     for name, parameter in parts.items():
-        rows[name].append(parameter.grad.norm().item())
+        size = parameter.grad
+        if name in ("gates", "shifts, scales"):  # of six parts, the third and the last are gates
+            size = size.view(6, 128, -1)[[2, 5] if name == "gates" else [0, 1, 3, 4]]
+        rows[name].append(size.norm().item())
     optimizer.step()
 for name, norms in rows.items():
     print(f"{name:21}" + "".join(f"{norm:9.1e}" if norm else f"{'0':>9}" for norm in norms))
 
 # %% [markdown]
-# First the head alone learns, which letters are frequent. Then it passes a pull down, through blocks that do
-# nothing yet, and the gates and the embedding learn (from the two neighbors, which reach the judge as they are). Only then,
-# with the gates ajar, do attention and noise embedding. Three steps, and the whole network is awake.
+# First the head alone learns. (It can learn which letters are frequent.) Then it passes a pull down, through blocks
+# that do nothing yet, and the gates and the embedding learn (from the two neighbors, which reach the judge as they are).
+# Only then, with the gates ajar, do the shifts and scales before them and the attention; and the noise embedding, once
+# any modulation is not zero. Three steps, and the whole network is awake.
 
 
 # %% tags=["test"]
@@ -1165,7 +1172,8 @@ test_network_wakes_from_the_top()
 # ## Every position hears every other, and never itself
 #
 # The claim can be tested. Wake all weights up with random numbers, and ask PyTorch for the
-# derivative of the logits at position $i$ with respect to the embedding at position $j$. Within a text it must
+# derivative of the logits at position $i$ (of one fixed mixture of them, so that one derivative is enough) with
+# respect to the embedding at position $j$. Within a text it must
 # not be zero for any pair, except $i = j$, where it must be exactly zero; and exactly zero between two texts of a batch. (A
 # reshape that mixes the batch with
 # the positions keeps all shapes right, and fails here.) The figure shows the size of these derivatives for
@@ -1380,13 +1388,13 @@ test_network_refuses_inputs_in_one_line()
 # ## How many numbers is that?
 #
 # A linear map from $a$ to $b$ features has $ab$ weights and $b$ biases. Go through the picture, with
-# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $c$ the width of the noise
+# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $d_c$ features of the noise
 # vector, and no biases in attention and feed-forward:
 #
-# $$ \underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2c(c+1)}_{\text{noise}}
-#    + n\big[\underbrace{6d(c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
+# $$ \underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2d_c(d_c+1)}_{\text{noise}}
+#    + n\big[\underbrace{6d(d_c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
 #    + \underbrace{8d^2}_{\text{feed-forward}}\big]
-#    + \underbrace{2d(c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
+#    + \underbrace{2d(d_c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
 #
 # (The $2d/h$ are the norms of query and key, one number for each feature of a head.) Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
 # nothing is there twice.
@@ -1394,11 +1402,11 @@ test_network_refuses_inputs_in_one_line()
 
 # %% tags=["test"]
 def expected_parameters(config: DiscreteDiffusionConfig) -> int:
-    V, d, c = config.vocab_size, config.n_embd, config.cond_dim
+    V, d, d_c = config.vocab_size, config.n_embd, config.cond_dim
     attention, feed_forward = 4 * d * d + 2 * d // config.n_head, 8 * d * d
-    biases = (4 + 5) * d if config.bias else 0
-    block = 6 * d * (c + 1) + attention + feed_forward + biases
-    ends = (V + config.block_size + 1) * d + 2 * c * (c + 1) + 2 * d * (c + 1) + V * (d + 1)
+    biases = (4 + 5) * d if config.bias else 0  # qkv 3, out 1; up 4, down 1
+    block = 6 * d * (d_c + 1) + attention + feed_forward + biases
+    ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
     return ends + config.n_layer * block
 
 
@@ -1497,10 +1505,10 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 #    `test_every_position_hears_every_other_and_nothing_else` fails, and
 #    `test_mask_matters_only_through_given`.
 # 2. Fall into the trap: at the end of the network's `__init__`, loop over `self.modules()` and call
-#    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear`. `test_fresh_network_knows_nothing` fails. Now
-#    leave out `self.head`. It passes again, and only the tests that look behind the head still know:
-#    `test_modulation_is_zero_after_construction`, `test_network_wakes_from_the_top` and
-#    `test_places_are_added_by_position`.
+#    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear`. `test_fresh_network_knows_nothing` fails, with four
+#    more. Now leave out `self.head`. It passes again, and only those four still know, because they look behind the
+#    head: `test_modulation_is_zero_after_construction`, `test_network_wakes_from_the_top`,
+#    `test_places_are_added_by_position`, and on this page exercise 2.
 # 3. Forget the norm of the keys: `rotate(k, angles)`. `test_large_queries_and_keys_change_nothing` fails,
 #    `test_attention_is_the_formula`, and `test_network_wakes_from_the_top` (the norm that nobody asks gets no gradient).
 #
@@ -1512,15 +1520,15 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 # %% [markdown]
 # ## Exercises
 #
-# **1. Small, medium.** SEDD's small model has 12 blocks of 768 features; its noise vector has 128, its window
-# 1024 tokens. What would ours have at that size, with our 106 tokens? Which share is modulation? (Expected: 93.3
+# **1. The size of the paper.** SEDD's small model has 12 blocks of 12 heads and 768 features; its noise vector has
+# 128, its window 1024 tokens. What would ours have at that size, with our 106 tokens? Which share is modulation? (Expected: 93.3
 # million, of which 7.9 %.)
 
 # %% tags=["solution", "hide-input"]
 sizes = {"n_layer": 12, "n_head": 12, "n_embd": 768, "cond_dim": 128, "block_size": 1024}
-medium = DiscreteDiffusionConfig(**sizes)
+sedd_small = DiscreteDiffusionConfig(**sizes)
 modulation = (12 * 6 + 2) * 768 * 129
-total = expected_parameters(medium)
+total = expected_parameters(sedd_small)
 assert round(total / 1e6, 1) == 93.3 and round(100 * modulation / total, 1) == 7.9
 total, round(100 * modulation / total, 1)
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,7 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
     return (torch.rand(windows, length, generator=g) < 1 / 4).long()
 
 
+@cache
 def share_of_hits(q: float, windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
     """How often the interval holds the bound of the text (fixed), or that of the hard language."""
     g, model, hits = torch.Generator().manual_seed(1), Letters(q, 1 - q), 0

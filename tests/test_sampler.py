@@ -47,6 +47,7 @@ class TinyWorld:
 
 
 def three_letter_world() -> TinyWorld:
+    """Three letters; words of two."""
     probs = torch.full((3, 3), 0.1 / 6, dtype=torch.float64)
     probs[0, 1], probs[1, 2], probs[2, 0] = 0.4, 0.3, 0.2  # ab, bc, ca
     return TinyWorld(probs)
@@ -336,6 +337,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 
 def two_letter_world() -> TinyWorld:
+    """Two letters; words of three."""
     probs = torch.tensor([0.30, 0.05, 0.10, 0.05, 0.05, 0.15, 0.05, 0.25], dtype=torch.float64)
     return TinyWorld(probs.reshape(2, 2, 2))
 
