@@ -1003,7 +1003,9 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.3)  # small beside what blocks come to add
+        nn.init.normal_(
+            self.embedding.weight, std=0.3
+        )  # less than the usual 1: the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -1404,7 +1406,7 @@ test_network_refuses_inputs_in_one_line()
 def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     V, d, d_c = config.vocab_size, config.n_embd, config.cond_dim
     attention, feed_forward = 4 * d * d + 2 * d // config.n_head, 8 * d * d
-    biases = (4 + 5) * d if config.bias else 0  # qkv 3, out 1; up 4, down 1
+    biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
     return ends + config.n_layer * block

@@ -1244,7 +1244,7 @@ folder.cleanup()
 
 # %% [markdown]
 # The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters about a third
-# as much as with uniform times. After the same short run (with the second term) both powers are ahead of uniform
+# as much as with uniform times. After the same short run on score entropy both powers are ahead of uniform
 # times; the two are too close together for one run to tell them apart. **We choose power 1**, which scatters least.
 # (It has a price where a number is measured: [chapter 9](09_evaluation.ipynb) finds rare, large samples at the clean end.)
 #

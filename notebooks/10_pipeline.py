@@ -117,7 +117,7 @@ counter = FlopCounterMode(display=False)
 hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
 with counter, hooks, torch.autocast("cpu", torch.bfloat16):  # 16 bit, as on a GPU
     drawn = (x, x, x.bool(), level, level)  # x_0, x_t, what is given, noise level, weight
-    training_loss(network, drawn, large.posterior_weight).backward()
+    training_loss(network, drawn, large.objective).backward()
 
 flops, parameters = counter.get_total_flops(), sum(p.numel() for p in network.parameters())
 for parameter in network.parameters():
