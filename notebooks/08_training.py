@@ -179,9 +179,10 @@ test_no_story_is_shared()
 # ## Windows, in an order that can be resumed
 #
 # By hand: a row of 15 tokens and windows of 4. Cut at 0 there are three, `0–3` to `8–11`, and three tokens are left
-# over; cut at 3, they are `3–6` to `11–14`. An epoch takes one window less than fits at best, so that every cut gives as
-# many. In running text every epoch cuts at another place, so that no character
-# always sits at the border of its window. Padded stories are always cut between them.
+# over; cut at 3, there are three as well, `3–6` to `11–14`; cut at 4, only two are left. In running text every epoch cuts
+# at another place, from 0 to 4, so that no character always sits at the border of its window. Every epoch shall have
+# as many windows, whatever the cut, so it takes one less than fits at best: here two. Padded stories are always cut
+# between them, and there all windows count.
 #
 # The order is a function of the seed and of the number of the epoch, and of nothing else. So a run that was stopped
 # finds its place again with nothing stored but the number of the step.
@@ -414,7 +415,7 @@ test_bad_configs_are_refused({"batch_size": 0})
 #
 # $$ \int_0^1 g(t)\,dt = \int_0^1 g(t(u))\,\frac{dt}{du}\,du = \mathbb E_u\Big[g(t(u))\,\frac{dt}{du}\Big]. $$
 #
-# The objective stays the same integral for every $t(u)$ that covers $[0, 1]$, if each sample gets the weight
+# The objective stays the same integral for every $t(u)$ that covers all $t$ where $g$ is not 0, if each sample gets the weight
 # $dt/du$. What changes is only how much the estimate scatters.
 #
 # We choose the corrupted fraction $f = 1 - e^{-\bar\sigma}$ as $f = u^p$, squeezed into the range $[f_0, f_1]$ that
@@ -532,7 +533,8 @@ test_given_spans()
 # %% [markdown]
 # A step may be too large for one pass: then it is done in parts (*gradient accumulation*), or by several processes.
 # So we first draw all that is random for the whole step, and deal out the work afterwards. Whoever does which part,
-# the step is the same; only the order of a few sums changes.
+# the step is the same; only the order of a few sums changes. (This holds without dropout: what dropout draws depends
+# on the parts.)
 
 
 # %% tags=["export"]
@@ -698,7 +700,8 @@ test_a_network_of_scores_is_trained_on_score_entropy()
 # - **[AdamW](https://arxiv.org/abs/1711.05101)** divides each gradient by its typical size. It trains embeddings,
 #   norms and the head.
 # - **[Muon](https://kellerjordan.github.io/posts/muon/)** replaces the update of a matrix by the nearest
-#   orthogonal one, so that every direction moves by as much. It trains the matrices of the blocks.
+#   orthogonal one, so that every direction moves by as much. It trains the matrices of attention and MLP
+#   in the blocks. Their third kind, which turns the noise level into scales and shifts, is left to AdamW.
 # - The learning rate rises for some steps, stays, and falls linearly to 0 in the second part of the run.
 # - We keep a moving average of the weights (EMA), $\bar w \leftarrow d\,\bar w + (1-d)\,w$. It has less noise than
 #   the weights $w$, and is what we save. By hand, with $d = 0.9$: after a jump of $w$ from 0 to 1, $\bar w$ goes
@@ -819,7 +822,8 @@ def validation_bound(
 
 # %% [markdown]
 # An untrained network says *every character is as likely as any other*. Then the bound must be
-# $L \log V$ nats for $L$ characters. It is an average over random noise, so we look at many windows:
+# $L \log V$ nats for $L$ characters. It is an average over random noise, one noise level for each window, and some levels
+# give rare, large values ([chapter 9](09_evaluation.ipynb) has more on that). So we look at many windows:
 
 
 # %% tags=["test"]
@@ -844,8 +848,10 @@ test_bound_of_an_untrained_network()
 #
 # Only dropout asks torch's global generator, so the step seeds that one too.
 #
-# The step ends before the weights change if the loss is no number any more, or far above $\log V$, the price of
-# guessing.
+# The step ends before the weights change if the loss is no number any more, or 40 and above. That is far out: to guess
+# every character takes $\log 106 = 4.66$ nats a token, and the second term at most about as much again. An infinite
+# gradient ends the run as well, but for fp16: there it happens now and then, and the `scaler` skips the step and goes on
+# with a smaller scale.
 
 
 # %% tags=["export"]
@@ -893,13 +899,17 @@ def _update(trainer: "Trainer", loss: float) -> None:
 #
 # A checkpoint holds what changes during a run: the weights, their average, what the optimizers remember, the number of
 # the step. It is written to a temporary file beside its place, and then renamed. A rename happens whole or not at
-# all, so a crash in the middle leaves the old checkpoint. (`write_whole`, a few lines in `ddlm_core/apps/files.py`,
-# does this, and says how much room there is if a disk is full.) The checkpoint before it is kept as
+# all, so a crash in the middle leaves the old checkpoint. The checkpoint before it is kept as
 # `checkpoint_previous.pth`, in case that the disk loses a few bits: every piece of the file has a checksum, and
 # `read_checkpoint` looks at all of them.
 #
 # It holds tensors and plain values only, and is read with `weights_only=True`: a pickle could run code, this cannot.
 # The averaged weights also go to a folder that `from_pretrained` reads ([chapter 10](10_pipeline.ipynb)).
+#
+# Writing and reading is no part of the method, so it is done by hand, in
+# [`ddlm_core/apps/checkpoints.py`](../ddlm_core/apps/checkpoints.py). There `batches_from` also finds the place in the
+# text: from the number of the step follow the epoch and the batches to skip. The learning rates are no part of a
+# checkpoint. So a run that diverged can go on from its last one with lower rates.
 
 # %% [markdown]
 # ## The trainer
@@ -1071,6 +1081,17 @@ def test_what_a_run_leaves(tmp_path):
     assert again.fit() is None and again.step == 4  # nothing left to do
 
 
+def test_a_resumed_run_takes_the_new_learning_rates(tmp_path):
+    tiny_trainer(tmp_path).fit()
+    slow = {"learning_rate": 1e-9, "matrix_learning_rate": 1e-9}
+    trainer = tiny_trainer(tmp_path, max_steps=12, **slow)
+    trainer.resume(tmp_path / LATEST)
+    before = copy.deepcopy(trainer.model)
+    trainer.fit()
+    for old, new in zip(before.parameters(), trainer.model.parameters()):
+        torch.testing.assert_close(old, new, rtol=0, atol=1e-7)
+
+
 def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
     tiny_trainer(tmp_path).fit()  # saves after steps 3, 6 and 8
     latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
@@ -1185,6 +1206,9 @@ print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 
 # %% [markdown]
+# The first line should be $160 \log 106 = 746$. It is an average over 128 noisy windows, no more: with other seeds an
+# untrained network got from 716 to 793. Read the second line with the same care.
+#
 # The curve falls fast at first (which characters are common, how words are spelled), then slowly (who lost
 # what, and who found it).
 
@@ -1305,8 +1329,8 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 # - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
 #   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.
 # - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines). The
-#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and the curve depends on that product
-#   alone: a test trains with one process and with two.
+#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and without dropout the curve depends on
+#   that product alone: a test trains with one process and with two.
 #
 # The model that ships with the package was trained on a CPU, with `ddlm-train --config-name pocket`. Its
 # [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures.
@@ -1361,12 +1385,12 @@ counts
 # | name | module | meaning |
 # |---|---|---|
 # | `setup_dataloaders` | `data` | any text → batches for training, validation and testing |
-# | `read_stories`, `encode_stories`, `split_stories` | `data` | the steps inside it |
+# | `encode_stories`, `split_stories` | `data` | the steps inside it |
 # | `TokenWindows`, `WindowSampler` | `data` | windows, in an order that depends on seed and epoch alone |
 # | `TrainingConfig`, `Trainer` | `training` | what a run needs to know; the run |
 # | `proposal_times` | `training` | noise levels to practice on, with weights that keep the objective |
 # | `draw_given`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
 # | `validation_bound`, `Bound` | `training` | nats a window, bits per character |
-# | `save_checkpoint`, `load_checkpoint` | `training` | a stop costs nothing |
+# | `stored`, `load_checkpoint`, `batches_from` | `apps` (by hand) | a second start, or a stop, costs nothing |
 #
 # Next: [how good is it, really?](09_evaluation.ipynb).

@@ -1,5 +1,6 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
 
+import copy
 import json
 import math
 import signal
@@ -248,6 +249,17 @@ def test_what_a_run_leaves(tmp_path):
     again = tiny_trainer(tmp_path, max_steps=4)
     again.resume(tmp_path / LATEST)
     assert again.fit() is None and again.step == 4  # nothing left to do
+
+
+def test_a_resumed_run_takes_the_new_learning_rates(tmp_path):
+    tiny_trainer(tmp_path).fit()
+    slow = {"learning_rate": 1e-9, "matrix_learning_rate": 1e-9}
+    trainer = tiny_trainer(tmp_path, max_steps=12, **slow)
+    trainer.resume(tmp_path / LATEST)
+    before = copy.deepcopy(trainer.model)
+    trainer.fit()
+    for old, new in zip(before.parameters(), trainer.model.parameters()):
+        torch.testing.assert_close(old, new, rtol=0, atol=1e-7)
 
 
 def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
