@@ -837,7 +837,8 @@ def test_a_training_step_has_finite_gradients():
     x_0 = torch.randint(2, 106, (32, 24), generator=g)
     drawn = draw_noise(x_0, TrainingConfig(given_share=0.5), model, g)
     _, x_t, given, sigma_bar, weight = drawn
-    assert torch.equal(x_t[given], x_0[given]) and (x_t[~given] == 106).any()
+    assert torch.equal(x_t[given], x_0[given]) and ((x_t == x_0) | (x_t == 106)).all()
+    assert (x_t[~given] == 106).any()
     torch.testing.assert_close(weight, torch.exp(sigma_bar))  # the rate, 1 / (1 - t)
     for posterior_weight in (0.0, 1.0):
         model.zero_grad()
@@ -930,9 +931,11 @@ plt.show()
 # ## Change it safely
 #
 # 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is `log_q.log_softmax(-1)`.
-#    `test_posterior_never_believes_in_the_mask` fails, and so does the one that looks for masks in finished text.
-# 2. Let open letters be redrawn: in `open_masks`, replace `stays` by `f_s / f_t` alone.
-#    `test_step_is_bayes_rule` fails, and at $t = 0$ there is a division of zero by zero.
+#    `test_posterior_never_believes_in_the_mask` fails. So does `test_step_is_a_distribution_at_the_extremes`, which
+#    asks that no mask be left at the end.
+# 2. Open with the wrong chance: in `open_masks`, let `stays` be `f_s` where it is `f_s / f_t`.
+#    `test_step_is_bayes_rule` fails. (From pure noise, where $f_t=1$, the two are the same, so a single look at
+#    the first step would not tell.)
 # 3. Stop the noise early, as with an $\epsilon$: `-torch.log1p(-0.999 * as_float_tensor(t))` in `LogLinearNoise`.
 #    `test_log_linear_noise` fails, for there is no infinity at $t = 1$ any more.
 #
