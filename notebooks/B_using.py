@@ -74,7 +74,10 @@ environment = os.environ | {"PATH": programs, "COLUMNS": "96", "PYTHONIOENCODING
 options = {"cwd": here, "env": environment, "text": True, "encoding": "utf-8"}
 
 
-def run(line: str, code: int = 0) -> str:
+outputs: list[str] = []  # of all commands
+
+
+def run(line: str, code: int = 0) -> None:
     """Run a line as a shell does, show it and what it prints; it must end with this exit code."""
     if smoke:
         found, out = in_process(line)
@@ -84,11 +87,11 @@ def run(line: str, code: int = 0) -> str:
         found, out = done.returncode, done.stdout
     print(f"$ {line}")
     for row in out.splitlines():
-        print(row if len(row) <= 96 else textwrap.fill(row, 96))
+        print(row if len(row) <= 104 else textwrap.fill(row, 96))
     if found:
         print(f"(exit code {found})")
     assert found == code, found
-    return out
+    outputs.append(out)
 
 
 def in_process(line: str) -> tuple[int, str]:
@@ -116,22 +119,29 @@ def in_process(line: str) -> tuple[int, str]:
 run("ddlm-generate --seed 1")
 # %% [markdown]
 # Several stories with one seed are numbered. Story 1 of seed 1 is always the same, however many you ask
-# for. With fewer steps a story is done sooner. On one core a step of this model takes about a hundredth of
-# a second, and [chapter 9](09_evaluation.ipynb) measures what the fewer steps cost in quality: 32 are
-# enough, 8 are not.
+# for.
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
+# %% [markdown]
+# Read them twice. A story can look fine and break its own promise: somebody wanted to draw, and in the end
+# could dive; a ball was lost, and a lamp was found. The model card says how many of its stories are
+# flawless (`ddlm_core/pretrained/pocket-stories/README.md`).
+#
+# The steps cost time: on one core, each takes this model about a hundredth of a second. The default is 128,
+# and 32 do nearly as well. With 8 the story comes at once, and words begin to fall apart:
+
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # `--schedule` says where the steps lie: `cosine`, the default, makes them shorter towards the end;
-# `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). Look at the same seed with
-# the steps equal in time. Most of them are spent on noise that hides everything anyway, and too few
-# remain for the letters.
+# `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). With 128 steps you will see no
+# difference. With few, `linear` spends most of them on noise that hides everything anyway, and too
+# few remain for the letters. [Chapter 9](09_evaluation.ipynb) counts both.
 
 # %%
-run("ddlm-generate --seed 1 --num-steps 32 --schedule linear")
+run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8 --schedule linear")
+
 # %% [markdown]
 # ### Blanks
 #
@@ -143,18 +153,20 @@ lost = (
     "One day, ____ lost her pink ball in the park. She felt so sad. "
     'A kind frog found it! "Thank you!" said ____. They are friends now.'
 )
-filled = run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32")
+run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32")
+filled = outputs[-1]
 
 # %% [markdown]
-# The two blanks of a story get the same name, and one that goes with *her* and *She*. Counts save you from
+# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Counts save you from
 # counting underscores: `_{40}` is forty blanks.
 
 # %%
 run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 2 --num-steps 32")
 # %% [markdown]
-# What goes wrong here? The number of blanks is part of the question. This text had to end after exactly 60
-# characters, so the model squeezed or stretched what it had to say. If you do not care about the length,
-# give the beginning alone and a `--seq-len`. Then the model decides where the story ends.
+# What goes wrong here? The number of blanks is part of the question. This text has to end right after them,
+# and no story that begins like this is so short. The model has to say something all the same, and it
+# is nonsense. If you do not care about the length, give the beginning alone and a `--seq-len`. Then the
+# model decides where the story ends.
 
 # %%
 run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-steps 32")
@@ -163,8 +175,8 @@ run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-step
 # story, so do not expect sense around it; but it stays.
 
 # %%
-kept = run(r"ddlm-generate --template 'my\_friend ____' --seed 1 --num-steps 32")
-assert kept.startswith("my_friend ")
+run(r"ddlm-generate --template 'my\_friend ____' --seed 1 --num-steps 32")
+assert outputs[-1].startswith("my_friend ")
 
 # %% [markdown]
 # ### Watch
@@ -172,7 +184,7 @@ assert kept.startswith("my_friend ")
 # `ddlm-generate --visualize` draws each step over the one before, in place. What a step has changed is
 # magenta, bold and underlined, a dot is padding after the end of the story. Ctrl-C stops it and gives
 # the terminal back. A page cannot show a terminal, but it can show what a terminal is sent. Here are five
-# of the 33 pictures, without the colors:
+# of the pictures, without the colors:
 
 # %% tags=["hide-input"]
 import pty
@@ -277,7 +289,7 @@ tiny = "context_length=64 batch_size=16 model.n_layer=2 model.n_head=2 model.n_e
 first_part = (
     f"dataset_name=poem.txt num_epochs=100 {tiny} progress=false max_steps={4 if smoke else 60}"
 )
-said = run(f"ddlm-train {first_part} | tail -6")
+run(f"ddlm-train {first_part} | tail -6")
 
 # %% [markdown]
 # Before training, a character costs more than the 6.7 bits of a blind guess among 106. (The weights
@@ -301,12 +313,12 @@ run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 second_part = first_part.replace("max_steps=60", "max_steps=400")
 resume = "+resume_from=checkpoints/checkpoint_latest.pth"
 run(f"ddlm-train {second_part} {resume} | tail -3")
-again = run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
+run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 
 # %% [markdown]
-# Not every word is right yet, but the words of the poem show through, and there is a line break about where a
-# line should end. A character costs 2.0 bits, and a perfect model would pay 0.3. The fall goes on, as the
-# next section shows for another text; it only takes time.
+# Not one line is right, but pieces are: `the`, `gray`, a full stop before a line break. A character costs
+# 2.0 bits now, and a perfect model would pay 0.3. So this run is still far from its end. We stop here only
+# because a cell should be short.
 #
 # Three things go wrong most often with a text of one's own.
 #
@@ -420,19 +432,26 @@ for step in pipeline.generate_streaming(num_steps=num_steps, seed=1):
         print(f"{step.index:2} of {step.num_steps}: {step.texts[0][:60]!r}")
 
 # %% [markdown]
-# `bits_per_character` judges a text: the lower, the more the text is like what the model has read. The
-# answer comes with its 95 % interval. The poet, which has never read a story, is far more surprised by
-# one than the model that has read nothing else:
+# `bits_per_character` judges a text: the lower, the more it is like what the model has read. The answer comes
+# with its 95 % interval. Two models, two texts:
 
 # %%
 poet = DiffusionPipeline.from_pretrained(here / "checkpoints/best_model_hf")
-tale = "Lily lost her blue ball in the park."
-for name, judge in (("bundled model", pipeline), ("our poet", poet)):
-    mean, low, high = judge.bits_per_character(tale)
-    print(f"{name:>13}: {mean:.1f} bits a character ({low:.1f} to {high:.1f})")
+tale = (
+    "Nora met a calm frog by the pond. It was dirty, so she gave it a hot bath. "
+    "Soon the frog was not dirty any more. Nora was happy again."
+)
+for text in (tale, poem[:131]):
+    for name, judge in (("the bundled model", pipeline), ("our poet", poet)):
+        mean, low, high = judge.bits_per_character(text)
+        print(f"{text[:32]!r:37} {name:17} {mean:6.2f}  ({low:.2f} to {high:.2f})")
 
 # %% [markdown]
-# A model is a folder of two files. `save_pretrained` writes it, `from_pretrained` and `--model` read it.
+# Each is at home in its own text and lost in the other's. The bundled model is much surer of itself, since
+# it has been trained much longer. So it is also much more surprised where it does not know its way.
+
+# %% [markdown]
+# A model is a folder of two files, and a `README.md` for you to fill in. `save_pretrained` writes it, `from_pretrained` and `--model` read it.
 # `push_to_hub` uploads the same folder to the Hugging Face Hub, where everybody can load it by its name.
 # This needs an account: log in once with `hf auth login`. The cell uploads only if you set `DDLM_PUSH_TO`
 # to such a name.
@@ -465,7 +484,7 @@ run("ddlm-generate --model poet --seed 1 --template 'Two ____ geese ____ by the 
 # 32 steps, and count the names with `cut`, `sort` and `uniq -c`, without any Python. (Expected: a list of girls' names.)
 
 # %% tags=["solution", "hide-input"]
-names = run(
+run(
     f"ddlm-generate --template '{lost}' --seed 7 --num-samples 8 --num-steps 32"
     " | cut -c 10-13 | sort | uniq -c"
 )
@@ -473,11 +492,11 @@ names = run(
 # %% [markdown]
 # **2.** You have two files, `poem.txt` and a second one, `rain.txt`. Which setting validates on the second
 # and trains on all of the first? Look through the keys in `ddlm-train --help`, and check your answer
-# without training. (Expected: the third line of `--cfg job` and your setting agree.)
+# without training. (Expected: the second line of `--cfg job` is your setting.)
 
 # %% tags=["solution", "hide-input"]
-shown = run("ddlm-train dataset_name=poem.txt val_dataset_name=rain.txt --cfg job | head -2")
-assert "val_dataset_name: rain.txt" in shown
+run("ddlm-train dataset_name=poem.txt val_dataset_name=rain.txt --cfg job | head -2")
+assert "val_dataset_name: rain.txt" in outputs[-1]
 
 # %% [markdown]
 # ## Summary

@@ -34,7 +34,7 @@ class Playground(widgets.VBox):
         self._by_hand = True  # is it a person who moves the slider?
         blanks = "blanks: ____ or _{4}; empty: the model writes freely"
         self.template = widgets.Textarea(
-            template, description="Template", placeholder=blanks, **wide
+            template, description="Template", placeholder=blanks, rows=3, **wide
         )
         self.steps = widgets.IntSlider(num_steps, 1, 512, description="Steps", **wide)
         self.schedule = widgets.Dropdown(
