@@ -67,8 +67,6 @@ from .model import DiscreteDiffusionTransformer as DiscreteDiffusionTransformer
 from .model import FeedForward as FeedForward
 from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
-from .model import check_config as check_config
-from .model import check_input as check_input
 from .model import listen as listen
 from .model import modulated_norm as modulated_norm
 from .model import neighbors as neighbors

@@ -10,11 +10,12 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from ddlm_core.apps.checks import check_config, check_input
 from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'check_config', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'neighbors', 'listen', 'check_input', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
@@ -40,7 +41,7 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        check_config(self)
+        check_config(self, GRAPHS)
         self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
         self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
         _ = self.noise, self.tokenizer  # they check their own limits
@@ -56,25 +57,6 @@ class DiscreteDiffusionConfig:
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
         return CharacterLevelTokenizer(self.vocab)
-
-
-def check_config(config: "DiscreteDiffusionConfig") -> None:
-    """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "step"):
-        value, least = getattr(config, name), int(name != "step")
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if config.n_embd % (unit := 2 * config.n_head):
-        raise ValueError(f"n_embd must be a multiple of 2 n_head = {unit}, got {config.n_embd}")
-    if config.cond_dim % 2:
-        raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", GRAPHS)):
-        if (value := getattr(config, name)) not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    if config.graph != "uniform" and config.parametrization == "score":
-        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
 
 
 def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
@@ -210,22 +192,6 @@ def listen(
     return judge
 
 
-def check_input(
-    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
-) -> None:
-    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
-    shape = tuple(input_ids.shape)
-    if len(shape) != 2 or input_ids.dtype != torch.int64:
-        raise ValueError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
-    if not 1 <= shape[1] <= config.block_size:
-        raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
-    if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
-        got = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
-        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
-    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
-
-
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
 
@@ -239,13 +205,15 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.3)  # small beside what blocks come to add
+        nn.init.normal_(
+            self.embedding.weight, std=0.3
+        )  # less than the usual 1: the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
-        check_input(input_ids, sigma_bar, mask, self.config)
+        check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddlm_core.apps.checks import check_sampling
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, graph_of
 from ddlm_core.noise import GeometricNoise
@@ -172,21 +173,6 @@ def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_si
     return torch.where(mask, template, start), mask
 
 
-def _check(model: Any, method: str, temperature: float, each: Sequence, shape: tuple) -> None:
-    """Raise a ``ValueError`` of one line if no tokens (B, L) can be sampled like this."""
-    if min(shape) < 1:
-        raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
-    if method not in ("analytic", "euler"):
-        raise ValueError(f"method must be one of analytic, euler, got {method!r}")
-    if method == "euler" and graph_of(model).reverse:
-        raise ValueError("the method euler is made for the uniform graph alone")
-    if temperature != 1 and not (0 < temperature < torch.inf and _has_denoiser(model)):
-        limits = "1, or above 0 and finite if the model has a denoiser"
-        raise ValueError(f"temperature must be {limits}, got {temperature}")
-    if len(each) != shape[0]:
-        raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
-
-
 def denoising_steps(
     model: Any,
     noise: GeometricNoise,
@@ -209,7 +195,8 @@ def denoising_steps(
     (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
-    _check(model, method, temperature, each, (batch_size, seq_len))
+    known = _has_denoiser(model), graph_of(model).reverse is None
+    check_sampling(method, temperature, each, (batch_size, seq_len), *known)
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
+from ddlm_core.apps.checks import check_settings
 from ddlm_core.apps.hardware import adamw, make_accelerator
-from ddlm_core.apps.settings import check_settings
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,

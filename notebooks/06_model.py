@@ -273,6 +273,7 @@ plt.show()
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
+from ddlm_core.apps.checks import check_config, check_input
 from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
@@ -301,7 +302,7 @@ class DiscreteDiffusionConfig:
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        check_config(self)
+        check_config(self, GRAPHS)
         self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
         self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
         _ = self.noise, self.tokenizer  # they check their own limits
@@ -323,29 +324,9 @@ class DiscreteDiffusionConfig:
 # *Departure:* [SEDD](https://arxiv.org/abs/2310.16834)'s published configuration has a dropout of 0.1. Ours
 # is 0: the noise itself makes every text new each time it is seen. (That is an argument; we have not compared.)
 #
-# Numbers that cannot work should fail here, in one line, and not as a shape error five calls deep. The
+# Numbers that cannot work should fail here, in one line, and not as a shape error five calls deep (`check_config`, in
+# `ddlm_core/apps/checks.py`, looks at sizes and names). The
 # vocabulary and the noise limits check themselves (chapters 1 and 3).
-
-
-# %% tags=["export"]
-def check_config(config: "DiscreteDiffusionConfig") -> None:
-    """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "step"):
-        value, least = getattr(config, name), int(name != "step")
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if config.n_embd % (unit := 2 * config.n_head):
-        raise ValueError(f"n_embd must be a multiple of 2 n_head = {unit}, got {config.n_embd}")
-    if config.cond_dim % 2:
-        raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", GRAPHS)):
-        if (value := getattr(config, name)) not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    if config.graph != "uniform" and config.parametrization == "score":
-        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
-
 
 # %% [markdown]
 # The tests of this chapter use a small network: six letters and two special tokens, four blocks, sixteen features.
@@ -942,26 +923,8 @@ def listen(
 # told stays the same network. (*Departure:* SEDD fills in with the plain network, which cannot tell a
 # given character from a lucky one.)
 #
-# Bad inputs should fail in one line, too. We look at shapes and types only. To look at the numbers, the
+# Bad inputs should fail in one line, too (`check_input`, in the same file). We look at shapes and types only. To look at the numbers, the
 # processor would have to wait for the GPU at each call.
-
-
-# %% tags=["export"]
-def check_input(
-    input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, config: DiscreteDiffusionConfig
-) -> None:
-    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
-    shape = tuple(input_ids.shape)
-    if len(shape) != 2 or input_ids.dtype != torch.int64:
-        raise ValueError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
-    if not 1 <= shape[1] <= config.block_size:
-        raise ValueError(f"a text has 1 to {config.block_size} tokens here, got {shape[1]}")
-    if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
-        got = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
-        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
-    if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
-
 
 # %% [markdown]
 # And here is the whole network. `logits` is the left half of the picture up to the head. `denoise` reads the
@@ -1011,7 +974,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the network says, before it is read as a distribution or a score: (B, L, V)."""
-        check_input(input_ids, sigma_bar, mask, self.config)
+        check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given
@@ -1601,7 +1564,6 @@ same
 # | exported | what it is |
 # |---|---|
 # | `DiscreteDiffusionConfig` | sizes, alphabet, noise limits, training step: a checkpoint's description |
-# | `check_config(config)`, `check_input(...)` | one-line errors |
 # | `noise_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
 # | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
 # | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |

@@ -700,6 +700,7 @@ test_generators_depend_on_seed_and_number_alone()
 # %% tags=["export"]
 from typing import Any
 
+from ddlm_core.apps.checks import check_sampling
 from ddlm_core.loss import denoiser_log_score, graph_of
 
 
@@ -852,9 +853,9 @@ def _run_reverse(
 
 # %% [markdown]
 # Around it stands the function with the arguments that a user sees. It does little more than to
-# check them. It is *not* a generator itself, so a wrong argument is reported when you call it, not
-# when you read the first step. Two helpers come first: one puts given letters into the start, where
-# the loop will leave them; one says in a line what is wrong with the other arguments.
+# check them (`check_sampling`, in `ddlm_core/apps/checks.py`). It is *not* a generator itself, so a wrong argument is
+# reported when you call it, not when you read the first step. A helper comes first: it puts given letters into the
+# start, where the loop will leave them.
 
 
 # %% tags=["export"]
@@ -871,22 +872,6 @@ def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_si
     if ((template < 0) | (template >= vocab_size))[mask].any():
         raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
     return torch.where(mask, template, start), mask
-
-
-# %% tags=["export"]
-def _check(model: Any, method: str, temperature: float, each: Sequence, shape: tuple) -> None:
-    """Raise a ``ValueError`` of one line if no tokens (B, L) can be sampled like this."""
-    if min(shape) < 1:
-        raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
-    if method not in ("analytic", "euler"):
-        raise ValueError(f"method must be one of analytic, euler, got {method!r}")
-    if method == "euler" and graph_of(model).reverse:
-        raise ValueError("the method euler is made for the uniform graph alone")
-    if temperature != 1 and not (0 < temperature < torch.inf and _has_denoiser(model)):
-        limits = "1, or above 0 and finite if the model has a denoiser"
-        raise ValueError(f"temperature must be {limits}, got {temperature}")
-    if len(each) != shape[0]:
-        raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
 
 
 # %% [markdown]
@@ -917,7 +902,8 @@ def denoising_steps(
     (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
-    _check(model, method, temperature, each, (batch_size, seq_len))
+    known = _has_denoiser(model), graph_of(model).reverse is None
+    check_sampling(method, temperature, each, (batch_size, seq_len), *known)
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)

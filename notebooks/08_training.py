@@ -318,14 +318,14 @@ def test_loaders_give_stories_and_running_text(tmp_path):
 # One dataclass holds it. Every field is a key of the YAML files in `ddlm_core/configs`, and of the command:
 # `ddlm-train batch_size=32`. The checks follow from the types: a whole number counts something, so it starts at 1,
 # and a decimal number is above 0. The exceptions have names in
-# [`ddlm_core/apps/settings.py`](../ddlm_core/apps/settings.py). (What is not checked there, a library checks.)
+# [`ddlm_core/apps/checks.py`](../ddlm_core/apps/checks.py). (What is not checked there, a library checks.)
 
 # %% tags=["export"]
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddlm_core.apps.settings import check_settings
+from ddlm_core.apps.checks import check_settings
 
 
 @dataclass

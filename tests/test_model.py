@@ -426,7 +426,7 @@ def test_network_refuses_inputs_in_one_line():
 def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     V, d, d_c = config.vocab_size, config.n_embd, config.cond_dim
     attention, feed_forward = 4 * d * d + 2 * d // config.n_head, 8 * d * d
-    biases = (4 + 5) * d if config.bias else 0  # qkv 3, out 1; up 4, down 1
+    biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
     return ends + config.n_layer * block
