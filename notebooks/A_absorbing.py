@@ -814,10 +814,17 @@ pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fra
 import json
 from tempfile import TemporaryDirectory
 
+from ddlm_core.data import evaluation_loader
 from ddlm_core.evaluation import estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
-from ddlm_core.training import TrainingConfig, draw_noise, training_loss
+from ddlm_core.training import (
+    Trainer,
+    TrainingConfig,
+    draw_noise,
+    training_loss,
+    validation_bound,
+)
 
 
 def small_model() -> DiscreteDiffusionTransformer:
@@ -845,6 +852,14 @@ def test_a_training_step_has_finite_gradients():
         training_loss(model, drawn, posterior_weight).backward()
         assert model.head.weight.grad.isfinite().all() and model.head.weight.grad[:106].any()
         assert model.head.weight.grad[106].abs().max() < 1e-8  # the mask's own output is idle
+
+
+def test_the_trainer_measures_with_the_noise_of_the_graph():
+    model, g = small_model(), torch.Generator().manual_seed(0)
+    loader = evaluation_loader(torch.randint(2, 106, (480,), generator=g).numpy(), 24, 10)
+    config = TrainingConfig(eval_windows=20, context_length=24)
+    found = Trainer(model, loader, loader, config).evaluate()
+    assert found == validation_bound(model, loader, LogLinearNoise(), 20)
 
 
 def test_a_checkpoint_remembers_its_graph():
@@ -879,53 +894,10 @@ def test_what_cannot_work_says_so():
 
 test_an_untrained_network_pays_log_106()
 test_a_training_step_has_finite_gradients()
+test_the_trainer_measures_with_the_noise_of_the_graph()
 test_a_checkpoint_remembers_its_graph()
 test_a_player_shows_endless_noise()
 test_what_cannot_work_says_so()
-
-# %% [markdown]
-# ## An honest comparison
-#
-# Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
-# twice, with 1.55 million parameters, on the same stories in the same order, from the same seed, with the same
-# optimizers and the same number of steps. Only the graph differs. (Then also 107 tokens differ from 106, which adds 257
-# parameters.) It was run once.
-
-# %%
-from pathlib import Path
-
-match = json.loads(Path("../benchmarks/absorbing.json").read_text(encoding="utf-8"))
-print(
-    f"{match['steps']:,} steps of {match['batch']} stories; exact entropy {match['entropy']} nats"
-)
-for graph, found in match["graphs"].items():
-    mean, low, high = found["nats"]
-    print(
-        f"{graph:9} bound {mean:5.1f} nats a story ({low:.1f} to {high:.1f}), {found['train_seconds']} s"
-    )
-    for run in found["samples"]:
-        how = f"{run['num_steps']:3} steps, {run['schedule']}"
-        print(f"{'':9}   {how:20} {run['flawless']} of {run['samples']} samples flawless")
-
-# %% [markdown]
-# The figure shows the bound on the way: for the uniform graph (circles) and the absorbing one (squares), above the
-# entropy (dashed).
-
-# %% tags=["hide-input"]
-import matplotlib.pyplot as plt
-
-plt.style.use("ddlm_core.book")
-for (graph, found), marker in zip(match["graphs"].items(), "os", strict=True):
-    plt.plot(*zip(*found["curve"], strict=True), marker=marker, label=graph)
-plt.axhline(match["entropy"], linestyle="--", color="gray", label="entropy of the stories")
-plt.xlabel("training steps")
-plt.ylabel("validation bound (nats a story)")
-plt.ylim(0, 260)
-plt.legend()
-plt.show()
-
-# %% [markdown]
-# RESULT
 
 # %% [markdown]
 # ## Change it safely

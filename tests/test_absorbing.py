@@ -22,6 +22,7 @@ from ddlm_core.absorbing import (
     open_masks,
     with_mask,
 )
+from ddlm_core.data import evaluation_loader
 from ddlm_core.evaluation import bound_draws, estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import compute_loss
@@ -35,7 +36,14 @@ from ddlm_core.sampler import (
     reverse_probs,
     sample_generators,
 )
-from ddlm_core.training import TrainingConfig, draw_noise, proposal_times, training_loss
+from ddlm_core.training import (
+    Trainer,
+    TrainingConfig,
+    draw_noise,
+    proposal_times,
+    training_loss,
+    validation_bound,
+)
 
 
 def absorbing_rates(vocab_size: int) -> Tensor:
@@ -342,6 +350,14 @@ def test_a_training_step_has_finite_gradients():
         training_loss(model, drawn, posterior_weight).backward()
         assert model.head.weight.grad.isfinite().all() and model.head.weight.grad[:106].any()
         assert model.head.weight.grad[106].abs().max() < 1e-8  # the mask's own output is idle
+
+
+def test_the_trainer_measures_with_the_noise_of_the_graph():
+    model, g = small_model(), torch.Generator().manual_seed(0)
+    loader = evaluation_loader(torch.randint(2, 106, (480,), generator=g).numpy(), 24, 10)
+    config = TrainingConfig(eval_windows=20, context_length=24)
+    found = Trainer(model, loader, loader, config).evaluate()
+    assert found == validation_bound(model, loader, LogLinearNoise(), 20)
 
 
 def test_a_checkpoint_remembers_its_graph():
