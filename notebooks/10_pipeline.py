@@ -23,8 +23,8 @@
 # let it write and fill in, watch it, and share it.
 #
 # Everything runs unchanged on Colab with a GPU, on a GPU of your own, and on a CPU. **Nothing in this book
-# has been run on a GPU yet.** The outputs that you see here were made on two CPU cores, with the preset
-# `cpu`, shortened to a few minutes.
+# has been run on a GPU yet.** The stored outputs were made on two CPU cores, with the preset `cpu`,
+# shortened to 800 steps, and on real TinyStories.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -50,8 +50,9 @@ if "google.colab" in sys.modules:
 # | `cpu` | 6 layers of width 128, windows of 160 characters | hours on a CPU |
 # | `gpu` | 10 layers of width 640, windows of 256 characters | hours on a GPU |
 #
-# The environment variable `DDLM_PRESET` names the one to take. If it is not set, the hardware decides. The
-# settings lie in two files, one about the training and one about the network that the first one names.
+# The environment variable `DDLM_PRESET` names the one to take. If it is not set, the hardware decides: `gpu` where
+# PyTorch finds a CUDA device, else `cpu`. The settings lie in two files of `ddlm_core/configs`: one about the
+# training, such as [`gpu.yaml`](../ddlm_core/configs/training/gpu.yaml), which names the other, about the network.
 
 # %%
 import os
@@ -81,15 +82,15 @@ print(f"preset {preset}: {settings(preset)['model']}")
 # %% [markdown]
 # ## What the GPU preset costs
 #
-# Before you rent a machine, compute. **By hand:** in the forward pass each weight is multiplied once and
-# added once for each token, which is 2 operations (FLOPs). The backward pass does that twice, for the
-# gradients of the weights and for those of the activations. So a step costs about $6 P N$ for $P$ weights
+# Before you rent a machine, compute. **By hand:** in the forward pass each weight takes part in one multiplication and
+# one addition for each token. That makes 2 floating-point operations (FLOPs). The backward pass does it twice, for the
+# gradients of the weights and for those of the activations. So a step costs about $6 P N$ FLOPs for $P$ weights
 # and $N$ tokens. Guess $P = 50$ million; a step of the preset has $N = 64 \cdot 256 = 16384$ tokens:
 # $6 \cdot 5\cdot 10^7 \cdot 16384 \approx 4.9\cdot 10^{12}$.
 #
-# Now exactly. PyTorch has a device, `meta`, on which tensors have a shape and no numbers. There a whole step of the
-# large network takes a moment and no memory, and we can count: the operations, and the bytes that the
-# forward pass keeps for the backward pass.
+# Now count. PyTorch has a device, `meta`, on which tensors have a shape and no numbers. There a whole step of the
+# large network takes a moment and no memory. `FlopCounterMode` counts the operations of its matrix products;
+# a hook counts the bytes that the forward pass keeps for the backward pass.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -139,8 +140,8 @@ assert abs(flops / (6 * parameters * x.numel()) - 1) < 0.1
 # counter does not see. So its numbers are a little lower.)
 #
 # From FLOPs to hours takes a guess: which share of the speed on its data sheet a card reaches. We take
-# 30 %. One epoch is about 1.9 billion characters. This chapter stops after 6,000 steps, so that you reach its end. **All
-# times are estimates; none was measured.**
+# 30 %. One epoch is about 1.9 billion characters, some 116,000 steps. This chapter stops after 6,000, so
+# that you reach its end. **All times are estimates; none was measured.**
 
 # %%
 short_run = 6000
@@ -162,7 +163,7 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):  # de
 # `.jsonl` or `.parquet`), and `DDLM_TINYSTORIES_VALID` others to validate on. (Without the second, some stories of
 # the first are held out.) With neither network nor files, the story world of
 # [chapter 2](02_stories.ipynb) stands in. It can take half a minute until `datasets` gives up; with
-# `HF_HUB_OFFLINE=1` in the environment it does not try.
+# `HF_HUB_OFFLINE=1` in the environment it does not try. The preset `smoke` asks no network at all.
 
 # %%
 from torch.utils.data import DataLoader
@@ -187,8 +188,8 @@ def load_stories(preset: str, **sizes: Any) -> tuple[bool, DataLoader, DataLoade
 
 
 # %% [markdown]
-# In this chapter `cpu` and `gpu` are cut short. A whole run is one line in a terminal, `ddlm-train --config-name gpu`,
-# or here: delete the line of your preset.
+# In this chapter `cpu` and `gpu` are cut short. For a whole run, delete the line of your preset in `shortened`,
+# or open a terminal and type `ddlm-train --config-name gpu`.
 #
 # A T4, the GPU that Colab gives away, has 16 GB, and the batch above would hardly fit. So on a card with less than
 # 20 GB a step takes two batches of 32. It is the same step ([chapter 8](08_training.ipynb)), in half of the memory.
@@ -197,7 +198,7 @@ def load_stories(preset: str, **sizes: Any) -> tuple[bool, DataLoader, DataLoade
 from tempfile import TemporaryDirectory
 
 shortened = {
-    "cpu": {"max_steps": 400, "eval_every_steps": 50, "eval_windows": 64, "train_samples": 20_000},
+    "cpu": {"max_steps": 800, "eval_every_steps": 100, "eval_windows": 64, "train_samples": 20_000},
     "gpu": {"max_steps": short_run, "eval_every_steps": 500},
 }
 workshop = TemporaryDirectory()  # for what this chapter writes
@@ -229,8 +230,8 @@ print(
 # and `update` replaces it where it stands.)
 
 # %%
+import matplotlib.pyplot as plt
 from IPython.display import display
-from matplotlib.figure import Figure
 
 from ddlm_core.training import Bound, Trainer
 
@@ -239,9 +240,11 @@ class WatchedTrainer(Trainer):
     """A trainer that draws its validation bound as it goes."""
 
     def watch(self) -> None:
-        """Show the figure."""
-        self.curve, self.figure = [], Figure(figsize=(6, 3), layout="constrained")
+        """Show the figure, and measure for the first time."""
+        self.curve, self.figure = [], plt.figure(figsize=(6, 3))
+        plt.close(self.figure)  # the notebook would show it once more at the end of the cell
         self.shown = display(self.figure, display_id=True)
+        self.evaluate()
 
     def evaluate(self) -> Bound:
         bound = super().evaluate()
@@ -256,8 +259,11 @@ class WatchedTrainer(Trainer):
 
 # %% [markdown]
 # The figure shows bits per character on the held-out stories, against the training steps. It starts at 6.7, which is
-# $\log_2 106$: a network that knows nothing takes all 106 tokens for equally likely. On a GPU the run leaves a
-# checkpoint now and then; if the machine stops, run the chapter again, and it goes on from there.
+# $\log_2 106$: a network that knows nothing takes all 106 tokens for equally likely.
+#
+# On a GPU the run leaves a checkpoint every 1,000 steps in `checkpoints/chapter-10`. If it was stopped, run the chapter again, and
+# it goes on from there. (The disk of a Colab machine goes with the machine. For a long run, let
+# `checkpoint_dir` be a folder on your Google Drive.)
 
 # %%
 from pathlib import Path
@@ -268,14 +274,12 @@ trainer = WatchedTrainer(DiscreteDiffusionTransformer(network), train, val, conf
 if (latest := Path(config.checkpoint_dir) / "checkpoint_latest.pth").exists():
     trainer.resume(latest)
 trainer.watch()
-trainer.evaluate()
 trainer.fit()
 print(f"{trainer.step:,} steps on {trainer.accelerator.device}")
 
 # %% [markdown]
-# The curve falls fast while the network finds out which characters are frequent and how short words are spelled, and
-# then slowly. What it has learned we will see at the end of the chapter. For that we need something
-# that writes.
+# The curve falls fast while the network finds out which characters are frequent and which stand side by side, and
+# then slowly. What it has learned we will see in the last part. For that we need something that writes.
 #
 # ## From weights to stories
 #
@@ -1247,9 +1251,9 @@ for name in ("Lily", "Otto", "Zoë"):
 # The training has left a folder, `final_model_hf`, and the pipeline reads it like any other.
 #
 # After a few minutes on a CPU, that model has not learned much. Another one ships with the package, `tinystories-cpu`: the
-# same network, trained for hours on 1.3 million characters of TinyStories. (Its
-# folder has a model card, and `ddlm-generate --model tinystories-cpu` writes with it.) On a CPU it is the
-# storyteller from here on. On a GPU, it is yours.
+# same network, trained for hours on 1.3 million characters of TinyStories. (Its folder has a model card, and
+# `ddlm-generate --model tinystories-cpu` finds it by its name.) On a CPU it is the storyteller from here
+# on. On a GPU, the storyteller is the model that you trained.
 
 # %%
 trained = storyteller = DiffusionPipeline.from_pretrained(trainer.folder / "final_model_hf")
@@ -1274,15 +1278,16 @@ from ddlm_core.tokenizer import PAD_ID
 
 frequencies = windows[windows != PAD_ID].bincount().double()
 entropy = torch.distributions.Categorical(frequencies).entropy().item() / math.log(2)
-print(f"{entropy:.2f} {'':16} bits a character, from frequencies alone")
+print(f"{entropy:.2f} bits a character, from frequencies alone")
 judged = {"the model trained above": trained} | ({name: storyteller} if real else {})
 for who, candidate in judged.items():
-    nats = estimate_bound(candidate.model, windows.to(candidate.device), repeats=2)
+    nats = estimate_bound(candidate.model, windows.to(candidate.device), repeats=4)
     print(f"{bits_per_character(nats, windows):.2f} bits a character, {who}")
 
 # %% [markdown]
-# A model without its text is only a number, so let it write. Long before the stories make sense, the words are right,
-# then the grammar. With a lower temperature the model keeps to what it is sure of.
+# A number is not a story, so let it write. With training, first the letters become those of English, then the words,
+# then the grammar; the sense of a story comes last. See how far this one has come. At a low temperature it
+# keeps to what it is surest of.
 
 # %%
 for temperature in (1.0, 0.5):
@@ -1293,7 +1298,7 @@ for temperature in (1.0, 0.5):
 # %% [markdown]
 # ### Filling in
 #
-# A template of our own. What Tom did, and how he felt, the model decides, but within the 44 and the 8 characters
+# Here is a template of our own. The model decides what Tom did and how he felt, within the 44 and the 8 characters
 # that we leave. Its words have to meet ours on both sides.
 
 # %%
@@ -1321,9 +1326,9 @@ None if stored else Playground(storyteller, template=template, seed=0)
 # ## Share it
 #
 # A folder of two files is easily shared. With an account on the Hugging Face Hub and a token that may
-# write (`hf auth login`, or on Colab a secret named `HF_TOKEN`), name a repository below. The cell pushes your model, private at first, and
-# loads it back as anybody with access could. The same seed has to give the same text. Without a name or a
-# token it does nothing. (A test above goes the same way, with a Hub that is a folder.)
+# write (`hf auth login`, or on Colab a secret named `HF_TOKEN`), name a repository below. The cell pushes the model that
+# you trained, private at first, and loads it back. The same seed has to give the same text. Without a name
+# or a token it does nothing. (`test_a_pushed_pipeline_comes_back` above goes the same way, with a folder for a Hub.)
 
 # %%
 from huggingface_hub import get_token
