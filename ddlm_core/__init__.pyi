@@ -64,7 +64,6 @@ from .model import Attention as Attention
 from .model import Block as Block
 from .model import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .model import DiscreteDiffusionTransformer as DiscreteDiffusionTransformer
-from .model import FeedForward as FeedForward
 from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
 from .model import listen as listen

@@ -79,9 +79,8 @@ def open_masks(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
     r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t, f_s = (
-        corrupted_fraction(s).to(log_q)[..., None, None] for s in (sigma_bar_t, sigma_bar_s)
-    )
+    f_t = corrupted_fraction(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
+    f_s = corrupted_fraction(sigma_bar_s).to(log_q)[..., None, None]
     stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
     q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
     return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])
@@ -92,7 +91,6 @@ ABSORBING = Graph(
     states=with_mask,
     sample_prior=all_masked,
     log_score=mask_log_score,
-    log_posterior=mask_posterior,
     loss=mask_loss,
     reverse=open_masks,
 )

@@ -15,7 +15,7 @@ from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'FeedForward', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
@@ -136,14 +136,6 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-class FeedForward(nn.Sequential):
-    """Two linear maps around a GELU, for each position on its own."""
-
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        d, bias = config.n_embd, config.bias
-        super().__init__(nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias))
-
-
 class Block(nn.Module):
     """One layer: listen, then think; each step is gated by the noise level, shut at first."""
 
@@ -151,7 +143,10 @@ class Block(nn.Module):
         super().__init__()
         self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
         self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
+        d, bias = config.n_embd, config.bias
+        self.feed_forward = nn.Sequential(
+            nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.apps.checks import check_sampling
+from ddlm_core.apps.checks import check_sampling, with_given
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, graph_of
 from ddlm_core.noise import GeometricNoise
@@ -158,21 +158,6 @@ def _run_reverse(
         yield DenoisingStep(index, len(levels) - 1, level, tokens, changed)
 
 
-def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
-    """Tokens (B, L) of the start with the given ones in their places, and the mask (B, L)."""
-    if template is None and mask is None:
-        return start, None
-    shape = tuple(start.shape)
-    for name, value, kind in (("template", template, torch.int64), ("mask", mask, torch.bool)):
-        if getattr(value, "dtype", None) != kind or value.shape not in (shape, shape[1:]):
-            need = f"{name} must be {kind} of shape {shape[1:]} or {shape}"
-            raise ValueError(f"template and mask go together: {need}")
-    template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
-    if ((template < 0) | (template >= vocab_size))[mask].any():
-        raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
-    return torch.where(mask, template, start), mask
-
-
 def denoising_steps(
     model: Any,
     noise: GeometricNoise,
@@ -201,7 +186,7 @@ def denoising_steps(
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
     start = torch.cat([graph_of(model).sample_prior(1, seq_len, vocab_size, g) for g in each])
-    start, mask = _given(template, mask, start.to(device), vocab_size)
+    start, mask = with_given(template, mask, start.to(device), vocab_size)
     return _run_reverse(model, start, levels, each, mask, method, temperature)
 
 

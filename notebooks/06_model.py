@@ -774,23 +774,10 @@ test_attention_is_the_formula()
 test_large_queries_and_keys_change_nothing()
 
 # %% [markdown]
-# After looking, each position thinks for itself: up to four times as many features, a bend (GELU, another
-# smooth $\max(x, 0)$), and down again.
-
-
-# %% tags=["export"]
-class FeedForward(nn.Sequential):
-    """Two linear maps around a GELU, for each position on its own."""
-
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        d, bias = config.n_embd, config.bias
-        super().__init__(nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias))
-
-
-# %% [markdown]
 # ## One block
 #
-# Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
+# After listening, each position thinks for itself (*feed-forward*): up to four times as many features, a bend (GELU, another
+# smooth $\max(x, 0)$), and down again. Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
 # attention, then the same for the feed-forward map. A block listens to its own text, or to `heard`, if that is given.
 #
 # (Letters make words with their neighbors, so we also tried to mix each letter with the two on either side
@@ -806,7 +793,10 @@ class Block(nn.Module):
         super().__init__()
         self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
         self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
+        d, bias = config.n_embd, config.bias
+        self.feed_forward = nn.Sequential(
+            nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -1567,7 +1557,7 @@ same
 # | `noise_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
 # | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
 # | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
-# | `Attention`, `FeedForward`, `Block` | one layer and its two branches |
+# | `Attention`, `Block` | one layer and its two branches |
 # | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but the own |
 # | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |
 #

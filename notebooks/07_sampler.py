@@ -700,7 +700,7 @@ test_generators_depend_on_seed_and_number_alone()
 # %% tags=["export"]
 from typing import Any
 
-from ddlm_core.apps.checks import check_sampling
+from ddlm_core.apps.checks import check_sampling, with_given
 from ddlm_core.loss import denoiser_log_score, graph_of
 
 
@@ -853,26 +853,8 @@ def _run_reverse(
 
 # %% [markdown]
 # Around it stands the function with the arguments that a user sees. It does little more than to
-# check them (`check_sampling`, in `ddlm_core/apps/checks.py`). It is *not* a generator itself, so a wrong argument is
-# reported when you call it, not when you read the first step. A helper comes first: it puts given letters into the
-# start, where the loop will leave them.
-
-
-# %% tags=["export"]
-def _given(template: Tensor | None, mask: Tensor | None, start: Tensor, vocab_size: int) -> tuple:
-    """Tokens (B, L) of the start with the given ones in their places, and the mask (B, L)."""
-    if template is None and mask is None:
-        return start, None
-    shape = tuple(start.shape)
-    for name, value, kind in (("template", template, torch.int64), ("mask", mask, torch.bool)):
-        if getattr(value, "dtype", None) != kind or value.shape not in (shape, shape[1:]):
-            need = f"{name} must be {kind} of shape {shape[1:]} or {shape}"
-            raise ValueError(f"template and mask go together: {need}")
-    template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
-    if ((template < 0) | (template >= vocab_size))[mask].any():
-        raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
-    return torch.where(mask, template, start), mask
-
+# check them and to put given letters into the start, where the loop will leave them (both in `ddlm_core/apps/checks.py`). It
+# is *not* a generator itself, so a wrong argument is reported when you call it, not when you read the first step.
 
 # %% [markdown]
 # What is left out is filled in: without a device, that of the model; without generators, PyTorch's
@@ -908,7 +890,7 @@ def denoising_steps(
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
     start = torch.cat([graph_of(model).sample_prior(1, seq_len, vocab_size, g) for g in each])
-    start, mask = _given(template, mask, start.to(device), vocab_size)
+    start, mask = with_given(template, mask, start.to(device), vocab_size)
     return _run_reverse(model, start, levels, each, mask, method, temperature)
 
 

@@ -694,27 +694,19 @@ print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 # `�����` without complaint.
 
 # %% tags=["export"]
-from numbers import Integral, Real
 from typing import Any
 
-
-def _check(least: float, most: float, **values: Any) -> None:
-    """Raise a ``ValueError`` that names a value out of limits, or not whole if the limits are."""
-    kind, what = (Integral, "a whole number") if isinstance(least, int) else (Real, "a number")
-    for name, value in values.items():
-        if not isinstance(value, kind) or not least <= value <= most:
-            raise ValueError(f"{name} must be {what} from {least} to {most}, got {value!r}")
+from ddlm_core.apps.checks import within
 
 
-# %% tags=["export"]
 def _arguments(
     config: DiscreteDiffusionConfig, seq_len: int | None = None, template: str | None = None, **how
 ) -> dict[str, Any]:
     """Arguments for ``denoising_steps``, from what :meth:`DiffusionPipeline.generate` was asked."""
     how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0} | how
     how["seq_len"] = config.block_size if seq_len is None else seq_len
-    _check(1, config.block_size, seq_len=how["seq_len"])
-    _check(0.001, 1000, temperature=how["temperature"])
+    within(1, config.block_size, seq_len=how["seq_len"])
+    within(0.001, 1000, temperature=how["temperature"])
     if template is not None:
         how["template"], how["mask"] = encode_template(template, seq_len, config)
         how["seq_len"] = len(how["mask"])
@@ -854,8 +846,8 @@ class DiffusionPipeline:
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
-        _check(1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"])
-        _check(0, 2**63, seed=seed, first=first)
+        within(1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"])
+        within(0, 2**63, seed=seed, first=first)
         rows = 1 if self.device.type == "cpu" else rows
         own = sample_generators(seed, num_samples, first)
         batches = [own[i : i + rows] for i in range(0, num_samples, rows)]
@@ -884,7 +876,7 @@ class DiffusionPipeline:
 
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
-        _check(0, 2**63, seed=seed)
+        within(0, 2**63, seed=seed)
         return text_bound(self.model, text, seed)
 
     __call__ = generate

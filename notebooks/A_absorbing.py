@@ -17,7 +17,7 @@
 # [SEDD](https://arxiv.org/abs/2310.16834) try it beside the uniform noise, and
 # [MDLM](https://arxiv.org/abs/2406.07524) uses nothing else. The formulas become so short that one can see
 # through them. And it is a test of this book: the code that trains, measures and samples must not have
-# to change. Only what it asks of the noise is new, and that is seven small things.
+# to change. Only what it asks of the noise is new, and that is six small things.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -489,9 +489,8 @@ def open_masks(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
     r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t, f_s = (
-        corrupted_fraction(s).to(log_q)[..., None, None] for s in (sigma_bar_t, sigma_bar_s)
-    )
+    f_t = corrupted_fraction(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
+    f_s = corrupted_fraction(sigma_bar_s).to(log_q)[..., None, None]
     stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
     q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
     return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])
@@ -531,7 +530,7 @@ test_step_is_a_distribution_at_the_extremes()
 # %% [markdown]
 # ## The graph: all of it as one object
 #
-# These are the seven things. [Chapter 5](05_loss.ipynb) lists them as the fields of `Graph`, and its defaults are
+# These are the six things. [Chapter 5](05_loss.ipynb) lists them as the fields of `Graph`, and its defaults are
 # the functions of the uniform noise:
 #
 # | what it is asked for | uniform | absorbing |
@@ -539,7 +538,6 @@ test_step_is_a_distribution_at_the_extremes()
 # | `noise`: a schedule | `GeometricNoise` (chapter 3) | `LogLinearNoise` |
 # | `states` of a position | the tokens | the tokens and the mask |
 # | `sample_prior`: where noise puts a token | any token | the mask |
-# | `log_posterior`: belief and evidence | `log_posterior` (5) | `mask_posterior` |
 # | `log_score`: belief to score | `denoiser_log_score` (5) | `mask_log_score` |
 # | `loss` | `score_entropy_loss` (5) | `mask_loss` |
 # | `reverse`: a step back | `analytic_probs` (7) | `open_masks` |
@@ -554,7 +552,6 @@ ABSORBING = Graph(
     states=with_mask,
     sample_prior=all_masked,
     log_score=mask_log_score,
-    log_posterior=mask_posterior,
     loss=mask_loss,
     reverse=open_masks,
 )
@@ -847,11 +844,13 @@ def test_a_training_step_has_finite_gradients():
     assert torch.equal(x_t[given], x_0[given]) and ((x_t == x_0) | (x_t == 106)).all()
     assert (x_t[~given] == 106).any()
     torch.testing.assert_close(weight, torch.exp(sigma_bar))  # the rate, 1 / (1 - t)
-    for posterior_weight in (0.0, 1.0):
+    for objective in ("guess", "score_entropy"):
         model.zero_grad()
-        training_loss(model, drawn, posterior_weight).backward()
+        training_loss(model, drawn, objective).backward()
         assert model.head.weight.grad.isfinite().all() and model.head.weight.grad[:106].any()
-        assert model.head.weight.grad[106].abs().max() < 1e-8  # the mask's own output is idle
+    assert (
+        model.head.weight.grad[106].abs().max() < 1e-8
+    )  # of the score, the mask's own output is idle
 
 
 def test_the_trainer_measures_with_the_noise_of_the_graph():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -77,3 +78,26 @@ def check_sampling(
         raise ValueError(f"temperature must be {limits}, got {temperature}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
+
+
+def within(least: float, most: float, **values: Any) -> None:
+    """Raise a ``ValueError`` that names a value out of limits, or not whole if the limits are."""
+    kind, what = (Integral, "a whole number") if isinstance(least, int) else (Real, "a number")
+    for name, value in values.items():
+        if not isinstance(value, kind) or not least <= value <= most:
+            raise ValueError(f"{name} must be {what} from {least} to {most}, got {value!r}")
+
+
+def with_given(template: Any, mask: Any, start: Tensor, vocab_size: int) -> tuple[Tensor, Any]:
+    """Tokens (B, L) of the start with the given ones in their places, and the mask (B, L)."""
+    if template is None and mask is None:
+        return start, None
+    shape = tuple(start.shape)
+    for name, value, kind in (("template", template, torch.int64), ("mask", mask, torch.bool)):
+        if getattr(value, "dtype", None) != kind or value.shape not in (shape, shape[1:]):
+            need = f"{name} must be {kind} of shape {shape[1:]} or {shape}"
+            raise ValueError(f"template and mask go together: {need}")
+    template, mask = (given.expand(shape).to(start.device) for given in (template, mask))
+    if ((template < 0) | (template >= vocab_size))[mask].any():
+        raise ValueError(f"the template has tokens outside 0 to {vocab_size - 1}")
+    return torch.where(mask, template, start), mask
