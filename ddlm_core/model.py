@@ -25,7 +25,7 @@ class DiscreteDiffusionConfig:
     """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
 
     block_size: int = 256  # longest text, in tokens
-    n_layer: int = 6  # blocks in all, shared out by share_blocks
+    n_layer: int = 6  # blocks in all: two readers and a judge
     n_head: int = 4
     n_embd: int = 128
     cond_dim: int = 64  # width of the noise-level embedding
