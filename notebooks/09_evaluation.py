@@ -884,8 +884,9 @@ plt.show()
 #
 # $$ p(x) = \prod_i p(x_i \mid x_1, \dots, x_{i-1}), \qquad -\log p(x) = -\sum_i \log p(x_i \mid x_{<i}). $$
 #
-# We can give it the very same network. Attention must not look to the right. And the text is shifted by one (a `<PAD>`
-# comes before the first character), or a character would see itself. The noise level is a constant. Then `benchmarks/autoregressive.py` trains it with the same data in the same order, the same
+# We can give it the very same network: all its blocks become the left reader of [chapter 6](06_model.ipynb), which has read
+# only what comes before a character when it is asked for it. There is no right reader, and nothing to judge. The noise level is
+# a constant. Then `benchmarks/autoregressive.py` trains it with the same data in the same order, the same
 # optimizers, batches and number of steps. Both cost one forward and one backward pass for each
 # step, so the compute is the same, too. These are the numbers that it stored:
 
