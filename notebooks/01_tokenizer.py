@@ -80,8 +80,8 @@ shown = ["�", "", "a", "b", "c"]
 #   instead of trusting them.
 # * **There is nothing to train.** A list of word pieces comes from a corpus, by a procedure with choices
 #   of its own. Ours fits in four lines.
-# * **One token is one character.** A text of 160 characters has 160 tokens, and when noise hits a token
-#   you see which letter it was.
+# * **One token is one character.** A text of 160 characters has 160 tokens, and noise that changes a token changes one letter,
+#   in its place.
 #
 # The price: sequences are several times longer, and the network has to learn spelling. The stories of this
 # book ([chapter 2](02_stories.ipynb)) are short, so we can pay it.
@@ -229,7 +229,7 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 #
 # It looks up a long text in blocks. The code points of a text need four bytes a character, and the
 # look-up eight more (`take` makes them 64-bit integers), so a text of a gigabyte would ask for twelve more. A
-# block asks for less than one megabyte, whatever the text, besides the ids themselves. What surprised us: we cut
+# block asks for about one megabyte at most, besides the ids (twice, for a moment, when the blocks are joined). What surprised us: we cut
 # the text to save memory, and it became twice as fast too, probably because a block stays in the processor's
 # cache. `python benchmarks/tokenizer.py` measured 370 million characters a second in blocks, 180 at once, and 13
 # with the dictionary, on one core of an AMD EPYC; run it on yours.

@@ -97,7 +97,8 @@ import math
 #
 # A story starts as a **plot**, a template in a notation with two signs:
 #
-# * `[One day|Last week]` is a *choice*: write one of the alternatives, each with the same chance.
+# * `[One day|Last week]` is a *choice*: write one of the alternatives, each with the same chance. (An alternative may hold
+#   fields, but no further choice.)
 # * `{hero}` is a *field*: write the word that was drawn for the **variable** `hero`. The first mention
 #   draws it, evenly; each later one repeats it. `{hero.his}` writes another *form* of the same word: for
 #   Lily it is `her`.
@@ -352,7 +353,7 @@ test_a_word_without_its_form_is_noticed()
 #
 # Now backwards. Somebody hands us a text: how likely would our world tell exactly this? Go through the parts
 # as `tell` does, but instead of picking one option, follow all that agree with the text. Write
-# $P(\text{parts}, x)$ for the probability that the parts write exactly the text $x$:
+# $P(\text{parts}, x)$ for the probability that the parts write exactly the text $x$, given the words drawn so far (`bound` in the code):
 #
 # * if no parts are left, $P$ is 1 if no text is left either, else 0;
 # * if the first part has $k$ options, $P$ is $\tfrac1k$ times a sum over those whose text $x$ begins with (a
@@ -632,8 +633,8 @@ test_the_world_is_the_one_that_the_bundled_model_learned()
 # %% [markdown]
 # ## The picture: what a story costs
 #
-# Surprises add, so a story is a bill. Below is one story of each plot. A box is a place where something could
-# have been different; under it stands what it costs, in nats. A blue box with a solid line is the first
+# Surprises add, so a story is a bill. Below is one story of each plot. A box is a choice or a
+# field; under it stands what it costs, in nats. A blue box with a solid line is the first
 # mention of a variable: a word is drawn, at the logarithm of the number of words. An orange box with a double
 # line is a choice, at the logarithm of the number of alternatives. A gray box with a dotted line mentions
 # a variable again. It costs nothing, and it is where agreement shows: follow the hero through each story,
@@ -815,7 +816,8 @@ test_a_flawless_window_is_a_story_and_then_padding()
 #    \;\le\; \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. $$
 #
 # So $m \ge e^{-\text{gap}}$.
-# A gap of 0.05 nats promises that at least 95 % of the samples are flawless. Without an exact entropy there
+# A gap of 0.05 nats promises that at least 95 % of the samples are flawless, if they are drawn exactly from $q$. (A sampler
+# that takes few steps may do worse: [chapter 7](07_sampler.ipynb).) Without an exact entropy there
 # is no gap to speak of, and no such promise.
 
 # %% [markdown]
@@ -823,7 +825,7 @@ test_a_flawless_window_is_a_story_and_then_padding()
 #
 # Give the world a friend named Kit: add `Kit` to the pals in `VARIABLES`. One test fails,
 # `test_the_world_is_the_one_that_the_bundled_model_learned`: there are more stories now, and the bundled model
-# has never heard of Kit. (On the page, exercise 3 fails, too: a fresh story is rarer. So it does after the
+# has never heard of Kit. (On the page, exercise 3 fails, too: a repetition is rarer. So it does after the
 # next two changes.) Teach it the new numbers if you mean to train your own model.
 #
 # Then a plausible mistake. You want more balls, so you write `ball` twice among the things. Stories are still

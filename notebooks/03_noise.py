@@ -80,7 +80,8 @@ torch.linalg.matrix_power(step, 10)[0]
 #
 # Let $dt$ go to 0. Then change can come at any moment, and what comes next depends only on the letter
 # that is there now, not on how it came to be there. Such a process is called a **continuous-time Markov
-# chain**. That is all there is to the name, and $Q$ says all there is to know about ours.
+# chain**. That is all there is to the name, and $Q$ says all there is to know about ours, while its speed is one redraw in
+# a unit of time.
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
@@ -88,7 +89,7 @@ torch.linalg.matrix_power(step, 10)[0]
 # | $Q$ | `rate_matrix` | rates, shape $(V, V)$; rows: before, columns: after |
 # | $\bar\sigma$ | `sigma_bar` | total noise: redraws per character, on average |
 # | $\sigma$ | `sigma` | noise rate: redraws per character and unit of time |
-# | $t$ | `t` | time, from 0 to 1 |
+# | $t$ | `t` | time by the clock further down, from 0 to 1 |
 
 # %% tags=["export"]
 import torch
@@ -298,7 +299,7 @@ plt.show()
 # $$ e^{uQ}\,e^{vQ} = I + \big(1 - e^{-u}e^{-v}\big)\,Q = e^{(u+v)Q}. $$
 #
 # Two damages are one damage of the summed noise. That is why noise needs no history. From a text at noise
-# $\bar\sigma_s$ to one at noise $\bar\sigma_t$, only the difference counts.
+# $u$ to one at noise $u + v$, only $v$ counts.
 
 
 # %% tags=["test"]
@@ -393,7 +394,7 @@ class GeometricNoise:
 # line would miss them by a rounding. Times are not checked: to look at a number on a GPU, the processor
 # must wait for it, in every training step. (`transition_matrix` checks its noise, but no training step calls it.)
 # And times keep their precision: give them in single or double. In bfloat16 a time is rounded by up to
-# $2^{-9}$, and that alone changes the noise by up to a factor of $e^{12.2/512}$, more than two percent.
+# $2^{-9}$, and that alone changes the noise (the slope of $\log\bar\sigma$ is $\log(20/10^{-4}) = 12.2$) by up to a factor of $e^{12.2/512}$, more than two percent.
 #
 # At five times, for a story of 160 characters: the noise, and how many characters were redrawn.
 
@@ -498,7 +499,7 @@ print(f"KL to uniform at t = 1: {kl:.1e}, by the approximation {105 / 2 * epsilo
 
 # %% [markdown]
 # Nothing is left. The divergence is the evidence, in nats, that one character gives on average against uniform
-# noise, and it adds up: $10^{15}$ characters give 0.2 nats, which moves the odds by a factor of 1.25. (The number looks like the rounding unit of double precision, by coincidence:
+# noise. Given the clean text every character is ruined on its own, so it adds up: $10^{15}$ characters give 0.2 nats, which moves the odds by a factor of 1.25. (The number looks like the rounding unit of double precision, by coincidence:
 # `log1p` keeps the digits, and the approximation agrees.)
 
 # %% [markdown]
@@ -544,8 +545,9 @@ plt.show()
 # or 0.378 without the approximation.
 #
 # Is that a waste? Chapter 5 shows that the loss, weighted with the rate $\sigma(t)$ and added up over all times,
-# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum, and it measures how little: of the 20
-# redraws per character that come in all, only $\int \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) \approx 0.01$ come there. But a trainer that
+# bounds the surprise of the text ([chapter 2](02_stories.ipynb)). The left third adds little to that sum; chapter 5 measures how little. (A hint: of the 20
+# redraws per character that come in all, only $\int_0^{0.377} \sigma\,dt = \bar\sigma(0.377) - \bar\sigma(0) \approx 0.01$ come there. Only a hint,
+# for what a redraw adds to the loss differs with the noise.) But a trainer that
 # draws its times evenly spends a third of its work on it. There are two cures. One is another clock
 # (exercise 4), at a price. The other leaves the clock alone, draws more noise levels where the loss is, and
 # gives each less weight in return; [chapter 8](08_training.ipynb) does that.

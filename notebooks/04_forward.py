@@ -352,7 +352,8 @@ tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for 
 # %% [markdown]
 # So we trust the yardstick, and let it judge. The dice are wrong if the tail is below one in a million
 # (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
-# still betray dice that are off by three percentage points. First test: every start, for no token may be treated differently,
+# still betray dice that are off by three percentage points (at a chance of $\tfrac12$ that adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to
+# $X^2$). First test: every start, for no token may be treated differently,
 # at five noise levels that share one batch, each text with its own
 # noise. Second: two doses of 0.3 and 0.5 must look like one of 0.8. Third: *pairs* of neighbors, 25
 # outcomes, because characters must be redrawn independently of each other.

@@ -101,7 +101,8 @@ before
 #
 # A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$
 # numbers sum to 1. It can produce any positive $f(x)$ easily, but $p(x) = f(x)/\sum_z f(z)$ needs a
-# sum that nobody can compute. In a ratio it cancels: $p(y)/p(x) = f(y)/f(x)$.
+# sum that nobody can compute. (A model that writes from left to right avoids the sum, with one distribution per character in
+# turn. Ours has no order to write in.) In a ratio it cancels: $p(y)/p(x) = f(y)/f(x)$.
 #
 # And we need few of them. Each position jumps on its own, so two jumps in one short moment have a
 # probability of order $\Delta^2$: we may forget them. The neighbors of a text $x_t$ are the texts that
@@ -515,7 +516,7 @@ test_loss_rejects_shapes_that_do_not_fit()
 # ## A slip that traveled
 #
 # The loss of the paper, and its authors' code, are right. But the public re-implementations that we read,
-# tutorials among them, carry the same slip of algebra. They average over $V-1$ letters
+# tutorials among them (we leave them unnamed, on purpose), carry the same slip of algebra. They average over $V-1$ letters
 # instead of weighting with $1/V$, which by itself only scales the loss.
 #
 # The slip sits in the moved case ($x_t \ne x_0$), in the middle term $\sum_{y\ne x_t} a_y\log s_y$. There
@@ -547,8 +548,8 @@ def slipped_loss(log_score, sigma_bar, x_t, x_0):
 # It looks like a loss, and training with it goes down. Collect what stands at $y = x_0$, times $V-1$:
 # $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its slope $1 - \big(1+\kappa+\tfrac{V-2}{V-1}\big)/s$ is
 # zero at $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. That matters little while $\kappa$ is large,
-# and more at high noise, where a text gets its first shape. (Averaged over what $x_0$ may have been, the surplus is about
-# $p(x_0 = y\mid x_t)$.)
+# and more at high noise, where a text gets its first shape. (The surplus is there just when $x_0 = y$. Averaged over what $x_0$
+# may have been, it is about $p(x_0 = y\mid x_t)$.)
 #
 # The figure shows both losses against $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the
 # truth. The exact loss touches zero at the true ratio, 1.72 (dotted vertical line). The slipped one
@@ -712,8 +713,8 @@ print(f"entropy {entropy:.4f} nats a text; all 64 texts alike: {math.log(64):.4f
 # $$ s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
 #
 # If $q$ is certain, this is exactly $a_y$. If $q$ is uniform, it is 1 everywhere: a calm start for
-# training. No score can be negative, or larger than $1+\kappa$. (The network will see the whole
-# $x_t$, its own position included. It has to learn that $q$ does not depend on it.)
+# training. No score can be negative, or larger than $1+\kappa$. (That $q$ does not depend on the letter at its own position is
+# more than a wish: the network of [chapter 6](06_model.ipynb) is built so that it cannot hear it.)
 
 
 # %% tags=["export"]
@@ -836,7 +837,8 @@ test_log_posterior_is_bayes_rule()
 # Let us train both on the seven words: same small network (it sees the letters and the time, and gives
 # twelve numbers, one for each letter at each position), same data, same 800 steps. A third run uses score
 # entropy with the denoiser: the network gives $q$, and the score follows. Each run has the learning rate
-# that served it best out of 0.001, 0.003, 0.01 and 0.03, by the measure that we end with: nats wasted. (Gradients
+# that served it best out of 0.001, 0.003, 0.01 and 0.03 (the edge of what we tried), by the measure that we end with: nats
+# wasted. (Gradients
 # longer than 1 are cut to 1, which helps the square: without the cut, it does three times worse.)
 
 
@@ -936,8 +938,8 @@ plt.show()
 # this text.
 #
 # **Step 2.** Write both paths backward in time, one step after the other. Noise has no memory, so
-# whoever knows $x_t$ learns nothing about the step before from anything noisier. Hence, with $x_s$ the
-# text one step before $x_t$,
+# whoever knows $x_t$ learns nothing about the cleaner texts from anything noisier. Hence, with $x_s$ the
+# text one step less noisy than $x_t$,
 #
 # $$ \begin{aligned}
 # P(\text{path} \mid x_0) &= p(x_1 \mid x_0)\;\prod_{\text{steps}} p(x_s \mid x_t, x_0), \\
@@ -985,7 +987,8 @@ plt.show()
 # ## The random estimate
 #
 # The integral is an average over a uniform $t$, so we draw one $t$ and one $x_t$ for each text of a
-# batch of $B$. Independent times would be wasteful: some batches would see hardly any noise. Draw
+# batch of $B$. Independent times would be wasteful: by chance some batches would see more noise than others, and their losses
+# would jump about. Draw
 # *one* offset $u$ and take $t_b = (u + b/B) \bmod 1$, a comb (as in [Variational Diffusion
 # Models](https://arxiv.org/abs/2107.00630)). Each $t_b$ alone is uniform, so the mean stays right;
 # together they cover $[0, 1)$ evenly.
@@ -1105,7 +1108,7 @@ def graph_of(model: Any) -> Graph:
 
 # %% [markdown]
 # The reconstruction is the posterior from above, read at the true character. (*Departure:* it needs
-# a network with `denoise`; a network that only gives scores has no distribution to read.) The package needs no
+# a network with a method `denoise(x_t, sigma_bar)` that gives $\log q$; free scores need not belong to any $q$.) The package needs no
 # function for it, because the last step of the sampler of [chapter 7](07_sampler.ipynb) asks the same question. Here
 # it is a helper of the tests.
 
@@ -1263,7 +1266,8 @@ test_prior_kl()
 # over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
 # $\bar\sigma$: then areas are nats, because $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The
 # filled area belongs to the true score. The dashed line belongs to a network that knows nothing
-# ($s = 1$). Under it lie $\log 64 = 4.16$ nats (the entropy of uniform texts, whose true score it is); between the two lies all that there is to learn.
+# ($s = 1$). Under it lie $\log 64 = 4.16$ nats. (With $s = 1$ the loss depends only on whether a letter has moved, not on
+# the text. So it is the same as for uniform texts, whose true score that is, and whose entropy is $\log 64$.) Between the two lies all that there is to learn.
 
 # %% tags=["hide-input"]
 # alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
@@ -1599,8 +1603,8 @@ factor
 #   is the rate of each jump. It asks for *relative* accuracy, the square for absolute.
 # * Its integral, plus two small terms, bounds $-\log p$. With the true score it is the entropy of
 #   the data.
-# * The area does not depend on the clock, but the spread of the samples does: a third of the time is
-#   almost clean text, so draw the corrupted fraction instead.
+# * The area does not depend on the clock, but the spread of the samples does: even times take too many samples in almost
+#   clean text, an even fraction $f$ too few, and $f = u^2$ lies between.
 # * A denoiser's $q$ becomes a score by $s_y = (1+\kappa q_y)/(1+\kappa q_{x_t})$.
 # * Keep a slow check that cannot be wrong.
 #

@@ -198,7 +198,13 @@ def load_stories(preset: str, **sizes: Any) -> tuple[bool, DataLoader, DataLoade
 from tempfile import TemporaryDirectory
 
 shortened = {
-    "cpu": {"max_steps": 800, "eval_every_steps": 100, "eval_windows": 64, "train_samples": 20_000},
+    "cpu": {
+        "max_steps": 800,
+        "num_epochs": 2,
+        "eval_every_steps": 100,
+        "eval_windows": 64,
+        "train_samples": 20_000,
+    },
     "gpu": {"max_steps": short_run, "eval_every_steps": 500},
 }
 workshop = TemporaryDirectory()  # for what this chapter writes
