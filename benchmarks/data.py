@@ -7,7 +7,8 @@ the grammar: 100,000 are sampled once and then told again and again, each time w
 as a story of TinyStories. `--from` measures files of your own instead.
 
 Each start is a process of its own. A thread in it reads its anonymous memory (RssAnon: what is no
-file's) every 5 ms. (Linux only.)
+file's) every 5 ms. Other programs on the same core make a start take longer; the seconds that the
+CPU worked for it count only its own. (Linux only.)
 """
 
 import argparse
@@ -42,12 +43,12 @@ def watch():
 setup_dataloaders("pocket-stories", 20, 4)  # so that everything is imported
 before, samples = anonymous(), []
 threading.Thread(target=watch, daemon=True).start()
-start = time.perf_counter()
+start, worked = time.perf_counter(), time.process_time()
 loader, *_ = setup_dataloaders(sys.argv[1])
 next(iter(loader))
-seconds = time.perf_counter() - start
+seconds, worked = time.perf_counter() - start, time.process_time() - worked
 most = max([*samples, anonymous()])
-print(json.dumps([seconds, before, most, loader.dataset.tokens.size]))
+print(json.dumps([seconds, worked, before, most, loader.dataset.tokens.size]))
 """
 
 
@@ -62,8 +63,8 @@ def write_text(path: Path, size: int, told: list[str]) -> None:
             written += file.write(text if is_text else json.dumps({"text": text}) + "\n")
 
 
-def start(path: str, cache: Path) -> tuple[float, float, float, int]:
-    """Seconds to the first batch, memory before and at most (MB), tokens to train on."""
+def start(path: str, cache: Path) -> tuple[float, float, float, float, int]:
+    """Seconds to the first batch, and of CPU; memory before and at most (MB); tokens."""
     environment = os.environ | {"HF_ASSETS_CACHE": str(cache)}
     call = [sys.executable, "-c", CHILD, path]
     done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -77,8 +78,8 @@ def main() -> None:
     parser.add_argument("--from", dest="files", nargs="+", help="measure these files instead")
     args = parser.parse_args()
     size = (20 if args.quick else args.megabytes) * 10**6
-    print("| text | MB | start | seconds | MB/s | peak memory | of it new |")
-    print("|---|---|---|---|---|---|---|")
+    print("| text | MB | start | seconds | of CPU | MB/s of CPU | peak memory | of it new |")
+    print("|---|---|---|---|---|---|---|---|")
     told = [] if args.files else stories.sample(2000 if args.quick else 100_000, seed=0)
     with tempfile.TemporaryDirectory() as name:
         for source in args.files or ("stories.jsonl", "stories.txt"):
@@ -87,11 +88,12 @@ def main() -> None:
                 write_text(path, size, told)
             mega = path.stat().st_size / 1e6
             for which in ("first", "second"):
-                seconds, before, most, _ = start(str(path), Path(name) / "cache")
-                speed = f"{mega / seconds:.0f}" if which == "first" else "–"
+                seconds, worked, before, most, _ = start(str(path), Path(name) / "cache")
+                speed = f"{mega / worked:.0f}" if which == "first" else "–"
+                times = f"{seconds:.2f} | {worked:.2f} | {speed}"
                 memory = f"{most:.0f} MB | {most - before:.0f} MB"
                 print(
-                    f"| {path.name} | {mega:.0f} | {which} | {seconds:.2f} | {speed} | {memory} |",
+                    f"| {path.name} | {mega:.0f} | {which} | {times} | {memory} |",
                     flush=True,
                 )
             if not args.files:
