@@ -500,7 +500,7 @@ french.decode(french.encode(menu))
 
 # %% [markdown]
 # **Exercise 2.** Someone who knows nothing about a text gives all $V$ tokens the same probability $1/V$.
-# An outcome of probability $p$ takes $\log_2(1/p)$ bits to write down ($p = \tfrac18$, one of eight: 3 bits). How many is that per
+# An outcome of probability $P$ takes $\log_2(1/P)$ bits to write down ($P = \tfrac18$, one of eight: 3 bits). How many is that per
 # character? Remember the number: a model must do better. (Expected: $\log_2 106 = 6.728$.)
 
 # %% tags=["solution", "hide-input"]

@@ -299,7 +299,7 @@ PLOTS = (
 
 # %% [markdown]
 # `sample` draws stories from it. It takes a seed, so the same call gives the same stories on every
-# machine, and it never touches the global random state. `MAX_LENGTH` is the size of the window that a model reads.
+# machine with the same version of Python (a test further down compares a thousand with a fingerprint, so a change would show), and it never touches the global random state. `MAX_LENGTH` is the size of the window that a model reads.
 
 # %% tags=["export"]
 STORIES = Grammar(PLOTS, VARIABLES)
@@ -585,7 +585,8 @@ print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits a story")
 # sharper, and uses something that we saw in the numbers only later: each plot mentions a fixed set of
 # variables, whatever its choices, so all of its stories have the *same* probability. Two billion stories,
 # and only seven surprises! The plots are equally likely, so the entropy is the average of the seven. And
-# a last test holds the world still: the bundled model was trained on these stories, and with one word
+# a last test holds the world still: the bundled model (a trained model that comes with the package,
+# [chapter 10](10_pipeline.ipynb)) was trained on these stories, and with one word
 # more, it would be a model of another world.
 
 

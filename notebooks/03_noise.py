@@ -88,7 +88,7 @@ torch.linalg.matrix_power(step, 10)[0]
 # | $V$ | `vocab_size` | number of tokens |
 # | $Q$ | `rate_matrix` | rates, shape $(V, V)$; rows: before, columns: after |
 # | $\bar\sigma$ | `sigma_bar` | total noise: redraws per character, on average |
-# | $\sigma$ | `sigma` | noise rate: redraws per character and unit of time |
+# | $\sigma$ | `sigma` | noise rate: redraws per character and unit of the time $t$ |
 # | $t$ | `t` | time by the clock further down, from 0 to 1 |
 
 # %% tags=["export"]
@@ -325,7 +325,8 @@ test_noise_adds_up()
 # $$ \frac{dp}{dt} = \sigma(t)\; p\, Q, \qquad\text{solved by}\qquad
 #    p(t) = p_{\text{clean}}\; e^{\bar\sigma(t)\,Q}. $$
 #
-# To see that it is solved, take the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
+# Here $p_{\text{clean}}$ is the row before any noise has come, at $\bar\sigma = 0$. (So it is not $p(0)$ if
+# $\bar\sigma(0) > 0$.) To see that it is solved, take the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
 # $\sigma e^{-\bar\sigma} Q$. The exponential times $\sigma Q$ is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$, which is the same,
 # because $Q^2 = -Q$. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* is nothing but a
 # clock that says how much noise has come by time $t$.

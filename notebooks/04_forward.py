@@ -119,7 +119,8 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
 #
 # Why $\Delta$, and not $\bar\sigma$? The dice do not remember. Whatever happened before, the noise
 # $\Delta$ that comes between two moments wipes a character out with probability $1 - e^{-\Delta}$. So the
-# same odds lead from the clean text to a corrupted one, and from a corrupted one to a worse one.
+# same odds lead from the clean text to a corrupted one, and from a corrupted one to a worse one. In the code below
+# `x_t` is the text before this extra noise, clean or not, and $y$ is what stands there after it.
 # [Chapter 7](07_sampler.ipynb) turns it around, with Bayes' rule, to walk back through time.
 
 
@@ -307,7 +308,7 @@ plt.show()
 # $e^{-r^2/2}$ at distance $r$ from the center, on a ring whose area grows like $r\,dr$. So half of the
 # squared distance, $r^2/2$, exceeds $c/2$ with probability
 # $\int_{\sqrt c}^\infty e^{-r^2/2}\, r\,dr = e^{-c/2}$. That is how long one waits for a clock that rings at
-# random, once a unit on average. For even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of
+# random, once a unit on average. (Chapter 3: with probability $e^{-c/2}$ nothing comes during an amount $c/2$.) For even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of
 # ring number $k/2$. It lies beyond $c/2$ exactly if fewer than $k/2$ rings came before $c/2$. The number
 # of rings in a given time has the Poisson distribution ($j$ rings with probability
 # $e^{-c/2}(c/2)^j/j!$; this, too, we take from the textbooks), so
@@ -340,7 +341,8 @@ test_tail_of_chi_squared()
 
 # %% [markdown]
 # If all is right (our dice, and Pearson's theorem), the tail is below 0.5 in half of all experiments,
-# below 0.1 in a tenth, below 0.01 in a hundredth. Two thousand experiments of a thousand draws each (chance alone
+# below 0.1 in a tenth, below 0.01 in a hundredth. (The tail falls as $X^2$ grows. So it is below 0.1 exactly when $X^2$
+# exceeds the value that it exceeds with chance 0.1.) Two thousand experiments of a thousand draws each (chance alone
 # moves the three shares by about 0.011, 0.007 and 0.002):
 
 # %%
@@ -350,7 +352,7 @@ tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for 
 {share: round((tails < share).double().mean().item(), 4) for share in (0.5, 0.1, 0.01)}
 
 # %% [markdown]
-# So we trust the yardstick, and let it judge. The dice are wrong if the tail is below one in a million
+# So we trust the yardstick, and let it judge. (We tried it down to 0.01. Farther out it is rough, which is enough for us.) The dice are wrong if the tail is below one in a million
 # (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
 # still betray dice that are off by three percentage points (at a chance of $\tfrac12$ that adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to
 # $X^2$). First test: every start, for no token may be treated differently,
@@ -740,8 +742,10 @@ class Animation:
 # %% [markdown]
 # How do you test a player without a browser? By undoing the differences in ten lines of Python: every
 # frame must come back, also when frames were left out. Then: nothing in the page asks for anything from
-# elsewhere; a text full of `<b>` and `</script>` stays text; 64 frames of 256 characters, with as many
-# changes as a long run has, stay under 25 kB; and the files that `save` writes are what they should be.
+# elsewhere; a text full of `<b>` and `</script>` stays text; 64 frames of 256 characters, in each of
+# which a quarter is redrawn (some 16 redraws a character in all), stay under 25 kB; and the files that `save` writes are what they
+# should be. (A GIF is 64 columns of 10 dots and a
+# margin of 24 wide, so 664, and shows its last frame for three seconds, 3000 milliseconds.)
 
 
 # %% tags=["test:animation"]
@@ -844,7 +848,7 @@ states = dissolve(x_0[0], sigma_bars, len(tokenizer), seed=1)
 Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 
 # %% [markdown]
-# For the first third of the time almost *nothing happens*. At $t = 1/3$ the noise is only 0.006, less than
+# For the first third of the time almost *nothing happens*. At $t = 1/3$ the noise is only 0.006, on average less than
 # one redrawn character in this text; most of the damage is done between $t = 0.55$ and $t = 0.9$.
 # Chapter 3 told us so in numbers, and here is what it looks like. [Chapter 5](05_loss.ipynb) asks what it
 # means for training, and what to do about it.

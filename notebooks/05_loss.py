@@ -714,7 +714,8 @@ print(f"entropy {entropy:.4f} nats a text; all 64 texts alike: {math.log(64):.4f
 #
 # If $q$ is certain, this is exactly $a_y$. If $q$ is uniform, it is 1 everywhere: a calm start for
 # training. No score can be negative, or larger than $1+\kappa$. (That $q$ does not depend on the letter at its own position is
-# more than a wish: the network of [chapter 6](06_model.ipynb) is built so that it cannot hear it.)
+# more than a wish: the network of [chapter 6](06_model.ipynb) is built so that it cannot hear it. The small network that we train
+# on this page does hear it, and has to learn not to listen.)
 
 
 # %% tags=["export"]
@@ -837,8 +838,8 @@ test_log_posterior_is_bayes_rule()
 # Let us train both on the seven words: same small network (it sees the letters and the time, and gives
 # twelve numbers, one for each letter at each position), same data, same 800 steps. A third run uses score
 # entropy with the denoiser: the network gives $q$, and the score follows. Each run has the learning rate
-# that served it best out of 0.001, 0.003, 0.01 and 0.03 (the edge of what we tried), by the measure that we end with: nats
-# wasted. (Gradients
+# that served it best out of 0.001, 0.003, 0.01 and 0.03, by the measure that we end with: nats
+# wasted. (For score entropy without the denoiser that is 0.03, the edge of the search: a larger one might serve it better still.) (Gradients
 # longer than 1 are cut to 1, which helps the square: without the cut, it does three times worse.)
 
 
@@ -918,8 +919,8 @@ plt.show()
 # ## What the loss means: a bound on $-\log p$
 #
 # We found $\ell$ as the error of one drop of noise. Now add up all drops. Cut the noise into small
-# steps, from $\bar\sigma_{\max}$ down to $\bar\sigma_{\min}$, and call the texts on the way
-# $x_1$ (the noisiest, at $t = 1$), …, $x_{\min}$. The model writes a text like this: draw uniform noise;
+# steps, from $\bar\sigma_{\max}$ down to $\bar\sigma_{\min}$ ($\sigma_{max}$ and $\sigma_{min}$ in chapter 3), and call the texts on the way
+# $x_1$ (the noisiest, at $t = 1$), …, $x_{\min}$ (at $t = 0$; the clean $x_0$ lies before it). The model writes a text like this: draw uniform noise;
 # walk back step by step with its own jump rates $s/V$; at the end, replace each character by a draw from
 # its posterior. The walk has a *path* of texts, and the chance $p_\theta(x_0)$ to end at $x_0$ ($\theta$:
 # what the network has learned) is a sum over all paths. No one can do that sum, but a bound is enough.
@@ -1311,7 +1312,8 @@ for name, value in {
 # I(x_0; x_t) &= \mathbb E\log\frac{p(x_0, x_t)}{p_0(x_0)\,p_t(x_t)},
 # \end{aligned} $$
 #
-# where $I$ is the mutual information: how many nats $x_t$ tells about $x_0$. The reason, for one step
+# where $I$ is the mutual information: how many nats $x_t$ tells about $x_0$. (Here, and from here on, $\mathbb E$ averages
+# over $x_0$, too.) The reason, for one step
 # from $x_s$ to the noisier $x_t$: given $x_s$, the text $x_t$ tells nothing new about $x_0$, so
 # $I(x_0; x_s) = I(x_0;\, x_s \text{ and } x_t)$, and this is what $x_t$ tells plus what $x_s$ adds to it,
 #
@@ -1399,7 +1401,7 @@ print(f"first third of the time: {third / area:.1%} of the area")
 # So draw $f$ uniformly between its ends $f_{\min}$ and $f_{\max}$, set $\bar\sigma = -\log(1-f)$, and weigh the
 # loss with $(f_{\max}-f_{\min})/(1-f)$ in place of $\sigma(t)$. Now half of the samples have more than
 # half of their characters redrawn. (At the noisy end the weight grows like $e^{\bar\sigma}$. That does no harm:
-# there the loss falls like $\kappa^2$, so like $e^{-2\bar\sigma}$. But the code needs doubles, for `float32` cannot
+# there the loss of the true score, and of any denoiser, falls like $\kappa^2$, so like $e^{-2\bar\sigma}$. But the code needs doubles, for `float32` cannot
 # hold such a $1-f$.) A little more general: with $u$ uniform in $[0, 1]$ and an exponent $p$,
 #
 # $$ f = f_{\min} + (f_{\max} - f_{\min})\,u^p, \qquad
@@ -1468,7 +1470,7 @@ print(f"{'best possible':13} {((weight * square.sqrt()).sum() ** 2 - area**2).sq
 # $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to the mean square
 #
 # $$ \int_{f_{\min}} w\;\frac{df}{f}, \qquad\text{with } w \approx
-#    \begin{cases} f\,\log(\sigma_{\max}/\sigma_{\min}) & \text{uniform in } t, \\
+#    \begin{cases} f\,\log(\bar\sigma_{\max}/\bar\sigma_{\min}) & \text{uniform in } t, \\
 #    1 & \text{uniform in } f, \\ 2\sqrt f & f = u^2. \end{cases} $$
 #
 # With $w = 1$ this is $-\log f_{\min}$, and grows without end as $f_{\min}$ falls: rare samples, each a
