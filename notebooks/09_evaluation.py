@@ -1040,4 +1040,4 @@ hits
 # | `wilson(hits, n)` | a share |
 # | `word_entropy(texts)` | how varied the words are |
 #
-# Next: [from weights to stories](10_pipeline.ipynb).
+# Next: [TinyStories on a GPU](10_pipeline.ipynb).

@@ -264,7 +264,7 @@ class WatchedTrainer(Trainer):
 
 
 # %% [markdown]
-# The figure shows bits per character on the held-out stories, against the training steps. It starts at 6.7, which is
+# The figure shows bits per character on the held-out stories, against the training steps. It starts near 6.7, which is
 # $\log_2 106$: a network that knows nothing takes all 106 tokens for equally likely.
 #
 # On a GPU the run leaves a checkpoint every 1,000 steps in `checkpoints/chapter-10`. If it was stopped, run the chapter again, and
@@ -1249,7 +1249,7 @@ for name in ("Lily", "Otto", "Zoë"):
 # The training has left a folder, `final_model_hf`, and the pipeline reads it like any other.
 #
 # After a few minutes on a CPU, that model has not learned much. Another one ships with the package, `tinystories-cpu`: the
-# same network, trained for hours on 1.3 million characters of TinyStories. (Its folder has a model card, and
+# same network, trained for an hour on 1.3 million characters of TinyStories. (Its folder has a model card, and
 # `ddlm-generate --model tinystories-cpu` finds it by its name.) On a CPU it is the storyteller from here
 # on. On a GPU, the storyteller is the model that you trained.
 
