@@ -1285,8 +1285,8 @@ for last, word, in_word in sorted(settled, key=lambda entry: -entry[0])[:8]:
 # Letters at their true frequencies add up to 319 nats, and a story has 19, so by the formula above even a
 # perfect network pays 300 nats for a story in one step. (A perfect network would begin at these 319, for noise
 # tells nothing. Where ours begins lower, it is too sure of itself.) Then the sum falls fast. After 24 of 64
-# steps only a few nats are left to decide. The words that are decided last are choices that the grammar
-# leaves free.
+# steps less is open than a story has in all. Some of the words that are decided last are choices that the grammar
+# leaves free. A name at its second mention is not: the first one settles it, and the model should have heard.
 #
 # The figure shows the same. Above is the whole text, a row for each of the first 40 steps; bright means
 # unsure. Below is the beginning of the text, with the characters that the sampler holds at that step.

@@ -96,8 +96,8 @@ tokens.tolist(), ends.tolist()
 # is whole, and not before. This is the work of [`ddlm_core/apps/store.py`](../ddlm_core/apps/store.py).)
 #
 # `python benchmarks/data.py` measures it on 2 GB of text made from our stories, on one core that other programs used as
-# well. The first start took 217 s for rows of `.jsonl`, and 86 s for one `.txt`; the CPU itself prepared some 90 to 100 MB
-# a second. Never more than 274 MB of memory were taken, and 152 MB of them the libraries had taken before. Of what came
+# well. The first start took 217 s for rows of `.jsonl`, and 86 s for one `.txt`; with 60 MB, the seconds of CPU alone
+# came to 88 and 107 MB a second. Never more than 274 MB of memory were taken, and 152 MB of them the libraries had taken before. Of what came
 # on top, most is the order of eight million windows, shuffled. A second start reads no text: 30 s and 2 s on the same busy core.
 #
 # ## Stories to measure with
@@ -1270,7 +1270,7 @@ for name, power in (("uniform in t", None), ("power 2", 2.0), ("power 1", 1.0)):
 folder.cleanup()
 
 # %% [markdown]
-# The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters about a third
+# The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters less than half
 # as much as with uniform times. After the same short run on score entropy both powers are ahead of uniform
 # times; the two are too close together for one run to tell them apart. **We choose power 1**, which scatters least.
 # (It has a price where a number is measured: [chapter 9](09_evaluation.ipynb) finds rare, large samples at the clean end.)
