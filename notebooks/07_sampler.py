@@ -495,8 +495,8 @@ print(f"KL {kl:.4f} nats; letters {entropy(letters).sum():.4f} - word {entropy(w
 # order $\Delta^2$, in both. So they agree on lone changes as well, up to order $\Delta^2$, and nothing
 # else is left to differ. Make the steps $N$ times as many, each $N$ times shorter: the errors add up
 # to $N\cdot O(1/N^2)=O(1/N)$. Euler's method commits a second error of
-# order $\Delta^2$ per step, the rates that it freezes. So both must converge like $1/N$, with
-# different constants. We will see.
+# order $\Delta^2$ per step, the rates that it freezes. So, where every word is possible and all steps shrink
+# alike, we expect both to converge like $1/N$, with different constants. We will see.
 
 # %% [markdown]
 # ## Where to stop on the way
@@ -1118,12 +1118,12 @@ test_short_steps_near_the_text_pay()
 # ([MaskGIT](https://arxiv.org/abs/2202.04200), Chang et al. 2022); here it is the other way round.
 #
 # The next figure shows why. It gives the price of one step: the total variation between the true
-# table and the product, averaged over where a run may be, for a step that lowers the fraction $f$
+# table and the product, averaged over the noisy words of the language, for a step that lowers the fraction $f$
 # of redrawn letters by a little $\delta f$, divided by $(\delta f)^2$. If errors simply added up and
 # the price were the same everywhere, equal steps of $f$ would be best, because squares of numbers
 # with a given sum add up to the least when all are equal. But at the clean end the price is three
-# times that in the middle (both are printed), for there the letters have become sure of each other,
-# and those that still change must change together. The ticks below show where the three schedules
+# times that in the middle (both are printed), for there the letters have become sure of each other: in
+# *ac* either the *a* or the *c* is wrong, exactly one should change, and letters that decide alone change both or neither. The ticks below show where the three schedules
 # stop in a run of twelve steps.
 
 
@@ -1176,7 +1176,7 @@ for k in (0, 3, 6, 8, 9, 10, 11):
 # `linear` spends its twelve steps on two crowds at the ends and crosses the middle in three leaps.
 # Still, do not take this for the last word. Here the network is perfect. A trained one makes
 # mistakes, and the many steps of `linear` at almost no noise are second looks at a finished text,
-# which have a value of their own. On a real model, measure both.
+# which may have a value of their own. On a real model, measure both.
 #
 # Finally: does the loop, with its darts, really write what this exact computation says? We let it
 # write four thousand words in four steps of `fraction` and count them. The chi-squared statistic
@@ -1314,8 +1314,8 @@ plt.show()
 # %% [markdown]
 # * **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright
 #   longest are the words of the list.
-# * **What belongs together should settle together.** A thing that a story names twice is one choice. Find such
-#   a pair in the list, or in the figure. If one place is dark and its partner stays bright for many steps more,
+# * **What belongs together should settle together.** A thing that a story names twice is one choice. Find two
+#   places in the list, or in the figure, that should hold the same word (in a flawed story they may not). If one place is dark and its partner stays bright for many steps more,
 #   the network does not read the one off the other. What it draws there in the end may well be another thing.
 #   Then you have watched the flaw of a sample being born. [Chapter 9](09_evaluation.ipynb) counts such flaws.
 # * **Color and characters tell different things.** After 24 steps the text still looks like noise,
@@ -1512,8 +1512,8 @@ square, cosine
 # *bc* $0.09$, *ca* $0.04$, divided by their sum (with the rare words) $0.2917$. But it is applied
 # per position. What does the sampler write with 256 steps of `cosine`? Call `reverse_probs`
 # yourself with `temperature=0.5`. (Expected: *ab* 0.452 and not 0.549. The rare words are all but
-# gone, yet *ab*, *bc* and *ca* stand almost as 4 : 3 : 2, as before. Temperature removes what fits
-# badly; it hardly touches the choice between things that fit.)
+# gone, yet *ab*, *bc* and *ca* stand almost as 4 : 3 : 2, as before. In this world temperature removes what fits badly, and
+# hardly touches the choice between things that fit.)
 
 # %% tags=["solution", "hide-input"]
 probs, levels = torch.full((9,), 1 / 9, dtype=torch.float64), noise_levels(noise, 256, "cosine")

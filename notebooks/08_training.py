@@ -559,34 +559,39 @@ def draw_noise(
 #
 # We could now train on the integrand of the bound: score entropy, times its weight. That is the paper, and
 # `objective="score_entropy"` below. It learns slowly. At one position and one level there is mostly nothing to
-# repair, and the one corrupted letter that pays for all is rare. Our network allows something better.
+# repair, and the one corrupted letter that pays for all is rare. Our network allows something better ([chapter 6](06_model.ipynb)
+# has figures for both changes together).
 #
 # Look at one position, and hold the letters around it still, noise and all. The guess $q$ is then fixed, for the
 # network does not hear the letter at its own place ([chapter 6](06_model.ipynb)). Now let the noise of *this letter
 # alone* grow, from $\tau = 0$ to infinity. Two distributions of the noisy letter change with it: $p_\tau(x)$, which
-# starts at the clean letter $x_0$, and $r_\tau(x)$, which starts at $q$. At $\tau = 0$ their KL divergence is
+# starts at the clean letter $x_0$, and $r_\tau(x)$, which starts at $q$. By chapter 6, $r_\tau(x) \propto 1 + \kappa q_x$ with
+# $\kappa = V/(e^\tau - 1)$. At $\tau = 0$ their KL divergence is
 # $-\log q_{x_0}$. In the end both are uniform, and it is 0. How fast does it fall? With the rates $1/V$ of chapter 3,
-# $\dot p(x) = \tfrac1V\sum_y p(y) - p(x)$, and $r$ alike. Write $a = p(y)/p(x)$ and $s = r(y)/r(x)$, as always:
+# $\dot p(x) = \tfrac1V\sum_y p(y) - p(x)$, and $r$ alike. Write $a = p(y)/p(x)$ and $s = r(y)/r(x)$: these are the
+# true ratio and our score, for an own noise $\tau$.
 #
 # $$ \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
 #  = \sum_x \dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)
 #  = \frac1V\sum_{x,y} p(x)\,\big(\log a - \log s - s + 1\big). $$
 #
-# (In the sum with $p(y)$, $x$ and $y$ have changed names.) Change the names again, where an $a$ stands in front:
+# ($\sum\dot p = 0$, because $p$ keeps summing to 1. In the sum with $p(y)$, $x$ and $y$ have changed names.) Change the names again, where an $a$ stands in front:
 # $p(x)\,a = p(y)$, so $\sum p(x)\,a\,(\log a - \log s) = -\sum p(x)(\log a - \log s)$ and $\sum p(x)\,a = \sum p(x)$. What
 # comes out is minus the score entropy of chapter 5:
 #
 # $$ -\frac{d}{d\tau}\,KL(p_\tau\,\|\,r_\tau) = \mathbb E_{x\sim p_\tau}\,\frac1V\sum_y \big(s - a\log s + a(\log a - 1)\big)
 #  = \mathbb E\,\ell_\tau, \qquad\text{so}\qquad \int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}. $$
 #
-# **The surprise at the clean letter is score entropy, integrated over the noise of that letter.** We knew
-# one half of the integral in closed form, and estimated it with one random sample! So the loss of a step is
-# $-\log q_{x_0}$, the mean over *all* positions, the untouched ones too. The others' noise is still random, and one number
-# for the whole text.
+# **The surprise at the clean letter is score entropy, integrated over the noise of that letter.** The bound lets the
+# letter and the others age together, and draws one noisy letter at one level. If the letter has a clock of its own,
+# nothing of it needs to be drawn. So the loss of a step is $-\log q_{x_0}$, the mean over all positions that are not given, also
+# those that the noise left alone. Each text gets one level and one noisy text at it; one pass grades every
+# position, each with its own letter unheard. There is no weight $dt/du$ here: the proposal now says how much each level
+# counts, and power 1 lets all corrupted fractions count alike.
 #
 # (*Departure:* SEDD lets all letters age together, and so does the bound. Ours gives the letter in question a clock of
-# its own. The best guess is the same for both: $p(x_0^i \mid$ the others$)$, at every level. Only the weights of the
-# levels differ, and they are ours to choose. That a network which cannot hear its own letter may be graded so is the
+# its own. The best guess is the same for both: $p(x_0^i \mid$ the others$)$, at every level. What differs is the weight of
+# each pair of levels, of the letter and of the others: the bound takes equal pairs only, we take all. That a network which cannot hear its own letter may be graded so is the
 # idea of [Sun et al. 2023](https://arxiv.org/abs/2211.16750), there with a view to ratios.) The validation figure stays
 # the bound.
 
@@ -852,7 +857,7 @@ test_bound_of_an_untrained_network()
 # Only dropout asks torch's global generator, so the step seeds that one too.
 #
 # The step ends before the weights change if the loss is no number any more, or 40 and above. That is far out: to guess
-# every character takes $\log 106 = 4.66$ nats a token, and the second term at most about as much again. An infinite
+# every character takes $\log 106 = 4.66$ nats a token; 40 is our choice, for score entropy scatters. An infinite
 # gradient ends the run as well, but for fp16: there it happens now and then, and the `scaler` skips the step and goes on
 # with a smaller scale.
 
@@ -1212,8 +1217,8 @@ print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 # The first line should be $160 \log 106 = 746$. It is an average over 128 noisy windows, no more: with other seeds an
 # untrained network got from 716 to 793. Read the second line with the same care.
 #
-# The curve falls fast at first (which characters are common, how words are spelled), then slowly (who lost
-# what, and who found it).
+# The curve falls fast at first (which characters are common), then slowly (how words are spelled; who lost what, and who found
+# it, comes only in longer runs).
 
 # %% tags=["hide-input"]
 log = (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
@@ -1272,7 +1277,8 @@ folder.cleanup()
 # %% [markdown]
 # The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters less than half
 # as much as with uniform times. After the same short run on score entropy both powers are ahead of uniform
-# times; the two are too close together for one run to tell them apart. **We choose power 1**, which scatters least.
+# times; the two are too close together for one run to tell them apart. **We choose power 1**, which scatters least. (For the
+# guess, which needs no weights, we did not compare.)
 # (It has a price where a number is measured: [chapter 9](09_evaluation.ipynb) finds rare, large samples at the clean end.)
 #
 # ## On a GPU
@@ -1391,7 +1397,7 @@ counts
 # | `encode_stories`, `split_stories` | `data` | the steps inside it |
 # | `TokenWindows`, `WindowSampler` | `data` | windows, in an order that depends on seed and epoch alone |
 # | `TrainingConfig`, `Trainer` | `training` | what a run needs to know; the run |
-# | `proposal_times` | `training` | noise levels to practice on, with weights that keep the objective |
+# | `proposal_times` | `training` | noise levels to practice on, with weights that keep the bound |
 # | `draw_given`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
 # | `validation_bound`, `Bound` | `training` | nats a window, bits per character |
 # | `stored`, `load_checkpoint`, `batches_from` | `apps` (by hand) | a second start, or a stop, costs nothing |
