@@ -1158,7 +1158,7 @@ for his, He in (("her", "She"), ("his", "He")):
 
 # %% [markdown]
 # A model that writes from left to right would have to choose the first name before it has seen the
-# pronoun. Ours sees both sides. That the template is kept is neither luck nor training: the loop puts the
+# pronoun. Ours sees both sides. (It can still err: look for a boy's name beside a girl's pronoun.) That the template is kept is neither luck nor training: the loop puts the
 # given characters back after every step.
 
 
@@ -1212,7 +1212,7 @@ for temperature in (0.5, 1.0, 1.5):
 # ## How surprising is that?
 #
 # The judge at work. A story of the grammar costs a fraction of a bit for each character, and one wrong
-# pronoun in it half as much again. Pure noise, drawn from all 106 tokens alike, costs 6.7 bits to somebody
+# pronoun in it makes the whole story a fifth more surprising. Pure noise, drawn from all 106 tokens alike, costs 6.7 bits to somebody
 # who knows that it is noise. A text about something else costs *our* model far more: it has only ever read
 # stories, and holds everything else to be all but impossible.
 
