@@ -17,6 +17,12 @@ SIZES = {"train_samples": 40, "val_samples": 4, "context_len": 160, "batch_size"
 HUB = "roneneldan/TinyStories"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """No test finds what another one has prepared."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
+
+
 @pytest.fixture
 def load_stories(monkeypatch) -> Callable:
     """The chapter's own function, in an environment that names no files."""
@@ -63,7 +69,9 @@ def test_files_come_first(load_stories, tmp_path, monkeypatch, capsys):
 def test_the_hub_comes_next(load_stories, monkeypatch, capsys):
     def hub(name: str, split: str):
         assert name == HUB
-        return [{"text": f"{split} story {i}. " * 20} for i in range(50)]
+        return datasets.Dataset.from_list(
+            [{"text": f"{split} story {i}. " * 20} for i in range(50)]
+        )
 
     monkeypatch.setattr(datasets, "load_dataset", hub)
     real, train, val = load_stories("cpu", **SIZES)
