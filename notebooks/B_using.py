@@ -474,7 +474,7 @@ run("ddlm-generate --model poet --seed 1 --template 'Two ____ geese ____ by the 
 # ## Change it safely
 #
 # The commands are no part of the method. They are written by hand, in
-# [`ddlm_core/apps`](../ddlm_core/apps), and `pytest tests/integration` checks them. Give `ddlm-generate` an
+# `ddlm_core/apps`, and `pytest tests/integration` checks them. Give `ddlm-generate` an
 # option `--upper` that prints all texts in capitals: one line in `parser`, one in `write_texts`, where the
 # texts are printed. Then `test_help_has_an_example_of_each_option` fails, until `--help` has an example of it.
 #
