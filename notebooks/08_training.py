@@ -580,7 +580,11 @@ def draw_noise(
 # comes out is minus the score entropy of chapter 5:
 #
 # $$ -\frac{d}{d\tau}\,KL(p_\tau\,\|\,r_\tau) = \mathbb E_{x\sim p_\tau}\,\frac1V\sum_y \big(s - a\log s + a(\log a - 1)\big)
-#  = \mathbb E\,\ell_\tau, \qquad\text{so}\qquad \int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}. $$
+#  = \mathbb E\,\ell_\tau. $$
+#
+# Add it up over all $\tau$. The divergence falls from $-\log q_{x_0}$ to 0, so
+#
+# $$ \int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}. $$
 #
 # **The surprise at the clean letter is score entropy, integrated over the noise of that letter.** The bound lets the
 # letter and the others age together, and draws one noisy letter at one level. If the letter has a clock of its own,
