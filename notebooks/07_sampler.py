@@ -70,8 +70,9 @@ round(a_given_aa, 2), round(no_word, 2)
 # | $N$ | `num_steps` | steps of a run, each with one question to the network |
 # | $\bar\sigma_t$, $\bar\sigma_s$ | `sigma_bar_t`, `sigma_bar_s` | total noise before and after a step back, $\bar\sigma_s<\bar\sigma_t$ |
 # | $\Delta$ | `delta_sigma` | noise that the step removes, $\bar\sigma_t-\bar\sigma_s$ |
-# | $x_t$, $x_s$ | `x_t` | the text before and after the step |
-# | $s_y$, $\hat s_y$ | `score`, `staggered_score` | $p_t(\dots y\dots)/p_t(x_t)$, the ratio of [chapter 5](05_loss.ipynb); the same with the noise of one step undone |
+# | $x_t$, $x_s$ | `x_t` | the text before and after the step; beside a letter, as in $[y=x_t]$, its letter at the position at hand |
+# | $t$, $s$ | | as an index: the times before and after the step, $s<t$ |
+# | $s_y$, $\hat s_y$, $\bar s$ | `score`, `staggered_score` | $p_t(\dots y\dots)/p_t(x_t)$, the ratio of [chapter 5](05_loss.ipynb); the same with the noise of one step undone; the mean of $s_y$ over all $y$ |
 # | $q_y$ | `log_q` (its log) | what the network believes of the clean letter, *before* it looks at this position's own $x_t$ |
 # | $\alpha_s$ | `torch.exp(-after)` | $e^{-\bar\sigma_s}$, the probability that a letter was not redrawn |
 # | $u$, $f$ | `share`, `fraction` | share of the steps taken; fraction of letters redrawn, $1-e^{-\bar\sigma}$ |
@@ -328,7 +329,7 @@ for vocab_size in (2, 3, 27):
 #
 # The factor $e^{\Delta}-1$ should make you uneasy. Undoing noise amplifies whatever is wrong with
 # the score, and a long step has a large $\Delta$. Here is the ideal score of our world with an
-# error of one percent, and the step that it gives:
+# error of one percent (*b* too high, *c* too low), and what a step down to $\bar\sigma_s=0.1$ makes of it:
 
 # %%
 world = three_letter_world()
@@ -389,7 +390,7 @@ analytic_probs(log_q, torch.tensor([[0, 0]]), torch.tensor(2.0).log(), 0.0)
 
 # %% [markdown]
 # The two forms ask the network for different things and must agree on the answer. Three checks of
-# that. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the kernels
+# the step. With a $q$ that is certain of the clean letter, the step must be Bayes' rule on the kernels
 # of chapter 3: a few numbers multiplied, no diffusion in sight. For any $q$, it must equal the
 # paper's form on the score that chapter 5 makes of this $q$. And on our world, it must give the
 # *marginals* of the true table for whole words, exactly: the distribution of one letter, whatever the
@@ -1240,9 +1241,11 @@ for num_steps, run in runs.items():
 # after each step how sure the model is. Its belief about the clean character at place $i$, its own
 # $x_t$ counted, is the `log_posterior` of chapter 5. The entropy of that belief, in nats,
 #
-# $$ H_i = -\sum_y p(x_0^i=y\mid x_t)\,\log p(x_0^i=y\mid x_t), $$
+# $$ H_i(x_t) = -\sum_y p(x_0^i=y\mid x_t)\,\log p(x_0^i=y\mid x_t), $$
 #
-# is 0 where the model is certain, and $\log106=4.66$ where it knows nothing.
+# is 0 where the model is certain, and $\log106=4.66$ where it knows nothing. The sum over all places counts a
+# choice once for each letter that depends on it: the four letters of *kite* are one choice. So it is at
+# least what is left to decide, and seldom equal to it.
 
 
 # %%

@@ -98,7 +98,9 @@ tokens.tolist(), ends.tolist()
 # `python benchmarks/data.py` measures it on 2 GB of text made from our stories, on one core that other programs used as
 # well. The first start took 217 s for rows of `.jsonl`, and 86 s for one `.txt`; with 60 MB, the seconds of CPU alone
 # came to 88 and 107 MB a second. Never more than 274 MB of memory were taken, and 152 MB of them the libraries had taken before. Of what came
-# on top, most is the order of eight million windows, shuffled. A second start reads no text: 30 s and 2 s on the same busy core.
+# on top, most is the order of eight million windows, shuffled. (In 217 s only 9 MB a second arrive. The rest is waiting, for
+# the disk and for the other programs.) A second start reads no text, but it looks for stories that occur twice: 30 s with
+# the many stories of the `.jsonl`, 2 s with the one long text, on the same busy core.
 #
 # ## Stories to measure with
 #

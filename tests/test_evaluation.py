@@ -1,7 +1,9 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
 
+import itertools
 import math
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ddlm_core import stories
 from ddlm_core.evaluation import (
@@ -20,9 +23,11 @@ from ddlm_core.evaluation import (
     wilson,
     word_entropy,
 )
-from ddlm_core.loss import denoiser_log_score
+from ddlm_core.forward import perturb_batch
+from ddlm_core.loss import denoiser_log_score, kappa
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
-from ddlm_core.stories import STORIES, log_prob, options, parts_of
+from ddlm_core.stories import STORIES, Grammar, Word, log_prob, options, parts_of, skeletons
+from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
 def test_mean_and_interval():
@@ -185,6 +190,114 @@ def test_first_flaw_of_any_story_with_a_blot():
         assert first_flaw(story) is None
         assert first_flaw(story[:at] + "#" + story[at + 1 :]) == (at, "spelling")
         assert first_flaw(story[:at]) == (at, "end")
+
+
+def fill(skeleton: str, words: dict[str, Word]) -> str:
+    """The text of a skeleton with these words in its fields."""
+    cut = (part.strip("{}").partition(".") for part in parts_of(skeleton))
+    return "".join(words[v][form] if v in words else v + dot + form for v, dot, form in cut)
+
+
+def templates(grammar: Grammar) -> Iterator[tuple[str, float, dict[str, list[Word]]]]:
+    """Skeletons, split until all words of a variable have equally many letters in all forms."""
+    for skeleton, p, _ in skeletons(grammar):
+        kinds = []  # for each variable: its words, sorted by how long their forms are
+        variables = set(re.findall(r"\{(\w+)", skeleton))
+        for variable in variables:
+            groups: dict[tuple, list[Word]] = {}
+            for word in grammar.variables[variable]:
+                groups.setdefault(tuple(map(len, word.values())), []).append(word)
+            kinds.append(groups.values())
+        for chosen in itertools.product(*kinds):
+            words = dict(zip(variables, chosen))
+            share = math.prod(len(ws) / len(grammar.variables[v]) for v, ws in words.items())
+            yield skeleton, p * share, words
+
+
+class PerfectNetwork:
+    """Answers by Bayes' rule over all stories of a grammar; to be used like a trained network."""
+
+    def __init__(self, grammar: Grammar, tokenizer: CharacterLevelTokenizer, length: int) -> None:
+        self.size, slots = tokenizer.vocab_size, {}
+        self.config = SimpleNamespace(vocab_size=self.size, noise=GeometricNoise())
+        log_p, fixed, uses = [], [], []
+        for skeleton, p, words in templates(grammar):
+            first = {variable: choice[0] for variable, choice in words.items()}
+            base, used = tokenizer.pad(fill(skeleton, first), length), []
+            for v, choice in words.items():
+                told = [tokenizer.pad(fill(skeleton, first | {v: w}), length) for w in choice]
+                told = torch.stack(told)  # (n, L): the text with each word of this variable
+                places = (told != told[0]).any(0).nonzero()[:, 0]
+                slot = tuple(places.tolist()), tuple(map(tuple, told[:, places].tolist()))
+                used.append(slots.setdefault(slot, len(slots)))  # templates share most slots
+                base = base.index_fill(0, places, -1)
+            log_p.append(math.log(p))
+            fixed.append(base)
+            uses.append(one_hot(torch.tensor(used), 1000).sum(0))
+        self.log_p = torch.tensor(log_p, dtype=torch.float64)  # (T,)
+        self.fixed = one_hot(torch.stack(fixed) + 1, self.size + 1)[..., 1:].flatten(1).float()
+        self.uses = torch.stack(uses)[:, : len(slots)].double()  # (T, slots)
+        self.slots = [tuple(torch.tensor(part, dtype=torch.long) for part in s) for s in slots]
+
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        factor = 1 + kappa(sigma_bar.double(), self.size)[:, None]  # (B, 1)
+        same = one_hot(x_t, self.size).flatten(1).float() @ self.fixed.T  # (B, T): m_fixed
+        log_weights = [
+            factor.log() * (x_t[:, None, places] == told).sum(-1) for places, told in self.slots
+        ]  # (B, n) for each slot
+        sums = [w.logsumexp(1) - math.log(w.shape[1]) for w in log_weights]
+        weight = self.log_p + factor.log() * same + torch.stack(sums, 1) @ self.uses.T
+        weight = weight.softmax(1)  # (B, T): p(template | x_t)
+        p = (weight.float() @ self.fixed).view(*x_t.shape, self.size)  # (B, L, V)
+        in_slot = (weight @ self.uses).T  # (slots, B)
+        for (places, told), w, share in zip(self.slots, log_weights, in_slot):
+            words = (share[:, None] * w.softmax(1)).float()  # (B, n)
+            letters = one_hot(told, self.size).float()  # (n, places, V)
+            p[:, places] += torch.einsum("bn,npv->bpv", words, letters)
+        heard = torch.where(one_hot(x_t, self.size) > 0, factor[..., None], 1.0)  # (B, L, V)
+        q = p / heard.float()
+        return (q / q.sum(-1, keepdim=True)).log()
+
+    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        return denoiser_log_score(self.denoise(x_t, sigma_bar), sigma_bar, x_t)
+
+
+def small_grammar() -> Grammar:
+    """Stories short enough to list; a word comes twice, and *he* and *she* differ in length."""
+    who = ({"": "Al", "he": "he"}, {"": "Bo", "he": "he"}, {"": "Cy", "he": "she"})
+    return Grammar(("{who} [ran|sat]. {who.he} saw {x}.", "{x} and {who}."), {"who": who, "x": who})
+
+
+def test_perfect_network_adds_up_all_stories():
+    grammar, tokenizer = small_grammar(), CharacterLevelTokenizer()
+    perfect, told = PerfectNetwork(grammar, tokenizer, 24), {}
+    for skeleton, p, n in skeletons(grammar):
+        for who, x in itertools.product(grammar.variables["who"], repeat=2):
+            told[fill(skeleton, {"who": who, "x": x})] = p / n
+    assert sum(told.values()) == pytest.approx(1)
+    texts = torch.stack([tokenizer.pad(text, 24) for text in told])
+    p = torch.tensor([*told.values()], dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    sigma_bar = torch.tensor([0.1, 0.7, 2.0, 4.0])
+    x_t = perturb_batch(texts[[3, 11, 20, 25]], sigma_bar, 106, None, g)
+    found = perfect.denoise(x_t, sigma_bar).exp().double()
+    for row in range(4):
+        factor = 1 + kappa(sigma_bar[row].double(), 106)
+        seen = torch.where(x_t[row] == texts, factor, 1.0)  # (stories, L)
+        for place in range(24):
+            others = seen.prod(1) / seen[:, place] * p  # without its own letter
+            q = torch.zeros_like(found[row, place]).index_add(0, texts[:, place], others)
+            torch.testing.assert_close(found[row, place], q / q.sum(), rtol=1e-3, atol=1e-5)
+
+
+def test_bound_of_the_perfect_network_is_the_entropy():
+    tokenizer = CharacterLevelTokenizer()
+    perfect = PerfectNetwork(stories.STORIES, tokenizer, stories.MAX_LENGTH)
+    texts = stories.sample(64, seed=5)
+    windows = torch.stack([tokenizer.pad(text, stories.MAX_LENGTH) for text in texts])
+    exact = -sum(map(stories.log_prob, texts)) / 64
+    found = estimate_bound(perfect, windows, repeats=32)
+    assert found.low < exact < found.high < 1.1 * exact
 
 
 def test_word_entropy():
