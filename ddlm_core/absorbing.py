@@ -65,7 +65,7 @@ def mask_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
 def mask_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
     r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
-    $\sum_{y \ne x_0} s_y + a\,(e^d - 1 - d)$ at a mask, with $a = 1/(e^{\bar\sigma} - 1)$ and
+    $\sum_{y \ne x_0, x_t} s_y + a\,(e^d - 1 - d)$ at a mask, with $a = 1/(e^{\bar\sigma} - 1)$ and
     $d = \log s_{x_0} - \log a$; 0 at a letter. Arguments as in ``score_entropy_loss``.
     """
     masked = x_t == log_score.shape[-1] - 1  # (B, L)
