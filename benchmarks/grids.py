@@ -47,7 +47,9 @@ def optimized(world: Any, num_steps: int, updates: int) -> Tensor:
     """The noise levels of this many steps that bring a run closest to the language (Adam)."""
     start = noise_levels(NOISE, num_steps, "cosine")[1:-1]
     ratios = torch.cat([NOISE.sigma_bar(torch.ones(1).double()), start]).log().diff().neg()
-    falls = ratios.log().requires_grad_()  # logs of how much lower each level is, so they stay sorted
+    falls = (
+        ratios.log().requires_grad_()
+    )  # logs of how much lower each level is, so they stay sorted
     optimizer = torch.optim.Adam([falls], 0.03)
     best, found = torch.inf, start
     for update in range(updates):

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -70,12 +71,17 @@ class LargeTensors(TorchDispatchMode):
         return result
 
 
-def loss_tensors(batch: int, length: int, vocab: int) -> list[str]:
+def loss_tensors(batch: int, length: int, vocab: int, objective: str) -> list[str]:
     """The operations of forward and backward of the loss that make a tensor of logits size."""
-    log_score = torch.randn(batch, length, vocab, requires_grad=True)
+    logits = torch.randn(batch, length, vocab, requires_grad=True)
     x_0, x_t = torch.randint(vocab, (2, batch, length)).unbind()
+    sigma_bar, mask = torch.ones(batch), torch.zeros(batch, length, dtype=torch.bool)
+    model = SimpleNamespace(denoise=lambda *_: logits.log_softmax(-1))
     with LargeTensors(batch * length * vocab) as counter:
-        score_entropy_loss(log_score, torch.ones(batch), x_t, x_0).sum().backward()
+        if objective == "guess":
+            training_loss(model, (x_0, x_t, mask, sigma_bar, sigma_bar), objective).backward()
+        else:  # of log-scores, without the way from log q to them
+            score_entropy_loss(logits, sigma_bar, x_t, x_0).sum().backward()
     return counter.names
 
 
@@ -125,7 +131,10 @@ def main() -> None:
     flops = step_flops(network, args.batch_size, parameters)
     precision = trainer.accelerator.mixed_precision
     peak = matmul_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
-    names = loss_tensors(args.batch_size, 160, network.vocab_size)
+    counts = {
+        objective: loss_tensors(args.batch_size, 160, network.vocab_size, objective)
+        for objective in ("guess", "score_entropy")
+    }
 
     print("| figure | value |\n|---|---|")
     print(f"| threads, precision | {torch.get_num_threads()}, {precision} |")
@@ -133,7 +142,8 @@ def main() -> None:
     print(f"| bare forward, backward, optimizer | {theirs:.3f} s |")
     print(f"| ratio, median of {runs} pairs | {statistics.median(a / b for a, b in pairs):.3f} |")
     print(f"| characters a second | {x_0.numel() / mine:,.0f} |")
-    print(f"| tensors of logits size in the loss | {len(names)}: {', '.join(names)} |")
+    for objective, names in counts.items():
+        print(f"| tensors of logits size, {objective} | {len(names)}: {', '.join(names)} |")
     print(f"| arithmetic of a step | {flops / 1e9:.1f} GFLOP |")
     print(f"| matrix-product peak here | {peak / 1e9:.0f} GFLOP/s |")
     print(f"| share of the peak | {flops / mine / peak:.0%} |")

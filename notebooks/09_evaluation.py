@@ -991,7 +991,7 @@ for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.0)):
 
 # %% tags=["hide-input"]
 # alt: Nats paid at each noise level, by the bundled model and by the perfect network. The curves are
-# alt: close together up to half of the characters, then part; most of the gap is above three quarters.
+#   close together up to half of the characters, then part; most of the gap is above three quarters.
 mine, theirs = zip(*gaps)
 plt.plot(edges, mine, "o-", label="bundled model")
 plt.plot(edges, theirs, "s--", label="perfect network")
