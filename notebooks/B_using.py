@@ -22,17 +22,23 @@
 # |---|---|
 # | a story, now | `ddlm-generate` |
 # | to watch it being written | `ddlm-generate --visualize` |
-# | the same story again | `--seed 1` |
+# | the same story again | `--seed 1729`, the seed that it told, and the same options |
 # | many stories, for another program | `--num-samples 100 --output stories.jsonl` |
 # | an animation to send to somebody | `--output story.html`, or `.gif` |
 # | blanks filled in | `--template 'Lily lost her ____.'` |
 # | the beginning given, the rest free | `--template 'Lily wanted to ' --seq-len 160` |
 # | it faster | `--num-steps 32` |
+# | fewer slips, less surprise | `--temperature 0.7` |
 # | to click, not to type | `ddlm-ui` |
 # | a model of your own text | `ddlm-train dataset_name=poem.txt num_epochs=100` |
 # | to go on after a stop | the same command, and `+resume_from=checkpoints/checkpoint_latest.pth` |
 # | stories inside your own program | `DiffusionPipeline` |
 # | controls in a notebook | `Playground`, in [chapter 10](10_pipeline.ipynb) |
+#
+# To install the package, go to a copy of the repository and type `pip install -e .` there (Python 3.11 or newer).
+# All three commands come with it; `ddlm-ui` needs nothing more. (The `README.md` has the line that installs exactly
+# the versions of this book.) On Colab the next cell does it. Its address is the one that `pyproject.toml` gives
+# for the project.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -112,32 +118,43 @@ def in_process(line: str) -> tuple[int, str]:
 # ## Let it write
 #
 # `ddlm-generate` needs no arguments: it loads the model that ships with the package. We give it a seed,
-# so that you get this story, too. (Without one, a seed is drawn, and told on the error stream: `seed
-# 1729`. So you can get any story again.)
+# so that you get this story, too. (A GPU, or another kind of CPU, rounds differently, and then it may be
+# another one.) Without a seed, one is drawn, and told on the error stream: `seed 1729`. So you can get any
+# story again.
 
 # %%
 run("ddlm-generate --seed 1")
 # %% [markdown]
-# Several stories with one seed are numbered. Story 1 of seed 1 is always the same, however many you ask
-# for.
+# Ask for several, and the first is the one that you would get alone, however many you ask for. But a seed
+# means the same story only with the same model and the same options: steps, schedule, temperature, length,
+# template. Here we take 32 steps instead of 128, so the first is a new story.
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
 # %% [markdown]
-# Read them twice. A story can look fine and break its own promise: somebody wanted to draw, and in the end
-# could dive; a ball was lost, and a lamp was found. The model card says how many of its stories are
-# flawless (`ddlm_core/pretrained/pocket-stories/README.md`).
-#
-# The steps cost time: on one core, each takes this model about a hundredth of a second. The default is 128,
-# and 32 do nearly as well. With 8 the story comes at once, and words begin to fall apart:
+# Read them twice. A story can look fine and break its own promise: a name changes on the way, a *he* follows
+# a girl's name, one thing is lost and another one is found. How many are flawless, to the last character? The
+# model's card has counted:
+
+# %%
+from importlib.resources import files
+
+bundled = files("ddlm_core") / "pretrained"
+card = (bundled / "pocket-stories/README.md").read_text(encoding="utf-8")
+print(*(row for row in card.splitlines() if row.startswith(("| samples", "| flawless"))), sep="\n")
+
+# %% [markdown]
+# The steps cost time: on one core, each takes this model about a hundredth of a second. The default is 128.
+# [Chapter 9](09_evaluation.ipynb) counts flawless stories: it finds no clear difference between 24 steps and 128, but 8
+# are too few. With 8 the story comes at once, and words begin to fall apart:
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # `--schedule` says where the steps lie: `cosine`, the default, makes them shorter towards the end;
 # `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). With 128 steps you will see no
-# difference. With few, `linear` spends most of them on noise that hides everything anyway, and too
-# few remain for the letters. [Chapter 9](09_evaluation.ipynb) counts both.
+# difference in quality (the stories are others). With few, `linear` spends most of them where nearly everything or nearly
+# nothing is noise, and crosses the middle, where the letters are settled, in a few leaps.
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8 --schedule linear")
@@ -146,7 +163,10 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8 --schedule linear")
 # ### Blanks
 #
 # In a template, `_` is one character to fill in, and everything else is given. The template is the whole
-# text. Put it in single quotes, or the shell takes `!`, `"` and `$` for itself.
+# text. Put it in single quotes, or the shell takes `!`, `"` and `$` for itself. An apostrophe inside them is
+# written `'\''`, as in `--template 'Lily'\''s ____'`. (All lines on this page are for the shells of Linux and macOS. Others
+# have their own rules for quotes, and may lack `wc` or `cut`. The web page and a program of your own, both below, need no
+# such quotes.)
 
 # %%
 lost = (
@@ -166,7 +186,8 @@ run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 
 # What goes wrong here? The number of blanks is part of the question. This text has to end right after them,
 # and no story that begins like this is so short. The model has to say something all the same, and it
 # is nonsense. If you do not care about the length, give the beginning alone and a `--seq-len`. Then the
-# model decides where the story ends.
+# model decides where the story ends. The most that it can be is the length that the model was trained with: 160
+# for ours, your `context_length` for one of yours.
 
 # %%
 run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-steps 32")
@@ -182,9 +203,11 @@ assert outputs[-1].startswith("my_friend ")
 # ### Watch
 #
 # `ddlm-generate --visualize` draws each step over the one before, in place. What a step has changed is
-# magenta, bold and underlined, a dot is padding after the end of the story. Ctrl-C stops it and gives
-# the terminal back. A page cannot show a terminal, but it can show what a terminal is sent. Here are five
-# of the pictures, without the colors:
+# magenta, bold and underlined. A dot is padding, which in the end should stand only after the story; `↵` is a line
+# break, `⇥` a tab, `�` an unknown character. The line below counts the steps. It says how much noise is left
+# (at 20 nothing of a text shows through, at 0 there is none), and how many characters the step has changed. At the end
+# the story alone remains. Ctrl-C stops it and gives the terminal back. A page cannot show a terminal, but it can
+# show what a terminal is sent. Here are five of the pictures, without the colors:
 
 # %% tags=["hide-input"]
 import pty
@@ -219,8 +242,8 @@ for number in (0, len(drawn) // 4, len(drawn) // 2, 3 * len(drawn) // 4, len(dra
 # ### Files
 #
 # With `--output`, the ending of the name decides. `.txt` holds one text a line. `.jsonl` also holds all
-# that it takes to write each text again. `.html` is a page with a player, for one text, and `.gif` a picture
-# of it. A file appears when it is complete. If you stop a run, the old one is still there.
+# that it takes to write each text again (its `number` counts from 0). `.html` is a page with a player, for one
+# text, and `.gif` a picture of it. A file appears when it is complete. If you stop a run, the old one is still there.
 
 # %%
 run("ddlm-generate --num-samples 2 --seed 1 --num-steps 32 --output stories.jsonl")
@@ -260,9 +283,14 @@ run("ddlm-generate --help")
 # %% [markdown]
 # ## Train it on your own text
 #
-# Any text will do: a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several of them. Ours is a
-# poem that never ends. It is written by five lines of Python, so that we know all about it: each line of
-# the poem is five choices out of four, so it carries exactly 10 bits.
+# Any text will do whose characters the models of this book know: the letters, digits and signs of an
+# American keyboard, space, tab, line break, and `“”‘’—–…`. Every other one is read as the same unknown character, `�`: the
+# umlauts of a German text, all of a Greek one, the `\r` in the line ends of Windows. ([Chapter 1](01_tokenizer.ipynb) lists
+# the alphabet: 106 tokens, of which one is *unknown* and one is padding.)
+#
+# It may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files by a pattern, such as
+# `"dataset_name='part_*.txt'"`, with quotes as below. Ours is a poem that never ends. A few lines of Python write
+# it, so that we know all about it: each line of the poem is five choices out of four, so it carries exactly 10 bits.
 
 # %%
 import random
@@ -292,15 +320,28 @@ first_part = (
 run(f"ddlm-train {first_part} | tail -6")
 
 # %% [markdown]
-# Before training, a character costs more than the 6.7 bits of a blind guess among 106. (The weights
-# are random, and a random guesser is sure of wrong things.) After 60 steps it costs less than 5. That is a
-# beginning, no more. Let it write:
+# `before` and `after` are measured on text that the run does not train on: here a twentieth of the poem; of three `.txt`
+# files or more, whole files ([chapter 8](08_training.ipynb) has the rule). A *window* is what the network sees at once:
+# `context_length` characters. A nat is 1.44 bits.
+#
+# Before training, a character costs more than a blind guess among 106 tokens, which takes $\log_2 106 = 6.7$ bits: the
+# weights are random, and a random guesser is sure of wrong things. After 60 steps it is much cheaper. That is a
+# beginning, no more. Let it write. Below, we list the words that the poem has, too:
 
 # %%
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
+
+
+def words_of_the_poem(text: str) -> str:
+    """Which words of a text are words of the poem, full stops included."""
+    known = set(poem.split())
+    return " ".join(word for word in text.split() if word in known) or "none"
+
+
+print("words of the poem:", words_of_the_poem(outputs[-1]))
+
 # %% [markdown]
-# It has learned which letters are common, and that there are spaces. Not one word is right, and none
-# should be, after 60 steps.
+# It has learned which letters are common, and that there are spaces. We should not expect words after 60 steps.
 #
 # ### Stop, and go on
 #
@@ -314,20 +355,25 @@ second_part = first_part.replace("max_steps=60", "max_steps=400")
 resume = "+resume_from=checkpoints/checkpoint_latest.pth"
 run(f"ddlm-train {second_part} {resume} | tail -3")
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
+print("words of the poem:", words_of_the_poem(outputs[-1]))
 
 # %% [markdown]
-# Not one line is right, but pieces are: `the`, `gray`, a full stop before a line break. A character costs
-# 2.0 bits now, and a perfect model would pay 0.3. So this run is still far from its end. We stop here only
+# Whole words come out right now, whole lines hardly ever. The price of a character (`after:`) has fallen far, and a
+# perfect model would pay little more than 0.3 bits. So this run is not at its end. We stop here only
 # because a cell should be short.
 #
-# Three things go wrong most often with a text of one's own.
+# Four things go wrong most often with a text of one's own.
 #
 # * **It ends too soon.** One *epoch* is one pass through the text. `num_epochs` is 1 unless you say
 #   otherwise, and a small text is over in a few steps, whatever `max_steps` says. The command tells you:
 #   `max_steps=400 will not be reached: raise num_epochs`.
-# * **The text is too small.** Below some hundred thousand characters the model learns your text by heart.
-#   Watch the bits per character, which are measured on a part that was held out: when they rise again,
-#   it is over. `best_model_hf` is the model from before.
+# * **The text is too small.** Then the model learns it by heart. Watch the bits per character of the part that was
+#   held out: when they rise again, stop. They are measured every `eval_every_steps` steps (500, unless you say
+#   otherwise) and at the end. The progress bar shows them, and `train_log.jsonl`, beside the models, keeps them.
+#   `best_model_hf` is the model that had the lowest, `final_model_hf` the last one. (Our poem cannot show this: there
+#   are only 1,024 different lines, so most of those that are held out also occur in the rest.)
+# * **The second model replaces the first.** A new run writes to the same folder, `checkpoints`. Give it one of its own,
+#   as with `checkpoint_dir=checkpoints/rain`.
 # * **The name needs quotes.** Settings have a grammar of their own (that of
 #   [Hydra](https://hydra.cc)). In it, brackets, commas, `=` and accents mean something, or nothing. Put
 #   such a value in single quotes, and all of it in double quotes for the shell:
@@ -336,26 +382,28 @@ run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 run("ddlm-train dataset_name=poem_[ab].txt", code=2)
 run("ddlm-train \"dataset_name='poem_[ab].txt'\" --cfg job | head -3")
 # %% [markdown]
-# `--cfg job` shows the configuration that a command would have, and trains nothing. It is the best way to
-# be sure before a long run.
+# `--cfg job` shows the configuration that a command would have, and trains nothing. So you see whether your settings
+# were understood. It looks neither for the files nor at the values: for that, let a run take one step, with
+# `max_steps=1 checkpoint_dir=checkpoints/try`.
 #
 # ### What to expect from a longer run
 #
-# A poem of 1,024 different lines is a toy. Here is what we measured on English: an excerpt of TinyStories,
-# a network of 1.56 million parameters (`model: small`), windows of 128 characters, 16 of them in a step,
-# on one core of a CPU.
-#
-# | steps | bits per character |
-# |---|---|
-# | 0 | 6.551 |
-# | 400 | 3.864 |
-# | 800 | 2.967 |
-# | 1,200 | 2.653 |
-# | 1,600 (8 minutes) | 2.542 |
-#
-# How to read it: at 3.9 bits there are letters in about the right proportions; the gain gets smaller with
-# each row, and at 2.5 there is still a long way to go. Sentences take hours on a CPU.
-# The stories of [chapter 2](02_stories.ipynb), which the bundled model learned in 66 minutes, are far
+# A poem of 1,024 different lines is a toy. What about English? `tinystories-cpu` ships with the package, too: a network of
+# 1.6 million parameters (`model: small`), trained on an excerpt of TinyStories on one core of a CPU. The log of its
+# training, the `train_log.jsonl` from above, lies in its folder:
+
+# %%
+log = (bundled / "tinystories-cpu/train_log.jsonl").read_text(encoding="utf-8")
+for line in map(json.loads, log.splitlines()):
+    if "bits_per_character" in line:
+        minutes, bits = line["seconds"] / 60, line["bits_per_character"]
+        print(f"{line['step']:6,} steps {minutes:4.0f} minutes  {bits:.2f} bits per character")
+run("ddlm-generate --model tinystories-cpu --seed 1")
+
+# %% [markdown]
+# How to read it: a blind guess costs 6.7 bits, so most is won before the first row. Then the gain gets smaller with each
+# row, and in the end the model still writes words and short phrases rather than sentences that hold together, as its
+# card says. The stories of [chapter 2](02_stories.ipynb), which the bundled model learned in about an hour, are far
 # easier than English.
 #
 # ### The ready-made configurations
@@ -366,6 +414,12 @@ run("ddlm-train \"dataset_name='poem_[ab].txt'\" --cfg job | head -3")
 
 # %%
 run("ddlm-train --config-name smoke progress=false max_steps=4 val_samples=4 | tail -6")
+# %% [markdown]
+# Four held-out stories (`val_samples=4`) give a very rough number. It may even lie below the 6.7 bits of a blind guess
+# before anything is learned.
+#
+# `--help` shows a line for each kind of run, and then all keys with their defaults. We show the beginning:
+
 # %%
 run("ddlm-train --help | head -18")
 # %% [markdown]
@@ -391,6 +445,7 @@ try:
     line = server.stdout.readline()
     print(f"$ ddlm-ui\n{line}", end="")
     client = Client(re.search(r"http\S+", line)[0], verbose=False)
+    # template, only a beginning?, length, texts, steps, schedule, temperature, seed
     controls = [lost, False, 160, 2, num_steps, "cosine", 1.0, "1"]
     _, texts, *_ = client.predict(*controls, api_name="/write")
 finally:
@@ -401,7 +456,7 @@ assert texts.split("\n\n") == filled.splitlines()  # same seed, same texts, whoe
 
 # %% [markdown]
 # These are the texts that the command line wrote for seed 1. The page, the command and your program go
-# through one loop, so a seed means the same everywhere.
+# through one loop, so with the same options a seed means the same everywhere.
 
 # %%
 run("ddlm-ui --help")
@@ -451,10 +506,10 @@ for text in (tale, poem[:131]):
 # it has been trained much longer. So it is also much more surprised where it does not know its way.
 
 # %% [markdown]
-# A model is a folder of two files, and a `README.md` for you to fill in. `save_pretrained` writes it, `from_pretrained` and `--model` read it.
-# `push_to_hub` uploads the same folder to the Hugging Face Hub, where everybody can load it by its name.
-# This needs an account: log in once with `hf auth login`. The cell uploads only if you set `DDLM_PUSH_TO`
-# to such a name.
+# A model is a folder of two files, and a `README.md` for you to fill in. `save_pretrained` writes it,
+# `from_pretrained` and `--model` read it. `push_to_hub` uploads the same folder to the Hugging Face Hub. From there
+# everybody can load it by its name, or you alone, with `private=True`, as in the cell. This needs an account: log in
+# once with `hf auth login`. The cell uploads only if you set `DDLM_PUSH_TO` to such a name.
 
 # %%
 poet.save_pretrained(here / "poet")
@@ -491,8 +546,8 @@ run(
 
 # %% [markdown]
 # **2.** You have two files, `poem.txt` and a second one, `rain.txt`. Which setting validates on the second
-# and trains on all of the first? Look through the keys in `ddlm-train --help`, and check your answer
-# without training. (Expected: the second line of `--cfg job` is your setting.)
+# and not on a part of the first? Look through the keys in `ddlm-train --help`, and check without training
+# that the command understands yours. (Expected: the second line of `--cfg job` is your setting.)
 
 # %% tags=["solution", "hide-input"]
 run("ddlm-train dataset_name=poem.txt val_dataset_name=rain.txt --cfg job | head -2")
@@ -509,6 +564,6 @@ assert "val_dataset_name: rain.txt" in outputs[-1]
 # | save texts | `--output stories.jsonl` | the list that `generate` returns |
 # | train | `ddlm-train dataset_name=poem.txt` | `Trainer`, in [chapter 8](08_training.ipynb) |
 # | load | `--model folder` | `DiffusionPipeline.from_pretrained(folder)` |
-# | share | `ddlm-ui --share` | `pipeline.push_to_hub("user/model")` |
+# | share with everybody | `ddlm-ui --share` | `pipeline.push_to_hub("user/model")` |
 #
 # This chapter exports nothing.
