@@ -152,8 +152,8 @@ class DiffusionPipeline:
     ) -> Iterator[TextStep]:
         """Write texts side by side: an iterator over the random start and each of ``num_steps`` steps.
 
-        The same ``seed`` gives the same texts; one is drawn if none is given. ``first`` is the number
-        of the first text, to go on where another call has ended. More options: :meth:`generate`.
+        The same ``seed`` gives the same texts (on a GPU, nearly always); one is drawn if none is given.
+        ``first`` numbers the first text, to go on where another call ended. More: :meth:`generate`.
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
