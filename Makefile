@@ -31,7 +31,19 @@ book:        ## the rendered book, in _build/html
 train-pocket:  ## train the bundled model again
 	ddlm-train --config-name pocket
 
+BENCH ?=
+bench:       ## measure this machine: each table in less than 20 minutes, with BENCH=--quick in 3
+	$(PYTHON) benchmarks/imports.py $(BENCH)
+	$(PYTHON) benchmarks/tokenizer.py $(BENCH)
+	$(PYTHON) benchmarks/step.py $(BENCH)
+	$(PYTHON) benchmarks/generate.py $(BENCH)
+	$(PYTHON) benchmarks/grids.py $(BENCH)
+	$(PYTHON) benchmarks/learning.py --seconds 20 --only shipped entropy AdamW $(BENCH)
+	$(PYTHON) benchmarks/learning.py --scale --steps 100 $(BENCH)
+	$(PYTHON) benchmarks/pocket.py --samples 64 --steps 64 --train-samples 20000 $(BENCH)
+	$(PYTHON) benchmarks/sampling.py --samples 20 --windows 64 --train-samples 20000 --output /dev/null $(BENCH)
+
 clean:       ## remove what was built
 	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help export notebooks check test book train-pocket clean
+.PHONY: help export notebooks check test book train-pocket bench clean

@@ -250,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scale", action="store_true", help="the three runs that set the scale, instead"
     )
+    p.add_argument("--steps", type=int, default=800, help="of the prototype with --scale")
     p.add_argument("--output", type=Path, help="add the rows to this JSON file")
     p.add_argument("--quick", action="store_true", help="three seconds each: does it run?")
     return p
@@ -333,7 +334,7 @@ def line(row: dict) -> str:
 
 def scale_runs(args: argparse.Namespace) -> Iterator[dict]:
     """The copied recipe and the prototype at 800 steps of 32; ours with a third of the time."""
-    args.batch_size, steps = (4, 6) if args.quick else (32, 800)
+    args.batch_size, steps = (4, 6) if args.quick else (32, args.steps)
     for name, variant in SCALE.items():
         yield (row := run(args, name, variant, args.seeds[0], steps))
     args.seconds, args.batch_size = row["seconds"] / 3, args.batch_size // 2

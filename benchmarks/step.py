@@ -2,11 +2,16 @@
 
 Compares a step of `Trainer` with the bare forward + backward + optimizer of the same network on the
 same batch, counts the tensors of logits size that the loss allocates, and says which share of this
-machine's measured matrix-product peak a step reaches.
+machine's measured matrix-product peak a step reaches. Then it tries what the machine can be told:
+threads, precision, compilation, allocator. The profile says where the rest of the time goes.
 """
 
 import argparse
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -31,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--batch-size", type=int, default=16)
     p.add_argument("--runs", type=int, default=15, help="pairs of steps (default: 15)")
-    p.add_argument("--quick", action="store_true", help="three pairs")
+    p.add_argument("--quick", action="store_true", help="three pairs, no other settings")
+    p.add_argument("--alone", nargs=2, metavar=("PRECISION", "COMPILE"), help=argparse.SUPPRESS)
     return p
 
 
@@ -104,20 +110,66 @@ def bare_step(trainer: Trainer, x_0: Tensor) -> Callable[[], None]:
     return step
 
 
-def main() -> None:
-    args = parser().parse_args()
-    runs = 3 if args.quick else args.runs
+def make_trainer(batch_size: int, **settings: object) -> tuple[Trainer, Tensor]:
+    """The trainer of the small network, and a batch."""
     config = TrainingConfig(
         dataset_name="pocket-stories",
         train_samples=1000,
         context_length=160,
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         progress=False,
+        **settings,
     )
-    loader, _, _, _ = setup_dataloaders("pocket-stories", 1000, 10, 160, args.batch_size)
-    network = DiscreteDiffusionConfig(block_size=160)
-    trainer = Trainer(DiscreteDiffusionTransformer(network), loader, None, config)
-    x_0 = next(iter(loader)).long()
+    loader, _, _, _ = setup_dataloaders("pocket-stories", 1000, 10, 160, batch_size)
+    network = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(block_size=160))
+    return Trainer(network, loader, None, config), next(iter(loader)).long()
+
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+SETTINGS = {  # environment, precision, compiled
+    "one thread": ({"OMP_NUM_THREADS": "1"}, "auto", "no"),
+    "two threads": ({"OMP_NUM_THREADS": "2"}, "auto", "no"),
+    "one thread, float32": ({"OMP_NUM_THREADS": "1"}, "no", "no"),
+    "one thread, torch.compile": ({"OMP_NUM_THREADS": "1"}, "auto", "yes"),
+    "one thread, memory kept by malloc": ({"OMP_NUM_THREADS": "1"} | ALLOCATOR, "auto", "no"),
+}
+
+
+def alone(args: argparse.Namespace) -> None:
+    """Print the median seconds of a step, and the share of processor time in the kernel."""
+    precision, compiled = args.alone
+    trainer, x_0 = make_trainer(
+        args.batch_size, mixed_precision=precision, torch_compile=compiled == "yes"
+    )
+    for _ in range(2):
+        train_step(trainer, x_0)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    median = statistics.median(seconds(lambda: train_step(trainer, x_0)) for _ in range(args.runs))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    kernel, user = after.ru_stime - before.ru_stime, after.ru_utime - before.ru_utime
+    print(f"{median:.3f} s, {kernel / (kernel + user):.0%} of the processor's time in the kernel")
+
+
+def profile_table(trainer: Trainer, x_0: Tensor) -> None:
+    """Print which operations take more than 2 % of a step."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(3):
+            train_step(trainer, x_0)
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    print("\n| operation | share of a step |\n|---|---|")
+    for row in rows:
+        if row.self_cpu_time_total > 0.02 * total:
+            print(f"| {row.key} | {row.self_cpu_time_total / total:.0%} |")
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.alone:
+        return alone(args)
+    runs = 3 if args.quick else args.runs
+    trainer, x_0 = make_trainer(args.batch_size)
+    network = trainer.model.config
     bare = bare_step(trainer, x_0)
 
     def ours() -> None:
@@ -147,6 +199,11 @@ def main() -> None:
     print(f"| arithmetic of a step | {flops / 1e9:.1f} GFLOP |")
     print(f"| matrix-product peak here | {peak / 1e9:.0f} GFLOP/s |")
     print(f"| share of the peak | {flops / mine / peak:.0%} |")
+    for name, (environment, *how) in {} if args.quick else SETTINGS.items():
+        line = [sys.executable, __file__, "--runs", str(runs), "--alone", *how]
+        told = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True)
+        print(f"| a step, {name} | {told.stdout.strip() or 'failed'} |", flush=True)
+    profile_table(trainer, x_0)
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 print("words of the poem:", words_of_the_poem(outputs[-1]))
 
 # %% [markdown]
-# Whole words come out right now, whole lines hardly ever. The price of a character (`after:`) has fallen far, and a
+# Some words come out right now, whole lines hardly ever. The price of a character (`after:`) has fallen far, and a
 # perfect model would pay little more than 0.3 bits. So this run is not at its end. We stop here only
 # because a cell should be short.
 #

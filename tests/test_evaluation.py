@@ -202,7 +202,7 @@ def templates(grammar: Grammar) -> Iterator[tuple[str, float, dict[str, list[Wor
     """Skeletons, split until all words of a variable have equally many letters in all forms."""
     for skeleton, p, _ in skeletons(grammar):
         kinds = []  # for each variable: its words, sorted by how long their forms are
-        variables = set(re.findall(r"\{(\w+)", skeleton))
+        variables = sorted(set(re.findall(r"\{(\w+)", skeleton)))
         for variable in variables:
             groups: dict[tuple, list[Word]] = {}
             for word in grammar.variables[variable]:
