@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler talks
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -145,8 +145,8 @@ print(*(row for row in card.splitlines() if row.startswith(("| samples", "| flaw
 
 # %% [markdown]
 # The steps cost time: on one core, each takes this model about a hundredth of a second. The default is 128.
-# [Chapter 9](09_evaluation.ipynb) counts flawless stories: it finds no clear difference between 24 steps and 128, but 8
-# are too few. With 8 the story comes at once, and words begin to fall apart:
+# [Chapter 9](09_evaluation.ipynb) counts flawless stories: more steps make more of them, but each doubling adds less. With 8
+# the story comes at once, and words begin to fall apart:
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
