@@ -693,10 +693,10 @@ print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 # model: about one story in 150 would have come out different. That is rare, and so it is the worst kind of
 # difference: the kind you meet once, and cannot find again.
 #
-# On a CPU there is a plain cure: one text after the other goes through the network. It costs about a quarter
-# more time: on one core, a step of 16 texts took 0.25 seconds one by one, and 0.20 in one batch (measured
-# once, outside this notebook). A GPU would be left idle. There texts go in batches, and the promise is
-# weaker: a rare text comes out different when `batch_size` or the number of texts changes.
+# On a CPU there is a plain cure: one text after the other goes through the network. It costs some time: on one
+# busy core, 16 texts passed through the network in 0.25 seconds one by one, and in 0.20 as one batch (medians
+# of five, measured outside this notebook). A GPU would be left idle. There texts go in batches, and the
+# promise is weaker: a rare text comes out different when `batch_size` or the number of texts changes.
 
 # %% [markdown]
 # ## One loop behind everything
