@@ -1313,7 +1313,9 @@ folder.cleanup()
 #
 # How far is this from where it began? The recipe that is copied most (a head for scores, the loss with the slip of
 # [chapter 5](05_loss.ipynb), times uniform in $t$, a small constant learning rate, no average) is in the benchmark as well:
-# SCALETEXT
+# 800 steps of 32 windows took it 274 seconds on one core, to 4.61 bits. Our first prototype (a guess of the clean letter,
+# the exact loss, AdamW, levels uniform in the corrupted fraction) took 251 seconds, to 3.48. The recipe of this chapter was at 2.67
+# after 92.
 # (It has a price where a number is measured: [chapter 9](09_evaluation.ipynb) finds rare, large samples at the clean end.)
 #
 # ## On a GPU
