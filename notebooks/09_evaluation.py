@@ -1144,7 +1144,8 @@ plt.show()
 # shares. We had hoped that 24 steps where they matter would do what 256 of `linear` do. They do not; it takes the 64. With 24
 # steps, `cosine` is clearly ahead of `linear`, and neither `fraction` nor Euler can be told from it. Temperature 0.5 is ahead
 # of $T=1$ at equal steps, and with 24 and 64 of them its words are as varied as those of fresh stories: we expected dullness, and
-# these numbers do not show it.
+# these numbers do not show it. (The gray band is that of a thousand stories. Of 250, as many as there are samples at this
+# temperature, the words have a little less entropy; the last line of the table has their band.)
 #
 # ## A fair opponent
 #
