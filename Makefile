@@ -32,7 +32,7 @@ train-pocket:  ## train the bundled model again
 	ddlm-train --config-name pocket
 
 BENCH ?=
-bench:       ## measure this machine: each table in less than 20 minutes, with BENCH=--quick in 3
+bench:       ## measure this machine: a table of each kind; BENCH=--quick only sees that all run
 	$(PYTHON) benchmarks/imports.py $(BENCH)
 	$(PYTHON) benchmarks/tokenizer.py $(BENCH)
 	$(PYTHON) benchmarks/step.py $(BENCH)

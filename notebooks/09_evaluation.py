@@ -815,7 +815,7 @@ print(
 # Try it by hand. Only *ab* and *ba* can be told, equally likely, and the noise has $1+\kappa=4$. Of *aa*, each agrees
 # with one place: no verdict. Of *ab*, the first agrees with two places and the second with none: 16 to 1.
 #
-# So it is a sum over all stories, some hundred million. But they come in few shapes. Choose the plot, what it leaves
+# So it is a sum over all stories, almost two billion. But they come in few shapes. Choose the plot, what it leaves
 # open, and whether the hero is a *she* or a *he*. Then the words of each variable have equally many letters, and so
 # every place in the text belongs either to a fixed letter or to one variable: a *template*, one of 962. Within a
 # template the variables are independent, so the sum of products is a product of sums:
