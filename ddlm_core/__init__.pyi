@@ -85,6 +85,7 @@ from .pipeline import text_bound as text_bound
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep
 from .sampler import analytic_probs as analytic_probs
+from .sampler import churned_probs as churned_probs
 from .sampler import create_timestep_schedule as create_timestep_schedule
 from .sampler import denoising_steps as denoising_steps
 from .sampler import euler_probs as euler_probs

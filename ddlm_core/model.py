@@ -200,9 +200,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
-        nn.init.normal_(
-            self.embedding.weight, std=0.3
-        )  # less than the usual 1: the blocks add to it
+        nn.init.normal_(self.embedding.weight, std=0.3)  # not 1, for the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -75,7 +75,8 @@ def _arguments(
     config: DiscreteDiffusionConfig, seq_len: int | None = None, template: str | None = None, **how
 ) -> dict[str, Any]:
     """Arguments for ``denoising_steps``, from what :meth:`DiffusionPipeline.generate` was asked."""
-    how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0} | how
+    churn = float(config.graph == "uniform" and config.parametrization == "denoiser")
+    how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0, "churn": churn} | how
     how["seq_len"] = config.block_size if seq_len is None else seq_len
     within(1, config.block_size, seq_len=how["seq_len"])
     within(0.001, 1000, temperature=how["temperature"])

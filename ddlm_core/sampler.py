@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.apps.checks import check_sampling, with_given
+from ddlm_core.apps.checks import check_sampling, has_denoiser, with_given
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, graph_of
-from ddlm_core.noise import GeometricNoise
+from ddlm_core.noise import GeometricNoise, corrupted_fraction
 
-__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'reverse_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
+__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'reverse_probs', 'churned_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
 
 
 def _column(noise: Tensor | float, like: Tensor) -> Tensor:
@@ -96,12 +96,6 @@ def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.
     return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
-def _has_denoiser(model: Any) -> bool:
-    """Whether a model can say what it believes, log q (B, L, V); if not, it only has scores."""
-    kind = getattr(getattr(model, "config", None), "parametrization", "denoiser")
-    return hasattr(model, "denoise") and kind == "denoiser"
-
-
 @torch.inference_mode()
 def reverse_probs(
     model: Any,
@@ -114,7 +108,7 @@ def reverse_probs(
 ) -> Tensor:
     """Ask the model once: tokens (B, L), noise now and then (B,) to step probabilities (B, L, V)."""
     given = () if mask is None else (mask,)
-    if _has_denoiser(model):
+    if has_denoiser(model):
         log_q = model.denoise(x_t, sigma_bar_t, *given)
         if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
             log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
@@ -128,6 +122,18 @@ def reverse_probs(
         return euler_probs(score, x_t, delta)
     weight = (staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])).clamp(min=0)
     return weight / weight.sum(-1, keepdim=True)  # departure: the paper leaves in what is negative
+
+
+def churned_probs(
+    model: Any, x_t: Tensor, sigma_bar_t: Tensor, sigma_bar_s: Tensor, churn: float, *how: Any
+) -> Tensor:
+    r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; EDM, Karras et al. 2022.)"""
+    if churn == 0:
+        return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, *how)
+    aim = -torch.log1p((churn - 1) * corrupted_fraction(sigma_bar_s))  # (B,)
+    probs = reverse_probs(model, x_t, sigma_bar_t, aim, *how)
+    redrawn = corrupted_fraction(_column((sigma_bar_s - aim).clamp(min=0), probs))
+    return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[-1]), redrawn)
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ def _run_reverse(
     draw = partial(torch.rand, tokens.shape[1], dtype=torch.float64)
     for index, level in enumerate(levels.tolist()):
         if index > 0:
-            probs = reverse_probs(model, tokens, rows[index - 1], rows[index], *how, mask)
+            probs = churned_probs(model, tokens, rows[index - 1], rows[index], *how, mask)
             darts = [draw(generator=g, device=getattr(g, "device", "cpu")) for g in each]
             drawn = _sample_categorical(probs, torch.stack(darts))
             changed = (drawn != tokens) & (True if mask is None else ~mask)  # given tokens stay
@@ -168,6 +174,7 @@ def denoising_steps(
     schedule: str = "linear",
     method: str = "analytic",
     temperature: float = 1.0,
+    churn: float = 0.0,
     template: Tensor | None = None,
     mask: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -178,16 +185,16 @@ def denoising_steps(
 
     ``model`` has ``denoise``, or gives log-scores (B, L, V) when called. ``template``, int64, (L,) or
     (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
+    ``churn``, 0 to 1: how much of the noise that a step leaves is fresh.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
-    known = _has_denoiser(model), graph_of(model).reverse is None
-    check_sampling(method, temperature, each, (batch_size, seq_len), *known)
+    check_sampling(model, method, temperature, churn, each, (batch_size, seq_len))
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
     start = torch.cat([graph_of(model).sample_prior(1, seq_len, vocab_size, g) for g in each])
     start, mask = with_given(template, mask, start.to(device), vocab_size)
-    return _run_reverse(model, start, levels, each, mask, method, temperature)
+    return _run_reverse(model, start, levels, each, mask, churn, method, temperature)
 
 
 def sample_diffusion(

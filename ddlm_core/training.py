@@ -20,13 +20,7 @@ from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_an
 from ddlm_core.apps.checks import check_settings
 from ddlm_core.apps.hardware import adamw, make_accelerator
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import (
-    compute_loss,
-    free_mean,
-    graph_of,
-    low_discrepancy_times,
-    prior_kl,
-)
+from ddlm_core.loss import compute_loss, free_mean, graph_of, low_discrepancy_times, prior_kl
 from ddlm_core.noise import GeometricNoise, corrupted_fraction
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID

@@ -13,6 +13,7 @@ from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, tra
 from ddlm_core.sampler import (
     _sample_categorical,
     analytic_probs,
+    churned_probs,
     create_timestep_schedule,
     denoising_steps,
     euler_probs,
@@ -30,7 +31,8 @@ class TinyWorld:
     def __init__(self, probs: Tensor) -> None:  # (V, V, …): one axis for each letter of a word
         self.vocab_size, self.length = probs.shape[0], probs.ndim
         letters = torch.arange(self.vocab_size)
-        self.words = torch.cartesian_prod(*[letters] * self.length)  # (W, L), W = V**L
+        words = torch.cartesian_prod(*[letters] * self.length)
+        self.words = words.view(-1, self.length)  # (W, L), W = V**L
         self.probs = probs.flatten()  # (W,), in the order of `words`
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -51,6 +53,12 @@ def three_letter_world() -> TinyWorld:
     probs = torch.full((3, 3), 0.1 / 6, dtype=torch.float64)
     probs[0, 1], probs[1, 2], probs[2, 0] = 0.4, 0.3, 0.2  # ab, bc, ca
     return TinyWorld(probs)
+
+
+def two_letter_world() -> TinyWorld:
+    """Two letters; words of three."""
+    probs = torch.tensor([0.30, 0.05, 0.10, 0.05, 0.05, 0.15, 0.05, 0.25], dtype=torch.float64)
+    return TinyWorld(probs.reshape(2, 2, 2))
 
 
 def product_of_positions(world: TinyWorld, probs: Tensor) -> Tensor:
@@ -255,6 +263,29 @@ def test_temperature_sharpens_what_the_model_believes():
             torch.testing.assert_close(step, torch.tensor([[expected]], dtype=dtype))
 
 
+@pytest.mark.parametrize("churn", [0.0, 0.3, 1.0])
+def test_churn_keeps_the_law_of_one_letter(churn: float):
+    world = TinyWorld(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+    levels = torch.tensor([2.0, 0.6, 0.1, 0.0], dtype=torch.float64)
+    probs = world.probs @ word_kernel(world, levels[0])
+    for now, after in zip(levels[:-1], levels[1:], strict=True):
+        step = churned_probs(world, world.words, now.expand(3), after.expand(3), churn)
+        probs = probs @ step[:, 0]
+        torch.testing.assert_close(probs, world.probs @ word_kernel(world, after))
+
+
+def test_churn_goes_too_far_and_comes_back():
+    world, rows = two_letter_world(), torch.ones(8, dtype=torch.float64)
+    left = -torch.log1p(-0.25 * corrupted_fraction(0.8 * rows))  # a quarter of what shall be left
+    far = reverse_probs(world, world.words, 2.0 * rows, left, temperature=0.7)
+    back = far @ transition_matrix(0.8 - left[0], 2)
+    step = churned_probs(world, world.words, 2.0 * rows, 0.8 * rows, 0.75, "analytic", 0.7)
+    torch.testing.assert_close(step, back)
+    for churn in (0.0, 0.5, 1.0):
+        last = churned_probs(world, world.words, 2.0 * rows, 0.0 * rows, churn)
+        torch.testing.assert_close(last, reverse_probs(world, world.words, 2 * rows, 0 * rows))
+
+
 def run_world(batch_size: int, first: int = 0, world: TinyWorld | None = None, **options):
     options = {"num_steps": 6, "generator": sample_generators(3, batch_size, first), **options}
     world = world or three_letter_world()
@@ -316,6 +347,7 @@ def written(
     template: Tensor | None = None,
     mask: Tensor | None = None,
     told: bool = True,
+    churn: float = 0.0,
 ) -> Tensor:
     """(W,): exact probabilities of the words that a run through the noise levels writes."""
     words, vocab_size = world.words, world.vocab_size
@@ -325,7 +357,8 @@ def written(
     probs = fits / fits.sum().double()
     for now, after in zip(levels[:-1], levels[1:], strict=True):
         now, after = now.expand(len(words)), after.expand(len(words))
-        step = reverse_probs(world, words, now, after, method, mask=given if told else None)
+        heard = given if told else None
+        step = churned_probs(world, words, now, after, churn, method, 1.0, heard)
         if template is not None:
             step = torch.where(given[..., None], one_hot(template, vocab_size).double(), step)
         probs = probs @ product_of_positions(world, step)
@@ -334,12 +367,6 @@ def written(
 
 def total_variation(p: Tensor, q: Tensor) -> float:
     return (p - q).abs().sum().item() / 2
-
-
-def two_letter_world() -> TinyWorld:
-    """Two letters; words of three."""
-    probs = torch.tensor([0.30, 0.05, 0.10, 0.05, 0.05, 0.15, 0.05, 0.25], dtype=torch.float64)
-    return TinyWorld(probs.reshape(2, 2, 2))
 
 
 @pytest.mark.parametrize("method", ["analytic", "euler"])
@@ -362,16 +389,19 @@ def test_short_steps_near_the_text_pay():
 
 
 @pytest.mark.parametrize("method", ["analytic", "euler"])
-def test_loop_writes_what_the_exact_computation_says(method: str):
+@pytest.mark.parametrize("churn", [0.0, 0.6])
+def test_loop_writes_what_the_exact_computation_says(method: str, churn: float):
     world, number = three_letter_world(), 4000
     levels = noise_levels(GeometricNoise(), 4, "fraction")
-    (*_, last) = run_world(number, num_steps=4, schedule="fraction", method=method)
+    how = {"num_steps": 4, "schedule": "fraction", "method": method, "churn": churn}
+    (*_, last) = run_world(number, **how)
     counts = (last.tokens @ torch.tensor([3, 1])).bincount(minlength=9)
 
     def chi_squared(probs: Tensor) -> float:
         return ((counts - number * probs) ** 2 / (number * probs)).sum().item()
 
-    assert chi_squared(written(world, levels, method)) < 31.8  # 8 degrees of freedom: p = 1e-4
+    exact = written(world, levels, method, churn=churn)
+    assert chi_squared(exact) < 31.8  # 8 degrees of freedom: p = 1e-4
     assert chi_squared(world.probs) > 500
 
 
@@ -418,6 +448,7 @@ def test_bad_arguments_are_refused_at_the_call():
         "schedule must be one of": {"schedule": "square"},
         "method must be one of": {"method": "magic"},
         "temperature must be": {"temperature": 0.0},
+        "churn must be a number from 0.0 to 1.0, got 1.5": {"churn": 1.5},
         "temperature must be 1, or above 0": {"temperature": float("nan")},
         "go together": {"template": word},
         r"template must be torch.int64 of shape \(2,\) or \(5, 2\)": {

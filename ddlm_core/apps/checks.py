@@ -63,19 +63,30 @@ def check_input(input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, longe
         raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
 
 
+def has_denoiser(model: Any) -> bool:
+    """Whether a model can say what it believes, log q (B, L, V); if not, it only has scores."""
+    kind = getattr(getattr(model, "config", None), "parametrization", "denoiser")
+    return hasattr(model, "denoise") and kind == "denoiser"
+
+
 def check_sampling(
-    method: str, temperature: float, each: Sequence, shape: tuple, denoises: bool, uniform: bool
+    model: Any, method: str, temperature: float, churn: float, each: Sequence, shape: tuple
 ) -> None:
     """Raise a ``ValueError`` of one line if no tokens (B, L) can be sampled like this."""
+    graph = getattr(model, "graph", None)
+    uniform = graph is None or graph.reverse is None
     if min(shape) < 1:
         raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
     if method not in ("analytic", "euler"):
         raise ValueError(f"method must be one of analytic, euler, got {method!r}")
     if method == "euler" and not uniform:
         raise ValueError("the method euler is made for the uniform graph alone")
-    if temperature != 1 and not (0 < temperature < torch.inf and denoises):
+    if temperature != 1 and not (0 < temperature < torch.inf and has_denoiser(model)):
         limits = "1, or above 0 and finite if the model has a denoiser"
         raise ValueError(f"temperature must be {limits}, got {temperature}")
+    within(0.0, 1.0, churn=churn)
+    if churn and not uniform:
+        raise ValueError(f"churn is made for the uniform graph alone: it must be 0, got {churn}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
 
