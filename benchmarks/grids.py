@@ -89,6 +89,11 @@ def rows(world: Any, steps: list[int], updates: int) -> dict[str, list[float]]:
     table["analytic, cosine, half of them correctors"] = [
         corrected(world, n, "cosine") for n in steps
     ]
+    for churn in (0.5, 1.0):
+        runs = (written(world, noise_levels(NOISE, n, "cosine"), churn=churn) for n in steps)
+        table[f"analytic, cosine, churn {churn:g}"] = [
+            total_variation(p, world.probs) for p in runs
+        ]
     table["analytic, optimized for this world"] = [
         distance(world, optimized(world, n, updates)).item() for n in steps
     ]

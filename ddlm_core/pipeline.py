@@ -172,9 +172,9 @@ class DiffusionPipeline:
     ) -> list[str] | Tensor:
         """The finished texts, or tokens (num_samples, L); ``ValueError`` before any work is done.
 
-        Options: ``seq_len``, by default what the model takes; ``num_steps`` (128); ``schedule``
-        ("cosine"); ``template``: see :func:`encode_template`; ``temperature`` (1.0), less is surer;
-        ``batch_size`` (64), texts at once on a GPU; ``seed``, ``first``: see the method above.
+        Options: ``seq_len``, by default what the model takes; ``num_steps`` (128); ``schedule`` ("cosine");
+        ``churn`` (1.0; with masks 0.0); ``temperature`` (1.0), less is surer; ``template``: see
+        :func:`encode_template`; ``batch_size`` (64) on a GPU; ``seed``, ``first``: see the method above.
         """
         for step in self.generate_streaming(num_samples, **options):
             pass

@@ -1274,8 +1274,8 @@ for churn in (0.0, 0.25, 0.5, 1.0):
     print(f"churn {churn:4}   " + "".join(f"{miss:8.4f}" for miss in misses))
 
 # %% [markdown]
-# It costs little where steps are few and long anyway. With many steps it costs much: the leap of a step is a fixed share
-# of the noise that is left and does not shrink with $N$, so $1/N$ is lost. (It still falls, because
+# With four steps, a churn of 1 adds a fifth to the distance. With 256, it makes it twelve times as large: the leap of a step is a
+# fixed share of the noise that is left and does not shrink with $N$, so $1/N$ is lost. (The distance still falls, because
 # later steps mend what earlier ones did.) For an ideal network this would be the end of it. For the trained one,
 # [chapter 9](09_evaluation.ipynb) counts, and there the share of broken stories falls by more than
 # half. So `churn` is 0 in the function above, whose convergence we just measured, and 1 in the pipeline of
@@ -1558,7 +1558,7 @@ test_bad_arguments_are_refused_at_the_call()
 #    `test_loop_writes_what_the_exact_computation_says` fails: *ab* is written too often, and the
 #    words *aa* and *cb* never. The other tests pass, so this one is what stands between you and a
 #    sampler that is quietly too sure of itself.
-# 2. Do not tell the model: give `reverse_probs` a `None` instead of `mask` in the same function.
+# 2. Do not tell the model: give `churned_probs` a `None` instead of `mask` in the same function.
 #    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are
 #    written as if they were not.
 # 3. Average over $V-1$ letters, as the public code of chapter 5 does: in `euler_probs`, divide by

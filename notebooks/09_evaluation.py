@@ -616,7 +616,8 @@ test_wilson_ends_are_where_the_share_is_just_possible()
 test_wilson_hits_as_often_as_it_says()
 
 # %% [markdown]
-# Let the model write a few:
+# Let the model write a few. (The `churn` of [chapter 7](07_sampler.ipynb) is 1, as in the pipeline of chapter 10. How much that
+# is worth, we will see below.)
 
 # %%
 import textwrap
@@ -628,6 +629,7 @@ tokens = sample_diffusion(
     *(network, noise, count, length),
     num_steps=num_steps,
     schedule="cosine",
+    churn=1.0,
     generator=sample_generators(9, count),
 )
 written = tokenizer.decode_batch(tokens)
@@ -654,7 +656,7 @@ def find(**wanted: str | float) -> list[dict]:
 
 
 weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-best = find(method="analytic", schedule="cosine", temperature=1.0)[-1]
+best = find(schedule="cosine", temperature=1.0, churn=1.0, num_steps=64)[0]
 print("made with the weights above" if weights[:12] == stored["weights"] else "OTHER WEIGHTS!")
 many = Estimate(**stored["bound"])
 print(
@@ -1010,10 +1012,10 @@ from typing import Any
 count = 4 if smoke else 128
 
 
-def share_of(model: Any, num_steps: int, samples: int = count) -> Estimate:
+def share_of(model: Any, num_steps: int, samples: int = count, churn: float = 0.0) -> Estimate:
     """The share of flawless samples that a network writes on the cosine grid."""
-    generator = sample_generators(0, samples)
-    run = {"num_steps": 2 if smoke else num_steps, "schedule": "cosine", "generator": generator}
+    run = {"num_steps": 2 if smoke else num_steps, "schedule": "cosine", "churn": churn}
+    run["generator"] = sample_generators(0, samples)
     tokens = sample_diffusion(model, noise, samples, length, **run)
     return wilson(sum(stories.is_flawless(row, tokenizer) for row in tokens.tolist()), samples)
 
@@ -1099,38 +1101,38 @@ def fresh_entropy(samples: int, lots: int = 20) -> Estimate:
 
 
 usual = {row["samples"]: fresh_entropy(row["samples"]) for row in stored["samplers"]}
-print(f"{'sampler':27}{'steps':>6}  {'flawless':22}{'distinct':>8}  entropy of words")
+print(f"{'sampler':20}{'churn':>6}{'T':>5}{'steps':>6}  flawless{'distinct':>12}  entropy of words")
 for row in stored["samplers"]:
-    name = f"{row['method']}, {row['schedule']}, T = {row['temperature']}"
+    name = f"{row['method']}, {row['schedule']}"
+    how = f"{row['churn']:6}{row['temperature']:5}{row['num_steps']:6}"
     share = wilson(row["flawless"], row["samples"])
     distinct = f"{row['distinct']}/{row['samples']}"
     words = row["word_entropy"]
     band = usual[row["samples"]]
     verdict = "above" if words > band.high else "below" if words < band.low else ""
-    print(
-        f"{name:27}{row['num_steps']:6}  {share:.2f}{'':4}{distinct:>8}  {words:.2f} {verdict}".rstrip()
-    )
+    print(f"{name:20}{how}  {share.mean:8.3f}{distinct:>12}  {words:.2f} {verdict}".rstrip())
 for samples, band in usual.items():
-    print(f"{f'fresh stories, {samples} of them':35}{1:.2f}{'':30}  {band:.2f}")
+    print(f"{f'fresh stories, {samples} of them':37}  {1:8.3f}{'':12}  {band:.2f}")
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(1, 2)
-curves = dict.fromkeys(
-    (row["method"], row["schedule"], row["temperature"]) for row in stored["samplers"]
-)
-for (method, schedule, temperature), style in zip(curves, ("o-", "s-", "^-", "o--", "o:")):
-    rows = find(method=method, schedule=schedule, temperature=temperature)
+kinds = dict.fromkeys((r["schedule"], r["temperature"], r["churn"]) for r in stored["samplers"])
+curves = [(kind, find(**dict(zip(("schedule", "temperature", "churn"), kind)))) for kind in kinds]
+curves = [(kind, rows) for kind, rows in curves if len(rows) > 2]
+for ((schedule, temperature, churn), rows), style in zip(curves, ("o-", "s--", "^:", "D-.")):
+    rows = [row for row in rows if row["method"] == "analytic"]
     steps = [row["num_steps"] for row in rows]
     shares = [wilson(row["flawless"], row["samples"]) for row in rows]
-    label = f"{method}, {schedule}" + (f", T = {temperature}" if temperature != 1 else "")
+    label = f"{schedule}, churn {churn:g}, T = {temperature:g}"
     (line,) = axes[0].plot(steps, [share.mean for share in shares], style, label=label)
     axes[0].vlines(steps, *zip(*[share[1:] for share in shares]), color=line.get_color(), alpha=0.4)
     axes[1].plot(steps, [row["word_entropy"] for row in rows], style, label=label)
 band = usual[max(usual)]
 axes[1].axhspan(band.low, band.high, color="0.5", alpha=0.25, label="fresh stories")
+ticks = sorted({row["num_steps"] for row in stored["samplers"]})
 for axis, title in zip(axes, ("share of flawless samples", "entropy of words (nats)")):
     axis.set(xscale="log", xlabel="steps", title=title)
-    axis.set_xticks(steps, steps)
+    axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
 figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()

@@ -160,6 +160,11 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8 --schedule linear")
 
 # %% [markdown]
+# `--churn` says how much of its noise each step draws afresh, from 0 to 1. At 1, the default, whatever was drawn wrongly gets a new
+# chance at each step, and [chapter 9](09_evaluation.ipynb) finds far fewer broken stories. With 0 a letter that is in place
+# mostly stays, as in the paper.
+
+# %% [markdown]
 # ### Blanks
 #
 # In a template, `_` is one character to fill in, and everything else is given. The template is the whole

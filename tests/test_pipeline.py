@@ -243,11 +243,11 @@ def test_every_view_shows_the_same_run():
 def test_every_option_reaches_the_loop():
     texts = set()
     for change in (
-        *({}, {"num_steps": 5}, {"schedule": "linear"}, {"temperature": 0.1}),
+        *({}, {"num_steps": 5}, {"schedule": "linear"}, {"temperature": 0.1}, {"churn": 0.0}),
         *({"seed": 1}, {"first": 1}, {"seq_len": 23}, {"template": "a_{23}"}),
     ):
         texts |= {*tiny_pipeline().generate(**{"num_steps": 4, "seed": 0} | change)}
-    assert len(texts) == 8
+    assert len(texts) == 9
 
 
 def test_a_network_that_knows_nothing_needs_all_bits():
@@ -314,6 +314,7 @@ def test_what_cannot_work_is_refused_at_the_call():
         ("temperature must be", {"temperature": float("nan")}),
         ("temperature must be", {"temperature": 1e-40}),
         ("schedule must be one of linear, cosine, fraction", {"schedule": "slow"}),
+        ("churn must be a number from 0.0 to 1.0, got -1", {"churn": -1}),
         ("the model does not know 'é'", {"template": "é_"}),
         ("the template has 25 characters", {"template": "_{25}"}),
         ("if the model has a denoiser", {"temperature": 0.5, "pipeline": scores}),

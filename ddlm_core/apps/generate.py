@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
         help="where the steps lie: linear, cosine or fraction (default: cosine)",
     )
     p.add_argument("--temperature", type=float, default=1.0, help="below 1 is surer (default: 1)")
+    p.add_argument(
+        "--churn",
+        type=float,
+        help="0 to 1: how much of each step's noise is fresh (default: 1, for most models)",
+    )
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and told)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
@@ -92,6 +97,7 @@ def write_texts(args: argparse.Namespace) -> None:
             name: getattr(args, name)
             for name in ("seq_len", "num_steps", "schedule", "temperature", "template")
         }
+        options |= {} if args.churn is None else {"churn": args.churn}
         options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
         pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
         if args.seed is None:
