@@ -1213,7 +1213,8 @@ show(texts)
 #
 # The temperature $T$ sharpens or flattens what the network believes of each clean character, to $q^{1/T}$
 # made to sum to 1. With $T<1$ it is surer of itself than it was trained to be, and makes fewer slips.
-# With $T>1$ rare characters get a chance, and words come apart. The same seed, three temperatures:
+# With $T>1$ rare characters get a chance, and words would come apart if later steps did not mend them. The same seed, three
+# temperatures:
 
 # %%
 for temperature in (0.5, 1.0, 1.5):

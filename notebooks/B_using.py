@@ -152,9 +152,9 @@ print(*(row for row in card.splitlines() if row.startswith(("| samples", "| flaw
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # `--schedule` says where the steps lie: `cosine`, the default, makes them shorter towards the end;
-# `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). With 128 steps you will see no
-# difference in quality (the stories are others). With few, `linear` spends most of them where nearly everything or nearly
-# nothing is noise, and crosses the middle, where the letters are settled, in a few leaps.
+# `fraction` and `linear` are the other two of [chapter 7](07_sampler.ipynb). With few steps, `linear` spends most of them where
+# nearly everything or nearly nothing is noise, and crosses the middle, where the letters are settled, in a few leaps. With 24
+# it wrote 0.72 flawless stories, and `cosine` 0.83.
 
 # %%
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8 --schedule linear")
