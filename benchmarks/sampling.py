@@ -90,7 +90,7 @@ def repeats(texts: list[str], train_samples: int) -> dict[str, float]:
 
 def known_rows(output: Path) -> list[dict[str, Any]]:
     """Rows that an earlier run made with the same weights."""
-    found = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    found = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
     return found["samplers"] if found.get("weights") == weights_id() else []
 
 
@@ -118,6 +118,7 @@ def main() -> None:
             how: dict[str, Any] = {"num_steps": num_steps, "schedule": schedule, "method": method}
             how |= {"temperature": temperature, "churn": churn}
             same = (how | {"samples": samples}).items()
+            # the texts of the first sampler are needed below, so its rows are always made
             if number and (rows := [row for row in known if same <= row.items()]):
                 result["samplers"] += rows
                 continue

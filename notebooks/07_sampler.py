@@ -1278,7 +1278,7 @@ for churn in (0.0, 0.25, 0.5, 1.0):
 # fixed share of the noise that is left and does not shrink with $N$, so $1/N$ is lost. (The distance still falls, because
 # later steps mend what earlier ones did.) For an ideal network this would be the end of it. For the trained one,
 # [chapter 9](09_evaluation.ipynb) counts, and there the share of broken stories falls by more than
-# half. So `churn` is 0 in the function above, whose convergence we just measured, and 1 in the pipeline of
+# half, with 16 steps or more. So `churn` is 0 in the function above, whose convergence we just measured, and 1 in the pipeline of
 # chapter 10, which writes stories. What a sampler owes to an ideal network and to a real one are different things.
 #
 # Finally: does the loop, with its darts, really write what this exact computation says? We let it

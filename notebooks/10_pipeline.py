@@ -708,7 +708,7 @@ print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 # `�����` without complaint.
 #
 # Two defaults are not those of chapter 7: the grid is `cosine`, and the `churn` is 1. So each step draws the noise that
-# is left afresh, which [chapter 9](09_evaluation.ipynb) finds best for a trained network. (Models with masks, and those that
+# is left afresh, which does best among those that [chapter 9](09_evaluation.ipynb) tries on a trained network. (Models with masks, and those that
 # output scores, run without it.)
 
 # %% tags=["export"]

@@ -893,6 +893,8 @@ def test_what_cannot_work_says_so():
         DiscreteDiffusionConfig(graph="absorbing", parametrization="score")
     with pytest.raises(ValueError, match="euler is made for the uniform graph"):
         denoising_steps(small_model(), LogLinearNoise(), 1, 24, method="euler")
+    with pytest.raises(ValueError, match="churn is made for the uniform graph"):
+        denoising_steps(small_model(), LogLinearNoise(), 1, 24, churn=1.0)
 
 
 test_an_untrained_network_pays_log_106()
