@@ -127,7 +127,7 @@ def reverse_probs(
 def churned_probs(
     model: Any, x_t: Tensor, sigma_bar_t: Tensor, sigma_bar_s: Tensor, churn: float, *how: Any
 ) -> Tensor:
-    r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; EDM, Karras et al. 2022.)"""
+    r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; after Karras et al. 2022.)"""
     if churn == 0:
         return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, *how)
     aim = -torch.log1p((churn - 1) * corrupted_fraction(sigma_bar_s))  # (B,)
@@ -185,7 +185,7 @@ def denoising_steps(
 
     ``model`` has ``denoise``, or gives log-scores (B, L, V) when called. ``template``, int64, (L,) or
     (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
-    ``churn``, 0 to 1: how much of the noise that a step leaves is fresh.
+    ``churn``, 0 to 1: how far a step goes too far, for fresh noise to lead back.
     """
     each = generator if isinstance(generator, Sequence) else [generator] * batch_size
     check_sampling(model, method, temperature, churn, each, (batch_size, seq_len))
