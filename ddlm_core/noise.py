@@ -66,11 +66,11 @@ class GeometricNoise:
 
     @property
     def log_growth(self) -> float:
-        r"""$\log(\sigma_{max}/\sigma_{min})$: the slope of $\log\bar\sigma(t)$."""
+        r"""$\log(\sigma_{\max}/\sigma_{\min})$: the slope of $\log\bar\sigma(t)$."""
         return math.log(self.sigma_max) - math.log(self.sigma_min)
 
     def sigma_bar(self, t: Tensor | float) -> Tensor:
-        r"""Total noise $\bar\sigma(t) = \sigma_{min}^{1-t}\,\sigma_{max}^{t}$, of the shape of ``t``."""
+        r"""Total noise $\bar\sigma(t) = \sigma_{\min}^{1-t}\,\sigma_{\max}^{t}$, of the shape of ``t``."""
         t = as_float_tensor(t)
         return self.sigma_min ** (1 - t) * self.sigma_max**t
 

@@ -95,7 +95,7 @@ def proposal_times(
     low, high = corrupted_fraction(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
-    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
+    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
     return t.float(), (slope / noise.sigma(t)).float()
 

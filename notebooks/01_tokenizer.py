@@ -224,8 +224,8 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 
 
 # %% [markdown]
-# The class keeps the list and its table together. Its table has 8,232 entries, because the largest code point
-# of ours belongs to `…`, 8230.
+# The class keeps the list and its table together. Its table has 8,232 entries, because the largest code point of ours
+# belongs to `…`, 8,230.
 #
 # It looks up a long text in blocks. The code points of a text need four bytes a character, and the
 # look-up eight more (`take` makes them 64-bit integers), so a text of a gigabyte would ask for twelve more. A
@@ -496,7 +496,7 @@ test_bad_ids_are_refused()
 french = CharacterLevelTokenizer([*VOCAB, "é"])
 assert len(french) == 107
 assert french.unknown_characters(menu) == ["ï", "☕"]
-french.decode(french.encode(menu))
+len(french), french.unknown_characters(menu), french.decode(french.encode(menu))
 
 # %% [markdown]
 # **Exercise 2.** Someone who knows nothing about a text gives all $V$ tokens the same probability $1/V$.

@@ -813,8 +813,8 @@ test_a_flawless_window_is_a_story_and_then_padding()
 # its samples that are flawless. With all sums over the true stories, and the inequality from above once more,
 # $\log u \le u - 1$, now with $u = q/(mp)$:
 #
-# $$ -\,\text{gap} = \sum_x p \log\frac{q}{p} = \log m + \sum_x p \log\frac{q}{m p}
-#    \;\le\; \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. $$
+# $$ \begin{aligned} -\,\text{gap} = \sum_x p \log\frac{q}{p} &= \log m + \sum_x p \log\frac{q}{m p} \\
+#    &\le \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. \end{aligned} $$
 #
 # So $m \ge e^{-\text{gap}}$.
 # A gap of 0.05 nats promises that at least 95 % of the samples are flawless, if they are drawn exactly from $q$. (A sampler

@@ -331,21 +331,21 @@ test_noise_adds_up()
 # because $Q^2 = -Q$. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* is nothing but a
 # clock that says how much noise has come by time $t$.
 #
-# Ours is **geometric**: in equal times, the total noise grows by equal factors, from $\sigma_{min}$ at
-# $t = 0$ to $\sigma_{max}$ at $t = 1$. By hand, with $\sigma_{min} = 0.01$ and $\sigma_{max} = 1$: a factor of 100 in all,
+# Ours is **geometric**: in equal times, the total noise grows by equal factors, from $\sigma_{\min}$ at
+# $t = 0$ to $\sigma_{\max}$ at $t = 1$. By hand, with $\sigma_{\min} = 0.01$ and $\sigma_{\max} = 1$: a factor of 100 in all,
 # so a factor of 10 in each half, and the noise half-way is $0.1$. In general, "equal factors" means that
-# $\log\bar\sigma$ is a straight line in $t$, with slope $\log\sigma_{max} - \log\sigma_{min}$:
+# $\log\bar\sigma$ is a straight line in $t$, with slope $\log\sigma_{\max} - \log\sigma_{\min}$:
 #
-# $$ \log\bar\sigma(t) = (1-t)\log\sigma_{min} + t\log\sigma_{max}, \qquad\text{so}\qquad
-#    \bar\sigma(t) = \sigma_{min}^{\,1-t}\;\sigma_{max}^{\,t}. $$
+# $$ \log\bar\sigma(t) = (1-t)\log\sigma_{\min} + t\log\sigma_{\max}, \qquad\text{so}\qquad
+#    \bar\sigma(t) = \sigma_{\min}^{\,1-t}\;\sigma_{\max}^{\,t}. $$
 #
 # The rate follows by the chain rule: the derivative of $e^{\text{line}}$ is $e^{\text{line}}$ times the slope. And the
 # line, solved for $t$, says at what time a given noise is reached:
 #
-# $$ \sigma(t) = \frac{d\bar\sigma}{dt} = \bar\sigma(t)\,\log\frac{\sigma_{max}}{\sigma_{min}}, \qquad
-#    t = \frac{\log\bar\sigma - \log\sigma_{min}}{\log\sigma_{max} - \log\sigma_{min}}. $$
+# $$ \sigma(t) = \frac{d\bar\sigma}{dt} = \bar\sigma(t)\,\log\frac{\sigma_{\max}}{\sigma_{\min}}, \qquad
+#    t = \frac{\log\bar\sigma - \log\sigma_{\min}}{\log\sigma_{\max} - \log\sigma_{\min}}. $$
 #
-# The defaults are those of the SEDD authors' configuration, $\sigma_{min} = 10^{-4}$ and $\sigma_{max} = 20$.
+# The defaults are those of the SEDD authors' configuration, $\sigma_{\min} = 10^{-4}$ and $\sigma_{\max} = 20$.
 
 # %% tags=["export"]
 import math
@@ -373,11 +373,11 @@ class GeometricNoise:
 
     @property
     def log_growth(self) -> float:
-        r"""$\log(\sigma_{max}/\sigma_{min})$: the slope of $\log\bar\sigma(t)$."""
+        r"""$\log(\sigma_{\max}/\sigma_{\min})$: the slope of $\log\bar\sigma(t)$."""
         return math.log(self.sigma_max) - math.log(self.sigma_min)
 
     def sigma_bar(self, t: Tensor | float) -> Tensor:
-        r"""Total noise $\bar\sigma(t) = \sigma_{min}^{1-t}\,\sigma_{max}^{t}$, of the shape of ``t``."""
+        r"""Total noise $\bar\sigma(t) = \sigma_{\min}^{1-t}\,\sigma_{\max}^{t}$, of the shape of ``t``."""
         t = as_float_tensor(t)
         return self.sigma_min ** (1 - t) * self.sigma_max**t
 
@@ -411,7 +411,7 @@ for t in torch.linspace(0, 1, 5, dtype=torch.float64):
 # Half-way through, only seven characters in 160 have been redrawn. That surprised us when we first printed
 # this table; we come back to it.
 #
-# Note the first line: at $t = 0$ the noise is $\sigma_{min}$, not 0. One character in ten thousand has
+# Note the first line: at $t = 0$ the noise is $\sigma_{\min}$, not 0. One character in ten thousand has
 # already been redrawn. The clean text lies just *before* $t = 0$, and the last little step back to it gets
 # a term of its own in [chapter 5](05_loss.ipynb).
 #
@@ -594,8 +594,8 @@ assert torch.allclose(torch.linalg.matrix_exp(2 / 3 * others), transition_matrix
 torch.linalg.matrix_exp(2 / 3 * others)[0]
 
 # %% [markdown]
-# **Exercise 4.** Which $\sigma_{min}$ makes the almost clean part only a tenth of the time, with the same
-# $\sigma_{max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, and not
+# **Exercise 4.** Which $\sigma_{\min}$ makes the almost clean part only a tenth of the time, with the same
+# $\sigma_{\max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, and not
 # 0.01 %, are already redrawn at $t = 0$, where the model, running backwards, stops.)
 
 # %% tags=["solution", "hide-input"]

@@ -802,7 +802,7 @@ def test_player_is_self_contained_and_safe():
 def test_player_is_small():
     generator = torch.Generator().manual_seed(0)
     states = [torch.randint(0, 106, (256,), generator=generator)]
-    for _ in range(63):  # 64 short steps
+    for _ in range(63):  # short steps, 64 frames
         redrawn = torch.rand(256, generator=generator) < 0.25
         fresh = torch.randint(0, 106, (256,), generator=generator)
         states.append(torch.where(redrawn, fresh, states[-1]))
@@ -894,13 +894,13 @@ round(half_noise, 4)
 
 # %% [markdown]
 # **2.** Keep every vowel and every space of Mia's story, and apply infinite noise to the rest. How many characters are
-# kept by the mask? (Expected: 51.)
+# kept by the mask? (Expected: 51, the first number below.)
 
 # %% tags=["solution", "hide-input"]
 keep = torch.tensor([[character in "aeiouAEIOU " for character in text]])
 x_t = perturb_batch(x_0, math.inf, len(tokenizer), keep, torch.Generator().manual_seed(2))
 assert torch.equal(x_t[keep], x_0[keep]) and keep.sum() == 51
-tokenizer.decode(x_t[0])
+print(int(keep.sum()), tokenizer.decode(x_t[0]))
 
 # %% [markdown]
 # **3.** Repair the "improvement" of the section above without giving it up: with which probability
@@ -921,7 +921,7 @@ round(move, 4)
 # **4.** At which noise does the *last* of 100 characters go, on average? (Hint: it is the largest of 100
 # clocks. With $k$ clocks left, none rings within $\bar\sigma$ with probability
 # $e^{-k\bar\sigma}$, so the next one rings after a wait of mean $1/k$.) Check it on 20,000 texts. (Expected: 5.187. And at
-# $\sigma_{max} = 20$ the chance that any of the 100 is left is $100\,e^{-20} = 2\cdot10^{-7}$.)
+# $\sigma_{\max} = 20$ the chance that any of the 100 is left is $100\,e^{-20} = 2\cdot10^{-7}$.)
 
 # %% tags=["solution", "hide-input"]
 expected = sum(1 / k for k in range(1, 101))

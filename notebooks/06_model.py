@@ -127,12 +127,12 @@ show("score by counting", counted)
 show("score from the guess", {y: (1 + kappa * q[y]) / (1 + kappa * q["t"]) for y in LETTERS})
 
 # %% [markdown]
-# ### Why leave out the own letter
+# ### Why leave out its own letter
 #
-# The own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
-# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above expects $q$ without it, and brings in $x_t$ itself, as
-# its denominator. A network that counted it as well would count it twice. What would the loss say? Here is the
-# mean loss at the last letter of `tet`, over all letters that it may come from, for both answers:
+# A position's own letter is strong evidence, but of a boring kind. Its strength is known exactly: by Bayes' rule it
+# multiplies $q_y$ with $1 + \kappa[y = x_t]$. The line above expects $q$ without it, and brings in $x_t$ itself, as its
+# denominator. A network that counted it as well would count it twice. What would the loss say? Here is the mean loss at
+# the last letter of `tet`, over all letters that it may come from, for both answers:
 
 # %%
 import torch
@@ -160,9 +160,9 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # the same learning rate), the two changes together stood at 2.14 bits a character after 1,000 steps and at 2.00 after 2,000; the
 # first draft, trained on score entropy, at 2.75 and 2.37.
 #
-# And whatever the network says, right or wrong, its guess and its score fit together. Call the guess once
-# the own letter counts the *posterior*. The score is then a mean over it, of the ratios $a_y(z)$ that would be
-# true if the clean letter were $z$:
+# And whatever the network says, right or wrong, its guess and its score fit together. Call the guess once the own
+# letter counts the *posterior*. The score is then a mean over it, of the ratios $a_y(z)$ that would be true if the
+# clean letter were $z$:
 #
 # $$ \sum_z \underbrace{\frac{q_z\,(1+\kappa[z=x_t])}{1+\kappa q_{x_t}}}_{\text{posterior of } z}\;
 #    \underbrace{\frac{1+\kappa[y=z]}{1+\kappa[x_t=z]}}_{a_y(z)}
@@ -1350,10 +1350,10 @@ test_network_refuses_inputs_in_one_line()
 # $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $d_c$ features of the noise
 # vector, and no biases in attention and feed-forward:
 #
-# $$ \underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2d_c(d_c+1)}_{\text{noise}}
+# $$ \begin{aligned} &\underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2d_c(d_c+1)}_{\text{noise}}
 #    + n\big[\underbrace{6d(d_c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
-#    + \underbrace{8d^2}_{\text{feed-forward}}\big]
-#    + \underbrace{2d(d_c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} $$
+#    + \underbrace{8d^2}_{\text{feed-forward}}\big] \\
+#    &+ \underbrace{2d(d_c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} \end{aligned} $$
 #
 # (The $2d/h$ are the norms of query and key, one number for each feature of a head.) Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
 # nothing is there twice.
@@ -1548,8 +1548,8 @@ same
 # %% [markdown]
 # ## Summary
 #
-# * The network guesses the clean letter at each position from all other positions, left and right, and from
-#   the noise level. Two readers and a judge see to it that it never hears the own letter, which is left to Bayes' rule.
+# - The network guesses the clean letter at each position from all other positions, left and right, and from the noise
+#   level. Two readers and a judge see to it that no position hears its own letter, which is left to Bayes' rule.
 # * Blocks only add, and gates that are zero at first decide how much. So the start is known exactly: scores of 1,
 #   $\log V$ nats a character. Of two factors, set one to zero and never both.
 # * A transformer with a mistake still trains. So each piece is compared with its formula, and the network with
@@ -1562,7 +1562,7 @@ same
 # | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
 # | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
 # | `Attention`, `Block` | one layer and its two branches |
-# | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but the own |
+# | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but its own |
 # | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |
 #
 # Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.

@@ -60,8 +60,8 @@ round(a_given_aa, 2), round(no_word, 2)
 # others decided. The questions of this chapter:
 #
 # 1. Given the network's answer, what exactly is the distribution of one letter one step back?
-# 2. What does it cost that the letters decide together, and how fast does that fall with the number
-#    of steps?
+# 2. What does it cost that the letters decide at the same time, and how fast does that fall with the
+#    number of steps?
 # 3. Where along the way should the steps be?
 #
 # | symbol | name in code | meaning |
@@ -71,7 +71,7 @@ round(a_given_aa, 2), round(no_word, 2)
 # | $\bar\sigma_t$, $\bar\sigma_s$ | `sigma_bar_t`, `sigma_bar_s` | total noise before and after a step back, $\bar\sigma_s<\bar\sigma_t$ |
 # | $\Delta$ | `delta_sigma` | noise that the step removes, $\bar\sigma_t-\bar\sigma_s$ |
 # | $x_t$, $x_s$ | `x_t` | the text before and after the step; beside a letter, as in $[y=x_t]$, its letter at the position at hand |
-# | $t$, $s$ | | as an index: the times before and after the step, $s<t$ |
+# | $t$, $s$ | – | as an index: the times before and after the step, $s<t$ |
 # | $s_y$, $\hat s_y$, $\bar s$ | `score`, `staggered_score` | $p_t(\dots y\dots)/p_t(x_t)$, the ratio of [chapter 5](05_loss.ipynb); the same with the noise of one step undone; the mean of $s_y$ over all $y$ |
 # | $q_y$ | `log_q` (its log) | what the network believes of the clean letter, *before* it looks at this position's own $x_t$ |
 # | $\alpha_s$ | `torch.exp(-after)` | $e^{-\bar\sigma_s}$, the probability that a letter was not redrawn |
@@ -379,9 +379,8 @@ for start in (3.0, 5.0):
 # fits with $\tfrac12+\tfrac14$, a $b$ in its place with $\tfrac14$. So the weights are
 # $\tfrac9{16}$ and $\tfrac1{16}$, and *a* gets 0.9, as we counted above.
 
+
 # %% tags=["export"]
-
-
 def analytic_probs(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
@@ -406,9 +405,8 @@ analytic_probs(log_q, torch.tensor([[0, 0]]), torch.tensor(2.0).log(), 0.0)
 # other turns out to be. A fourth check goes to the extremes in
 # float32: certain beliefs, endless noise, no noise left.
 
+
 # %% tags=["test"]
-
-
 @pytest.mark.parametrize("vocab_size", [2, 3, 27])
 def test_analytic_step_is_bayes_rule(vocab_size: int):
     later = torch.tensor(1.3, dtype=torch.float64)
@@ -716,9 +714,8 @@ from typing import Any
 from ddlm_core.apps.checks import check_sampling, has_denoiser, with_given
 from ddlm_core.loss import denoiser_log_score, graph_of
 
+
 # %% tags=["export"]
-
-
 @torch.inference_mode()
 def reverse_probs(
     model: Any,
@@ -867,9 +864,8 @@ def churned_probs(
 # the marginals of the true table, given $x_t$, as the plain one has. It has not, and the test that failed told us what
 # is written above: the path differs.)
 
+
 # %% tags=["test"]
-
-
 @pytest.mark.parametrize("churn", [0.0, 0.3, 1.0])
 def test_churn_keeps_the_law_of_one_letter(churn: float):
     world = TinyWorld(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
@@ -1323,7 +1319,10 @@ for method in ("analytic", "euler"):
 # 1, 4 and 64 steps of `cosine`:
 
 # %%
+import textwrap
+from contextlib import redirect_stdout
 from importlib.resources import files
+from io import StringIO
 
 from ddlm_core import stories
 from ddlm_core.loss import log_posterior
@@ -1331,7 +1330,8 @@ from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.tokenizer import PAD_ID
 
 folder = files("ddlm_core") / "pretrained" / "pocket-stories"
-model = DiscreteDiffusionTransformer.from_pretrained(str(folder)).requires_grad_(False)
+with redirect_stdout(StringIO()):  # it says that the weights come from a folder
+    model = DiscreteDiffusionTransformer.from_pretrained(str(folder)).requires_grad_(False)
 tokenizer = model.config.tokenizer
 
 
@@ -1343,7 +1343,7 @@ def write(num_steps: int, seed: int = 2) -> list[DenoisingStep]:
 
 runs = {num_steps: write(num_steps) for num_steps in (1, 4, 64)}
 for num_steps, run in runs.items():
-    print(f"{num_steps:2} steps: {tokenizer.decode(run[-1].tokens[0])!r}")
+    print(textwrap.fill(f"{num_steps:2} steps: {tokenizer.decode(run[-1].tokens[0])!r}", 90))
 
 # %% [markdown]
 # One step gives every place a letter that is likely *there*, and hardly a word. To watch the long run, ask after each
@@ -1405,11 +1405,11 @@ for last, word, in_word in sorted(settled, key=lambda entry: -entry[0])[:8]:
 # and here the model did not make it once.
 #
 # The figure shows the same. Above is the whole text, a row for each of the first 48 steps; bright means unsure. Below
-# is the beginning of the text, with the characters that the sampler holds at that step.
+# is the beginning of the text, with the characters that the sampler holds at that step (`�` is `<UNK>`).
 
 # %% tags=["hide-input"]
 rows, columns = (0, 4, 8, 16, 24, 32, 48, 63), 46
-figure, (top, bottom) = plt.subplots(2, figsize=(8, 5.4))
+figure, (top, bottom) = plt.subplots(2, figsize=(8, 5.8), gridspec_kw={"hspace": 0.12})
 look = {"cmap": "cividis", "vmin": 0, "vmax": 2.5, "aspect": "auto"}
 image = top.imshow(unsure[:48], extent=(0.5, 160.5, 47.5, -0.5), **look)
 top.set(xlabel="position in the text", ylabel="steps taken")
@@ -1428,8 +1428,8 @@ bar.outline.set_visible(False)
 plt.show()
 
 # %% [markdown]
-# * **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright
-#   longest are the words of the list: above all the two at positions 1 and 84, which must hold the same name.
+# - **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright long are the words of
+#   the list. Brightest, for more than thirty steps, are the two at positions 1 and 84, which must hold the same name.
 # * **What belongs together should settle together.** Here the two names do, at last: they are decided within two steps of
 #   each other, and agree. The third name did not wait for them. *Anna* is settled some steps earlier, at a time when the
 #   hero is still open. When the hero becomes *Jane*, it is too late: the network does not change its mind about *Anna*, and the story has a
@@ -1622,7 +1622,7 @@ levels = (-torch.log1p(-((1 - share) ** 2))).clamp(max=noise.sigma_max)
 square = total_variation(written(world, levels), world.probs)
 cosine = total_variation(written(world, noise_levels(noise, 24, "cosine")), world.probs)
 assert [round(square, 4), round(cosine, 4)] == [0.0185, 0.0193], (square, cosine)
-square, cosine
+round(square, 4), round(cosine, 4)
 
 # %% [markdown]
 # **4.** Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$,

@@ -489,7 +489,7 @@ def proposal_times(
     low, high = corrupted_fraction(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
-    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ̄/du
+    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
     return t.float(), (slope / noise.sigma(t)).float()
 
@@ -594,7 +594,7 @@ def draw_noise(
 
 
 # %% [markdown]
-# ## The loss of a step: let the own letter go through all its noise
+# ## The loss of a step: let a letter's own noise run its course
 #
 # We could now train on the integrand of the bound: score entropy, times its weight. That is the paper, and
 # `objective="score_entropy"` below. It learns slowly. At low noise almost every letter is as it was, and costs almost

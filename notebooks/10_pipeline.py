@@ -267,8 +267,9 @@ class WatchedTrainer(Trainer):
 
 
 # %% [markdown]
-# The figure shows bits per character on the held-out stories, against the training steps. It starts near 6.7, which is
-# $\log_2 106$: a network that knows nothing takes all 106 tokens for equally likely.
+# The figure shows bits per character on the held-out stories, against the training steps. A network that knows nothing
+# takes all 106 tokens for equally likely, so it should start near $\log_2 106=6.7$. (Where the first point lies off
+# that, the noise of a few windows is to blame.)
 #
 # On a GPU the run leaves a checkpoint every 1,000 steps in `checkpoints/chapter-10`. If it was stopped, run the chapter again, and
 # it goes on from there. (The disk of a Colab machine goes with the machine. For a long run, let
@@ -1206,8 +1207,8 @@ texts = pipeline.generate(
 show(texts)
 
 # %% [markdown]
-# Read the pronouns again. Where one does not fit its name, `seq_len` has broken nothing: two words that
-# should agree and do not are the usual slip of this model. Chapter 9 takes its broken stories apart.
+# Read the names and pronouns again. Where two of them should agree and do not, `seq_len` has broken nothing: that is
+# the usual slip of this model. Chapter 9 takes its broken stories apart.
 #
 # ## Temperature
 #
@@ -1231,11 +1232,11 @@ for temperature in (0.5, 1.0, 1.5):
 # %% [markdown]
 # ## How surprising is that?
 #
-# The judge at work. A story of the grammar costs a fraction of a bit for each character, and one wrong
-# pronoun in it makes the whole story more surprising. (By how much? Mind the intervals: if they overlap, more noise
-# levels would have to tell.) Pure noise, drawn from all 106 tokens alike, costs 6.7 bits to somebody
-# who knows that it is noise. A text about something else costs *our* model far more: it has only ever read
-# stories, and holds everything else to be all but impossible.
+# The judge at work. A story of the grammar costs a fraction of a bit for each character, and one wrong pronoun in it
+# should make the story more surprising. (Does it, here? Mind the intervals: if they overlap, more noise levels would
+# have to tell.) Pure noise, drawn from all 106 tokens alike, costs 6.7 bits to somebody who knows that it is noise. A
+# text about something else costs *our* model far more: it has only ever read stories, and holds everything else to be
+# all but impossible.
 
 # %%
 good = (

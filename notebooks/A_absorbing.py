@@ -159,9 +159,8 @@ test_noise_puts_masks()
 # $KL(p(x_1\mid x_0)\,\|\,\text{all masks})$ contains the logarithm of that probability over *zero*: the
 # bound would be infinite. The noise must end in nothing but masks, so $\bar\sigma(1)=\infty$.
 #
-# Infinity is no trouble if we think of the share of masks, $f=1-e^{-\bar\sigma}$, which just goes to
-# 1. The simplest choice is $f = t$: at time $t$, a share $t$ of the text is masked. Solve for
-# $\bar\sigma$ and differentiate:
+# Infinity is no trouble if we think of the share of masks, $f=1-e^{-\bar\sigma}$, which grows to 1 and stops there. The
+# simplest choice is $f = t$: at time $t$, a share $t$ of the text is masked. Solve for $\bar\sigma$ and differentiate:
 #
 # $$ \bar\sigma(t) = -\log(1-t), \qquad \sigma(t) = \frac{d\bar\sigma}{dt} = \frac1{1-t}. $$
 #
@@ -333,9 +332,8 @@ def mask_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
 # %% [markdown]
 # Against an enumeration: list $p_t$ of all 16 texts, and divide.
 
+
 # %% tags=["test"]
-
-
 def text_kernel(world: MaskedWorld, f: float) -> Tensor:
     """p(x_t | x_0) for whole texts: (W, N)."""
     letter = kernel(f, world.vocab_size)
@@ -418,9 +416,8 @@ def mask_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) ->
 # come out. The last test looks at the clean end. At $t=0$ the factor $a$ is infinite, no position is masked, and
 # neither the loss nor its gradient may turn into NaN.
 
+
 # %% tags=["test"]
-
-
 def general_loss(log_score: Tensor, sigma_bar: Tensor, x_t: int, x_0: int) -> float:
     """The sum over all jumps, from the rate matrix alone."""
     vocab_size = len(log_score)
@@ -479,8 +476,8 @@ test_loss_at_the_clean_end()
 # By hand we had it: from a share $f_t$ of masks to a smaller share $f_s$, each mask opens with probability
 # $(f_t-f_s)/f_t$, to a draw from $q$; the others stay; and so does every letter.
 #
-# $$ p(x_s=y\mid x_t=\text{mask}) = \frac{f_t-f_s}{f_t}\,q_y \quad (y \text{ a letter}), \qquad
-#    p(x_s=\text{mask}\mid x_t=\text{mask}) = \frac{f_s}{f_t}. $$
+# $$ \begin{aligned} p(x_s=y\mid x_t=\text{mask}) &= \frac{f_t-f_s}{f_t}\,q_y \quad (y \text{ a letter}), \\
+#    p(x_s=\text{mask}\mid x_t=\text{mask}) &= \frac{f_s}{f_t}. \end{aligned} $$
 #
 # The code takes the noises, as `analytic_probs` of chapter 7 does. The first one may be infinite.
 
@@ -498,8 +495,6 @@ def open_masks(
 
 
 # %% tags=["test"]
-
-
 def test_step_is_bayes_rule():
     for earlier, later in ((0.0, 0.7), (0.2, 0.21), (1.5, 9.0)):
         first, second = (
@@ -746,9 +741,8 @@ for n in (1, 2, 4, 16, 64):
 # anyway. A given letter is nothing special: the ideal network takes it into account without being told. In the
 # test one letter is left to write. No two can open together, so the result is exact in any number of steps.
 
+
 # %% tags=["test"]
-
-
 def test_given_letters_condition_the_rest():
     world, template = absorbing_world(), torch.tensor([1, -1])  # b_
     true = world.probs * (world.words[:, 0] == 1)
@@ -942,7 +936,8 @@ for graph, found in match["graphs"].items():
 
 # %% [markdown]
 # The figure shows the bound on the way: for the uniform graph (circles) and the absorbing one (squares), above the
-# entropy (dashed).
+# entropy (dashed). (On the way it is measured with fewer windows and no interval, so its last point need not be the
+# number above.)
 
 # %% tags=["hide-input"]
 # alt: Two falling curves of the validation bound over 1,000 training steps, steep at first, then flat. The squares of the
@@ -983,11 +978,11 @@ plt.show()
 #
 # ## Exercises
 #
-# **1.** Which schedule is best in our two-letter world? Both letters open in the same step with
-# probability $\sum_k (\Delta f_k)^2$, where $\Delta f_k$ is the share that opens in step $k$. Compare `cosine` with `fraction`
-# at 8 steps: by this formula, and by `written`. (Expected: 0.1537 against 0.1250, times the distance of one step,
-# 0.5467. A sum of squares is least when all are equal. Chapter 7 had it the other way round, for there early
-# mistakes can be mended.)
+# **1.** Which schedule is best in our world of two-letter words? Both letters open in the same step with probability
+# $\sum_k (\Delta f_k)^2$, where $\Delta f_k$ is the share that opens in step $k$. Compare `cosine` with `fraction` at 8
+# steps: by this formula, and by `written`. (Expected: 0.1537 against 0.1250, times the distance of one step, 0.5467. A
+# sum of squares is least when all are equal. Chapter 7 had it the other way round, for there early mistakes can be
+# mended.)
 
 # %% tags=["solution", "hide-input"]
 one = total_variation(written(world, noise_levels(LogLinearNoise(), 1)), world.probs)

@@ -325,9 +325,9 @@ first_part = (
 run(f"ddlm-train {first_part} | tail -6")
 
 # %% [markdown]
-# `before` and `after` are measured on text that the run does not train on: here a twentieth of the poem; of three `.txt`
-# files or more, whole files ([chapter 8](08_training.ipynb) has the rule). A *window* is what the network sees at once:
-# `context_length` characters. A nat is 1.44 bits.
+# `before` and `after` are measured on text that the run does not train on: here a twentieth of the poem (another one is
+# kept for a test at the end); of three `.txt` files or more, whole files ([chapter 8](08_training.ipynb) has the rule).
+# A *window* is what the network sees at once: `context_length` characters. A nat is 1.44 bits.
 #
 # Before training, a character costs more than a blind guess among 106 tokens, which takes $\log_2 106 = 6.7$ bits: the
 # weights are random, and a random guesser is sure of wrong things. After 60 steps it is much cheaper. That is a
@@ -406,10 +406,10 @@ for line in map(json.loads, log.splitlines()):
 run("ddlm-generate --model tinystories-cpu --seed 1")
 
 # %% [markdown]
-# How to read it: a blind guess costs 6.7 bits, so most is won before the first row. Then the gain gets smaller with each
-# row, and in the end the model still writes words and short phrases rather than sentences that hold together, as its
-# card says. The stories of [chapter 2](02_stories.ipynb), which the bundled model learned in about an hour, are far
-# easier than English.
+# How to read it: a blind guess costs 6.7 bits, so most is won before the first row. Then the gains get small, and in
+# the end the model still writes words and short phrases rather than sentences that hold together, as its card says. The
+# stories of [chapter 2](02_stories.ipynb), which the bundled model learned in about an hour, are far easier than
+# English.
 #
 # ### The ready-made configurations
 #

@@ -88,7 +88,7 @@ def test_player_is_self_contained_and_safe():
 def test_player_is_small():
     generator = torch.Generator().manual_seed(0)
     states = [torch.randint(0, 106, (256,), generator=generator)]
-    for _ in range(63):  # 64 short steps
+    for _ in range(63):  # short steps, 64 frames
         redrawn = torch.rand(256, generator=generator) < 0.25
         fresh = torch.randint(0, 106, (256,), generator=generator)
         states.append(torch.where(redrawn, fresh, states[-1]))

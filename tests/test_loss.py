@@ -429,7 +429,7 @@ def test_bound_is_the_entropy_of_the_data():
 
 
 def noise_by_fraction(u: Tensor, power: float, ends: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Noise of the corrupted fraction u^power between two noise levels, and its weight dσ̄/du."""
+    """Noise of the corrupted fraction u^power between two noise levels, and its weight dσ/du."""
     low, high = (-math.expm1(-end) for end in ends)
     f = low + (high - low) * u**power
     return -torch.log1p(-f), (high - low) * power * u ** (power - 1) / (1 - f)
