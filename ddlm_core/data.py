@@ -117,9 +117,9 @@ def setup_dataloaders(
 
     Args:
         dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
-        train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
+        train_samples: stories to read (megabytes, for a ``.txt``); if not given all, or 100,000 of ours.
         val_samples: stories held out for validation, and again for testing.
-        val_dataset_name: validate on all of this source instead; testing stays as it is.
+        val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)

@@ -249,7 +249,8 @@ def _update(trainer: "Trainer", loss: float) -> None:
     for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
             group["lr"] = peaks[name] * learning_rate_factor(*schedule)
-        scaler.step(optimizer)
+        if math.isfinite(norm):  # both step or none, and then fp16 shrinks its scale
+            scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
@@ -268,16 +269,15 @@ class Trainer:
     def __post_init__(self) -> None:
         config, self.step, self.best = self.config, 0, math.inf
         self.folder = Path(config.checkpoint_dir)
-        self.accelerator = make_accelerator(config.mixed_precision)
-        self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
+        engine = self.accelerator = make_accelerator(config.mixed_precision)
+        self.parts = config.gradient_accumulation_steps * engine.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.average = copy.deepcopy(self.model).to(self.accelerator.device)
-        self.average.eval().requires_grad_(False)
-        self.objective = self.accelerator.prepare(Objective(self.model, config))
+        self.average = copy.deepcopy(self.model).to(engine.device).eval().requires_grad_(False)
+        self.objective = engine.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
-        self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self.scaler = engine.scaler or torch.amp.GradScaler("cpu", enabled=False)
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""

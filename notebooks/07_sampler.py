@@ -618,10 +618,11 @@ test_schedule_refuses_what_it_does_not_know()
 #
 # To draw from $V$ probabilities, lay them end to end on a ruler from 0 to 1 and throw a dart. The letter that it hits
 # is the sample. That takes one random number for each position and a cumulative sum. (Many implementations use Gumbel
-# noise instead, $V$ random numbers a position. In float32 that noise has a largest value, so a very improbable letter
-# can never win, as if the temperature were lower: [Zheng et al. 2024](https://arxiv.org/abs/2409.02908). The dart's
-# rounding is some $10^{-7}$ of the ruler, far below what a letter must have to be seen.) In the code, the letter that
-# is hit is the number of letters that end at the dart or before it.
+# noise instead, $V$ random numbers a position. In float32 that noise has a largest value, so a letter of small
+# probability wins too rarely, or never, as if the temperature were lower: [Zheng et al.
+# 2024](https://arxiv.org/abs/2409.02908). The dart errs too, but by no more than about $10^{-7}$ in the probability of
+# any letter.) In the code, the index of the letter that is hit is the number of letters that end at the dart or before
+# it.
 
 
 # %% tags=["export"]
@@ -659,10 +660,9 @@ def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.
 
 
 # %% [markdown]
-# For the dart we need no luck in testing: darts thrown at even distances must hit each letter in
-# exact proportion, and a letter of probability 0 never, not even with the largest number below 1.
-# For the generators: the same numbers for a batch in one piece and in two, and no two samples
-# alike.
+# For the dart we need no luck in testing: darts thrown at even distances must hit each letter in exact proportion, and
+# a letter of probability 0 never, not even with a number that rounds to 1. For the generators: the same numbers for a
+# batch in one piece and in two, and no two samples alike.
 
 
 # %% tags=["test"]
@@ -814,16 +814,16 @@ test_temperature_sharpens_what_the_model_believes()
 # ## Too far, and back
 #
 # A trained network is not the ideal one. A letter that the sampler has put in wrongly is evidence in the next step, for
-# itself and for its neighbors, just as a right one is. The ideal network would still bring it out again. One that is a
-# little off may not; and near the clean text a step changes almost no letter, so there are few chances to do it.
+# itself and for its neighbors, just as a right one is. The ideal network would still remove it. One that is a little
+# off may not; and near the clean text a step changes almost no letter, so there are few chances to do it.
 #
 # So shake the text. Let a step go *too far*, down to a noise $\bar\sigma_r$ below $\bar\sigma_s$, and then add noise
 # again, from $\bar\sigma_r$ up to $\bar\sigma_s$. The fresh noise hits letters blindly, right ones and wrong ones. The
-# cure comes in the next step: a letter that its neighbors vouch for is put back, and one that merely stood there is
-# drawn by what all others say *now*. We measure how far by the **churn** $c$: of the fraction of redrawn letters
-# $f_s=1-e^{-\bar\sigma_s}$ that should be left after the step, it leaves $(1-c)f_s$ and makes up the rest with fresh
-# noise. So $c=0$ is the plain step. With $c=1$ each step draws a complete clean text and then spoils it again, a little
-# less than before.
+# cure comes in the next step: a right letter that was hit is restored from its neighbors, and a wrong one that was hit
+# no longer testifies for itself, and is drawn by what all others say *now*. We measure how far by the **churn** $c$: of
+# the fraction of redrawn letters $f_s=1-e^{-\bar\sigma_s}$ that should be left after the step, it leaves $(1-c)f_s$ and
+# makes up the rest with fresh noise. So $c=0$ is the plain step. With $c=1$ each step draws a complete clean text and
+# then spoils it again, a little less than before.
 #
 # No second question to the network, and not even a second dart: if a letter is $y$ with probability $p_y$, then after
 # more noise $\Delta'=\bar\sigma_s-\bar\sigma_r$ it is $y$ with probability
@@ -1167,7 +1167,12 @@ for (method, schedule), values in distance.items():
     print(f"{method:9} {schedule:10} " + "".join(f"{value:8.4f}" for value in values[2:9]))
 
 # %% [markdown]
-# The test asks for the same of the second language.
+# Read the third line of the table against the first, and the fourth against the second: sixteen steps of `cosine` do
+# what thirty-two of `linear` do. `fraction`, the last line, lies between. We did not expect this direction. Masked
+# models usually begin with short steps and end with long ones ([MaskGIT](https://arxiv.org/abs/2202.04200), Chang et
+# al. 2022, whose cosine is ours mirrored); here it is the other way round.
+#
+# The tests ask for the same of a second language, of two letters and words of three.
 
 
 # %% tags=["test"]
@@ -1196,11 +1201,6 @@ for method in ("analytic", "euler"):
 test_short_steps_near_the_text_pay()
 
 # %% [markdown]
-# Read the third line of the table against the first, and the fourth against the second: sixteen steps of
-# `cosine` do what thirty-two of `linear` do. `fraction`, the last line, lies between. We did not
-# expect this direction. Masked models usually begin with short steps and end with long ones
-# ([MaskGIT](https://arxiv.org/abs/2202.04200), Chang et al. 2022); here it is the other way round.
-#
 # The next figure shows why. It gives the price of one step: the total variation between the true table and the product,
 # averaged over the noisy words of the language, for a step that lowers the fraction $f$ of redrawn letters by a little
 # $\delta f$, divided by $(\delta f)^2$. If errors simply added up and the price were the same everywhere, equal steps
@@ -1258,11 +1258,12 @@ for k in (0, 3, 6, 8, 9, 10, 11):
 #
 # `linear` spends most of its twelve steps in a crowd at the clean end, one at almost pure noise, and crosses the middle
 # in three leaps. Still, do not take this for the last word. Here the network is perfect. A trained one makes mistakes,
-# and the many steps of `linear` at almost no noise are second looks at a finished text, which may have a value of their
-# own. On a real model, measure both.
+# and the many steps of `linear` at almost no noise are second looks at a finished text, which may have some value,
+# though each changes almost no letter. ([Chapter 9](09_evaluation.ipynb) measures both on a real model. The default of
+# our function is `linear`, as in the paper; the pipeline of chapter 10 takes `cosine`.)
 #
-# And what does churn cost? Each of its steps leaps farther than the grid says, and letters that leap
-# decide alone. The ideal network has nothing to gain from it.
+# And what does churn cost? Each of its steps leaps farther than the schedule says, and letters that leap decide alone.
+# The ideal network has nothing to gain from it.
 
 # %%
 print("steps        " + "".join(f"{n:>8}" for n in counts[2:9]))
@@ -1276,9 +1277,8 @@ for churn in (0.0, 0.25, 0.5, 1.0):
 # step is a fixed share of the noise that is left and does not shrink with $N$, so $1/N$ is lost. (The distance still
 # falls: with more steps, more of them are near the clean text, where the same share is a short leap, and they mend what
 # earlier ones did.) For an ideal network this would be the end of it. For the trained one, [chapter
-# 9](09_evaluation.ipynb) counts, and there, with 16 or more steps, the share of broken stories falls by more than half.
-# So `churn` is 0 in the function above, whose convergence we just measured, and 1 in the pipeline of chapter 10, which
-# writes stories. A sampler owes different things to an ideal network and to a real one.
+# 9](09_evaluation.ipynb) counts: from 16 steps on, a churn of 1 leaves less than half of the broken stories that a
+# churn of 0 leaves. So `denoising_steps` has 0, and the pipeline of chapter 10, which writes stories, has 1.
 #
 # Finally: does the loop, with its darts, really write what this exact computation says? We let it
 # write four thousand words in four steps of `fraction` and count them. The chi-squared statistic
@@ -1313,10 +1313,9 @@ for method in ("analytic", "euler"):
 # %% [markdown]
 # ## One story, and how sure the model is
 #
-# Enough of three letters. The package brings a small network, trained on the stories of
-# [chapter 2](02_stories.ipynb). How it was trained is the matter of [chapter 8](08_training.ipynb);
-# here we load it, as in chapter 6, and let it write. The same seed, so the same noise to start from, in
-# 1, 4 and 64 steps of `cosine`:
+# Enough of three letters. The package brings a small network, trained on the stories of [chapter 2](02_stories.ipynb).
+# How it was trained is the matter of [chapter 8](08_training.ipynb); here we load it, as in chapter 6, and let it
+# write. The same seed, so the same noise to start from, in 1, 4 and 64 plain steps of `cosine` (without churn):
 
 # %%
 import textwrap
@@ -1358,10 +1357,15 @@ for num_steps, run in runs.items():
 
 
 # %%
-def uncertainty(step: DenoisingStep) -> Tensor:
-    """Entropy of the model's belief at each position, in nats: (L,)."""
+def belief(step: DenoisingStep) -> Tensor:
+    """What the model believes of each clean character: log-probabilities (L, V)."""
     sigma_bar = torch.tensor([step.sigma_bar])
-    log_p = log_posterior(model.denoise(step.tokens, sigma_bar), sigma_bar, step.tokens)[0]
+    return log_posterior(model.denoise(step.tokens, sigma_bar), sigma_bar, step.tokens)[0]
+
+
+def uncertainty(step: DenoisingStep) -> Tensor:
+    """Entropy of the belief at each position, in nats: (L,)."""
+    log_p = belief(step)
     return -(log_p.exp() * log_p).sum(-1)
 
 
@@ -1377,6 +1381,11 @@ print(f"letters at their frequencies in 2,000 stories: {entropy(frequencies).sum
 print(f"a whole story:                                 {stories.entropy():5.1f} nats")
 
 # %% [markdown]
+# Letters at their true frequencies add up to 319 nats, and a story has 19, so even a perfect network pays $\sum_i
+# H_i-H=300$ nats for a story in one step, as derived above. (A perfect network would begin at these 319, for noise
+# tells nothing. Ours begins at 275: it is too sure of itself.) Then the sum falls fast. After 32 of 64 steps less is
+# open than a story has in all.
+#
 # Which words does the model decide last? Add up the uncertainty in each word of the finished text, and
 # look for the last step before which it was above half a nat.
 
@@ -1394,16 +1403,17 @@ for last, word, in_word in sorted(settled, key=lambda entry: -entry[0])[:8]:
     print(f"{place:47}" + "".join(f"{in_word[k]:6.1f}" for k in looks))
 
 # %% [markdown]
-# Letters at their true frequencies add up to 319 nats, and a story has 19, so even a perfect network pays $\sum_i
-# H_i-H=300$ nats for a story in one step, as derived above. (A perfect network would begin at these 319, for noise
-# tells nothing. Where ours begins lower, it is too sure of itself.) Then the sum falls fast. After 32 of 64 steps less
-# is open than a story has in all.
-#
-# Is the story sound? Almost. By the grammar of chapter 2, three places hold one and the same name, that of the hero:
+# The first three had been as good as settled, and were opened again when something near them changed. The others stayed
+# open for most of the way. Is the story sound? Almost. By the grammar of chapter 2, three places hold one and the same name, that of the hero:
 # the first word, the one who wants to share, and the one who is happy in the end. The hero is Jane, but
-# it is Anna who is happy. The list shows how that came about. A name is one choice, whichever mention is settled first,
-# and here the model did not make it once.
-#
+# it is Anna who is happy. Ask for the most probable letters at these three places:
+
+# %%
+for k in (8, 16, 24, 32, 36, 40):
+    likely = tokenizer.decode(belief(run[k]).argmax(-1))
+    print(f"after {k:2} steps:  {likely[:4]}  {likely[83:87]}  {likely[115:119]}")
+
+# %% [markdown]
 # The figure shows the same. Above is the whole text, a row for each of the first 48 steps; bright means unsure. Below
 # is the beginning of the text, with the characters that the sampler holds at that step (`�` is `<UNK>`).
 
@@ -1428,17 +1438,16 @@ bar.outline.set_visible(False)
 plt.show()
 
 # %% [markdown]
-# - **Fixed phrases settle first**, and the padding behind the story. The columns that stay bright long are the words of
-#   the list. Brightest, for more than thirty steps, are the two at positions 1 and 84, which must hold the same name.
-# * **What belongs together should settle together.** Here the two names do, at last: they are decided within two steps of
-#   each other, and agree. The third name did not wait for them. *Anna* is settled some steps earlier, at a time when the
-#   hero is still open. When the hero becomes *Jane*, it is too late: the network does not change its mind about *Anna*, and the story has a
-#   flaw. You have watched it being born. [Chapter 9](09_evaluation.ipynb) counts such flaws.
+# * **Fixed phrases settle first**, and the padding behind the story.
+# * **What belongs together should settle together.** After 24 steps none of the three names is decided. After 32 the third
+#   is *Anna*, with hardly a doubt left, while the first leans to *Jane* and the second to nothing in particular. From there on the first two
+#   find together. The third should follow and does not: the network is sure of it, and plain steps keep what it is sure of. (A churned step
+#   would draw it again.) That is how the flaw was born. [Chapter 9](09_evaluation.ipynb) counts such flaws.
 # * **Color and characters tell different things.** After 32 steps nearly every third letter is noise still,
-#   and the model is sure of most of the text. It sees through the noise that is left; the remaining steps only take
-#   it away, and mend what was drawn wrong.
-# * **Errors are also born where all is bright.** Bright places draw in the same step and cannot hear
-#   each other. That is how the run of 4 steps came to words that are none.
+#   and the model is sure of most of the text. It sees through the noise that is left; what the remaining steps decide are the
+#   few words of the list.
+# - **Errors are also born where all is bright.** Bright places draw in the same step and cannot hear each other. That
+#   is how the run of 4 steps came to write words that do not exist.
 
 # %% [markdown]
 # ## Infilling
@@ -1645,11 +1654,11 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 # %% [markdown]
 # ## Summary
 #
-# The reverse rate is the forward rate times the score. For one position the reverse step can be had
-# exactly, from the score by undoing noise, or, better, from what the denoiser believes. For all
-# positions at once it is a product where the truth is not. In one step that costs what the letters
-# know about each other; in $N$ steps, an error of order $1/N$. Shorter steps near the clean text
-# halve it.
+# The reverse rate is the forward rate times the score. For one position the reverse step can be had exactly, from the
+# score by undoing noise, or, better, from what the denoiser believes. For all positions at once it is a product where
+# the truth is not. In one step that costs what the letters know about each other; in $N$ steps, an error of order
+# $1/N$. Shorter steps near the clean text halve it. A churned step costs an ideal network accuracy, and helps a trained
+# one.
 #
 # | exported name | meaning |
 # |---|---|

@@ -52,7 +52,7 @@ if "google.colab" in sys.modules:
 #
 # The vocabulary has 106 tokens, so a byte (`uint8`) holds one, and a story takes no more room than its text did. We
 # encode a whole block in one call, and then insert every `<PAD>` at once: `places` names the place behind each story as
-# many times as a `<PAD>` has to go there. (A Python loop over two million stories would take minutes.)
+# many times as a `<PAD>` has to go there.
 
 # %% tags=["export:data"]
 from collections.abc import Iterable, Iterator
@@ -198,9 +198,9 @@ test_no_story_is_shared()
 # By hand: a row of 15 tokens and windows of 4. Cut at 0 there are three, `0–3` to `8–11`, and three tokens are left
 # over; cut at 3, there are three as well, `3–6` to `11–14`; cut at 4, only two are left. In running text every epoch
 # cuts at another place, from 0 to 4, so that no character always sits at the border of its window. Every epoch shall
-# have as many windows, whatever the cut, so it takes one less than fits at best: here two. (Cut 4 is there so that the
-# last of these windows, `8–11`, is read whole. The few tokens beyond it, always fewer than a window, are in no epoch.)
-# Padded stories are always cut between them, and there all windows count.
+# have as many windows, whatever the cut, so it takes one less than fits at best: here two. (Two windows from cut 3 end
+# at token 10. Cut 4 is there so that some epochs read token 11, too. The few tokens beyond, always fewer than a window,
+# are in no epoch.) Padded stories are always cut between them, and there all windows count.
 #
 # The order is a function of the seed and of the number of the epoch, and of nothing else. So a run that was stopped
 # finds its place again with nothing stored but the number of the step. The trainer sets `epoch` before each epoch, and
@@ -283,8 +283,9 @@ def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataL
 # `setup_dataloaders` puts the pieces together: read the text or find the stored tokens, split, cut. To *train*, a last
 # batch that is not full is dropped (`drop_last`), so that all steps are of one size. If the text has fewer windows than
 # a batch, the batch shrinks. Our own grammar never runs out of stories, so for it `train_samples` is the number of
-# stories to train on, those held out come on top, and 100,000 are taken if nothing is said. Elsewhere it limits what is read,
-# and the stories held out are among those.
+# stories to train on (100,000 if nothing is said), and those held out come on top. (Of very few stories no more than a
+# tenth is held out, and the rest is trained on.) Elsewhere it limits what is read, and the stories held out are among
+# those.
 
 # %% tags=["export:data"]
 from functools import partial
@@ -308,9 +309,9 @@ def setup_dataloaders(
 
     Args:
         dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
-        train_samples: stories to read (megabytes, for a ``.txt``); all if not given.
+        train_samples: stories to read (megabytes, for a ``.txt``); if not given all, or 100,000 of ours.
         val_samples: stories held out for validation, and again for testing.
-        val_dataset_name: validate on all of this source instead; testing stays as it is.
+        val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
     load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
@@ -605,19 +606,19 @@ def draw_noise(
 # Look at one position, and hold the letters around it still, noise and all. The guess $q$ is then fixed, for the
 # network does not hear the letter at its own place ([chapter 6](06_model.ipynb)). Now let the noise of *this letter
 # alone* grow, from $\tau = 0$ to infinity. Two distributions of the noisy letter change with it: $p_\tau(x)$, which
-# starts at the clean letter $x_0$, and $r_\tau(x)$, which starts at $q$. By chapter 6, $r_\tau(x) \propto 1 + \kappa q_x$ with
-# $\kappa = V/(e^\tau - 1)$. At $\tau = 0$ their KL divergence is
-# $-\log q_{x_0}$. In the end both are uniform, and it is 0. How fast does it fall? With the rates $1/V$ of chapter 3,
-# $\dot p(x) = \tfrac1V\sum_y p(y) - p(x)$, and $r$ alike. Write $a = p(y)/p(x)$ and $s = r(y)/r(x)$: these are the
-# true ratio and our score, for an own noise $\tau$.
+# starts at the clean letter $x_0$, and $r_\tau(x)$, which starts at $q$. By chapter 6, $r_\tau(x) \propto 1 + \kappa
+# q_x$ with $\kappa = V/(e^\tau - 1)$. At $\tau = 0$ their KL divergence is $-\log q_{x_0}$. In the end both are
+# uniform, and it is 0. How fast does it fall? With the rates $1/V$ of chapter 3, $\dot p(x) = \tfrac1V\sum_y p(y) -
+# p(x)$, and $r$ alike. Write $a = p(y)/p(x)$ and $s = r(y)/r(x)$: these are the true ratio, given $x_0$, and our score,
+# for an own noise $\tau$.
 #
 # $$ \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
 #  = \sum_x \dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)
 #  = \frac1V\sum_{x,y} p(x)\,\big(\log a - \log s - s + 1\big). $$
 #
-# ($\sum\dot p = 0$, because $p$ keeps summing to 1. In the sum with $p(y)$, $x$ and $y$ have changed names.) Change the names again, where an $a$ stands in front:
-# $p(x)\,a = p(y)$, so $\sum p(x)\,a\,(\log a - \log s) = -\sum p(x)(\log a - \log s)$ and $\sum p(x)\,a = \sum p(x)$. What
-# comes out is minus the score entropy of chapter 5:
+# ($\sum\dot p = 0$, because $p$ keeps summing to 1. In the sum with $p(y)$, $x$ and $y$ have changed names.) Now bring
+# an $a$ to the front. Change the names once more: $p(x)\,a = p(y)$, so $\sum p(x)\,a\,(\log a - \log s) = -\sum
+# p(x)(\log a - \log s)$ and $\sum p(x)\,a = \sum p(x)$. What comes out is minus the score entropy of chapter 5:
 #
 # $$ -\frac{d}{d\tau}\,KL(p_\tau\,\|\,r_\tau) = \mathbb E_{x\sim p_\tau}\,\frac1V\sum_y \big(s - a\log s + a(\log a - 1)\big)
 #  = \mathbb E\,\ell_\tau. $$
@@ -626,12 +627,11 @@ def draw_noise(
 #
 # $$ \int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}. $$
 #
-# **The surprise at the clean letter is score entropy, integrated over the noise of that letter.** The bound lets the
-# letter and the others age together, and draws one noisy letter at one level. If the letter has a clock of its own,
-# nothing of it needs to be drawn. So the loss of a step is $-\log q_{x_0}$, the mean over all positions that are not given, also
-# those that the noise left alone. Each text gets one level and one noisy text at it; one pass grades every
-# position, each with its own letter unheard. There is no weight $dt/du$ here: the proposal now says how much each level
-# counts, and power 1 lets all corrupted fractions count alike.
+# **The surprise at the clean letter is score entropy, integrated over the noise of that letter.** If the letter has a
+# clock of its own, nothing of it needs to be drawn. So the loss of a step is $-\log q_{x_0}$, the mean over all
+# positions that are not given, also those that the noise left alone. Each text gets one level and one noisy text at it;
+# one pass grades every position, each with its own letter unheard. There is no weight $dt/du$ here: the proposal now
+# says how much each level counts, and power 1 lets all corrupted fractions count alike.
 #
 # (*Departure:* SEDD lets all letters age together, and so does the bound. Ours gives the letter in question a clock of
 # its own. The best guess is the same for both: $p(x_0^i \mid$ the others$)$, at every level. So our loss is not the
@@ -760,22 +760,22 @@ test_a_network_of_scores_is_trained_on_score_entropy()
 # - **[AdamW](https://arxiv.org/abs/1711.05101)** keeps two running averages for every weight, of its gradient and of
 #   the square (`betas` says how long they remember). It moves by the first, divided by the root of the second: so each
 #   weight moves by about the learning rate, however large its gradients are. It trains embeddings, norms and the head.
-#   (The W is for weight decay, a pull towards 0. We leave it at 0: our stories never repeat, and on TinyStories it made
-#   no difference.)
+#   (The W is for weight decay, a pull towards 0. We leave it at 0: our run reads no story twice, and in a minute on
+#   TinyStories it made no difference, as a row of [`benchmarks/README.md`](../benchmarks/README.md) shows.)
 # - **[Muon](https://kellerjordan.github.io/posts/muon/)** looks at a matrix as a whole. The gradient of a matrix is
 #   usually large in a few directions and tiny in the rest. Muon replaces the update (a running average of gradients) by
-#   the nearest orthogonal matrix, so that every direction moves by as much, and what is rare is learned as fast as what
-#   is common. It trains the matrices of attention and MLP in the blocks. Their third kind, which turns the noise level
-#   into scales and shifts, is left to AdamW. So are the embeddings: a table of which each token uses one row is a
-#   matrix by its shape only. The two learning rates measure different things; do not compare them.
+#   nearly the nearest orthogonal matrix, so that every direction moves by about as much, and what is rare gets its
+#   share. It trains the matrices of attention and MLP in the blocks. Their third kind, which turns the noise level into
+#   scales and shifts, is left to AdamW. So are the embeddings: a table of which each token uses one row is a matrix by
+#   its shape only. The two learning rates measure different things; do not compare them.
 # - The learning rate rises for some steps, stays, and falls linearly to 0 in the second part of the run. It rises
 #   because the first averages of the optimizers rest on a few gradients. It falls because with small steps the luck of
 #   single batches averages out.
 # - We keep a moving average of the weights (EMA), $\bar w \leftarrow d\,\bar w + (1-d)\,w$. It has less noise than the
-#   weights $w$, and is what we save. By hand, with $d = 0.9$: after a jump of $w$ from 0 to 1, $\bar w$ goes 0.1, 0.19,
-#   0.271, … With $d = 0.995$ it looks back over some 200 steps. Early in a run that would still be the random start, so
-#   in step $k$ we use $(1+k)/(10+k)$ as long as it is smaller: then the average looks back over a tenth of the run. It
-#   is smaller up to step 1,790.
+#   weights $w$, and is what we measure and publish. By hand, with $d = 0.9$: after a jump of $w$ from 0 to 1, $\bar w$
+#   goes 0.1, 0.19, 0.271, … With $d = 0.995$ it looks back over some 200 steps. Early in a run that would still be the
+#   random start, so in step $k$ we use $(1+k)/(10+k)$ as long as it is smaller: then the average looks back over a
+#   tenth of the run. It is smaller up to step 1,790.
 
 # %% tags=["export"]
 from ddlm_core.apps.hardware import adamw
@@ -926,20 +926,22 @@ test_bound_of_an_untrained_network()
 # `trainer` is the object of the section after next. `x_0` holds the windows of the whole step, the same in every
 # process, and `parts` says into how many pieces the step is dealt: of two processes, the first takes the pieces 0, 2,
 # 4, … `backward` adds up the gradients of the pieces that a process takes, so each loss is divided by their number; the
-# library then averages over the processes. The loss and the wish to stop travel together: if the mean of the wishes is
-# above 0, someone was told to stop, and all stop after the same step.
+# library averages each of them over the processes. The loss and the wish to stop travel together: if the mean of the
+# wishes is above 0, someone was told to stop, and all stop after the same step.
 #
 # What happens to the gradient? If all of it together is longer than `gradient_clip`, it is shortened to that length, so
-# one strange batch cannot throw the run off. With numbers of 16 bits there is one more thing to do. A processor
-# multiplies them faster than those of 32. *bf16* has the range of float32 with fewer digits, and needs no care. *fp16*
+# one strange batch cannot throw the run off. With numbers of 16 bits there is one more thing to do. Many processors
+# multiply them faster than those of 32. *bf16* has the range of float32 with fewer digits, and needs no care. *fp16*
 # has more digits and a small range, in which small gradients become 0. So there the loss is first multiplied by a large
 # number, the scale, and the gradients are divided by it afterwards (`unscale_`), before we measure how long they are.
 # Where no fp16 is used, the `scaler` does nothing.
 #
 # The run ends, before the weights change, if the loss is no number any more, or 40 and above. That is far out: to guess
-# every character takes $\log 106 = 4.66$ nats a token; 40 is our choice, for score entropy scatters. An infinite
-# gradient ends the run as well, but for fp16: there it happens now and then, and the `scaler` skips the step and goes
-# on with a smaller scale.
+# every character takes $\log 106 = 4.66$ nats a token; 40 is our choice, for score entropy scatters. A gradient that is
+# no finite number ends the run as well, except with fp16: there it happens now and then. Then the step is skipped, by
+# both optimizers, and the `scaler` goes on with a smaller scale. (Each optimizer would skip by itself if *its*
+# gradients overflow. But we shorten all gradients by one common factor, and an overflow in one half would spoil the
+# other.)
 
 
 # %% tags=["export"]
@@ -975,7 +977,8 @@ def _update(trainer: "Trainer", loss: float) -> None:
     for name, optimizer in trainer.optimizers.items():
         for group in optimizer.param_groups:
             group["lr"] = peaks[name] * learning_rate_factor(*schedule)
-        scaler.step(optimizer)
+        if math.isfinite(norm):  # both step or none, and then fp16 shrinks its scale
+            scaler.step(optimizer)
         optimizer.zero_grad()
     scaler.update()
     update_average(trainer.average, trainer.model, config.ema_decay, trainer.step)
@@ -985,11 +988,12 @@ def _update(trainer: "Trainer", loss: float) -> None:
 # %% [markdown]
 # ## Checkpoints
 #
-# A checkpoint holds what changes during a run: the weights, their average, what the optimizers remember, the number of
-# the step. It is written to a temporary file beside its place. Once that is whole, the checkpoint before it is renamed
-# to `checkpoint_previous.pth`, and the new one gets its name. A rename happens whole or not at all; and if the machine
-# dies between the two, the next start finds the previous one, says so, and goes on from there. It does the same if the
-# disk lost a few bits: every piece of the file has a checksum, and `read_checkpoint` looks at all of them.
+# A checkpoint holds what changes during a run: the weights, their average, what the optimizers remember, the scale of
+# fp16, the best bound so far, the number of the step. It is written to a temporary file beside its place. Once that is
+# whole, the checkpoint before it is renamed to `checkpoint_previous.pth`, and the new one gets its name. A rename
+# happens whole or not at all; and if the machine dies between the two, the next start finds the previous one, says so,
+# and goes on from there. It does the same if the disk lost a few bits: every piece of the file has a checksum, and
+# `read_checkpoint` looks at all of them.
 #
 # The format is torch's own, which has a pickle inside. A pickle can run code when it is read, so we read it with
 # `weights_only=True`, which refuses everything but tensors and plain values. The averaged weights also go to a folder
@@ -1039,16 +1043,15 @@ class Trainer:
     def __post_init__(self) -> None:
         config, self.step, self.best = self.config, 0, math.inf
         self.folder = Path(config.checkpoint_dir)
-        self.accelerator = make_accelerator(config.mixed_precision)
-        self.parts = config.gradient_accumulation_steps * self.accelerator.num_processes
+        engine = self.accelerator = make_accelerator(config.mixed_precision)
+        self.parts = config.gradient_accumulation_steps * engine.num_processes
         if not (epoch := len(self.train_loader) // self.parts):
             raise ValueError(f"an epoch is shorter than a step, which takes {self.parts} batches")
         self.total = min(config.num_epochs * epoch, config.max_steps or math.inf)
-        self.average = copy.deepcopy(self.model).to(self.accelerator.device)
-        self.average.eval().requires_grad_(False)
-        self.objective = self.accelerator.prepare(Objective(self.model, config))
+        self.average = copy.deepcopy(self.model).to(engine.device).eval().requires_grad_(False)
+        self.objective = engine.prepare(Objective(self.model, config))
         self.optimizers = build_optimizers(self.model, config)
-        self.scaler = self.accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
+        self.scaler = engine.scaler or torch.amp.GradScaler("cpu", enabled=False)
 
     def resume(self, path: str | Path) -> None:
         """Go on where the checkpoint ``path`` was written."""
@@ -1250,6 +1253,22 @@ def test_the_curve_depends_on_the_global_batch_alone(tmp_path):
         tiny_trainer(tmp_path, gradient_accumulation_steps=9)
 
 
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_an_overflow_of_fp16_changes_the_scale_alone(tmp_path, broken):
+    trainer = tiny_trainer(tmp_path, max_steps=2)
+    trainer.accelerator.scaler = trainer.scaler = torch.amp.GradScaler("cpu", 2.0**10)
+    before = copy.deepcopy(trainer.model.state_dict())
+    backward = trainer.accelerator.backward
+
+    def overflow(loss):
+        backward(loss)
+        trainer.model.blocks[0].attention.query.weight.grad[0, 0] = broken  # Muon's part
+
+    trainer.accelerator.backward = overflow
+    train_step(trainer, torch.randint(2, 106, (4, 160), dtype=torch.uint8))
+    assert same(trainer.model.state_dict(), before) and trainer.scaler.get_scale() == 2.0**9
+
+
 # %% [markdown]
 # Stop in the middle, go on, and compare with a run that was never stopped: weights, average, optimizers and losses
 # must be the same to the last bit. (Another test kills the command with `kill -9` in the middle of a save.)
@@ -1265,9 +1284,10 @@ with TemporaryDirectory() as folder:
 # ## Train on the story world
 #
 # Now for real, with a network small enough for a CPU. The preset says how long: `DDLM_PRESET=smoke` is a handful of
-# steps, as in the tests. 600 steps of 16 windows are 9,600 stories, so each is read at most once. `padded=True` notes
-# in the checkpoint that every window was one story, filled up with `<PAD>`. The learning rates are higher than the
-# defaults, which are meant for larger networks and longer runs.
+# steps, as in the tests. 600 steps of 16 windows are 9,600 stories, so each is read at most once. (The trainer takes
+# batches as the loader makes them; the command makes both from one configuration.) `padded=True` notes in the
+# checkpoint that every window was one story, filled up with `<PAD>`. The learning rates are higher than the defaults,
+# which are meant for larger networks and longer runs.
 
 # %%
 import os
@@ -1303,13 +1323,12 @@ print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 
 # %% [markdown]
-# The first line should be $160 \log 106 = 746$. It is an average over 128 noisy windows, no more: with other seeds an
-# untrained network got from 716 to 793. Read the second line with the same care. (The stories to validate with are a
-# little rarer than average, because those that also occur in training were taken out. So even the best model would be
-# somewhat above 19.0 here.)
+# The first line should be $160 \log 106 = 746$. It is an average over at most 128 noisy windows, no more: with other
+# seeds an untrained network got from 716 to 793. Read the second line with the same care. (The stories to validate with
+# are a little rarer than average, because those that also occur in training were taken out. So even the best model
+# would be somewhat above 19.0 here.)
 #
-# The curve falls fast at first, then slowly. (The samples below show how far it has come: most short words are spelled.
-# Who lost what, and who found it, comes only in longer runs.)
+# The curve falls fast at first, then slowly.
 
 # %% tags=["hide-input"]
 log = (Path(folder.name) / "train_log.jsonl").read_text().splitlines()
@@ -1328,8 +1347,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# What it writes after this short run has the look of a story, and hardly a right sentence. That is honest: the
-# bound is still far above the entropy.
+# What it writes after this short run has the look of a story, and hardly a right sentence. The bound, too, is still far
+# above the entropy.
 
 # %%
 from ddlm_core.sampler import sample_diffusion, sample_generators
@@ -1349,8 +1368,8 @@ for text in tokenizer.decode_batch(tokens):
 # %% [markdown]
 # ## Which proposal is best?
 #
-# Two questions, on the same network. How much does one sample of the loss scatter, now that the network is trained?
-# And how low is the bound, if a new network practices with each proposal for the same, short time?
+# Two questions. How much does one sample of the loss scatter, now that the network is trained? And how low is the
+# bound, if a new network practices with each proposal for the same, short time?
 
 # %%
 windows, generator = torch.cat(list(val)).long(), torch.Generator()
@@ -1401,26 +1420,30 @@ folder.cleanup()
 # tenth: do not believe a difference of less than 0.15. (The minute with `torch.compile` begins after the compiling,
 # which took another 45 seconds: the row shows what a long run gains.) And a minute is short: what moves boldly (no fall
 # of the learning rate, 2.81; a batch half as large, 2.74) looks good after it, and need not after an hour. What is left
-# is clear enough. Three things matter: *what* is learned (the guess, 0.5 bits), *how matrices move* (Muon, 0.7), and
-# positions that are rotated (0.45). Two rows change two things at once, and belong beside the row on score entropy:
-# uniform times cost another 0.1 there, and a stack in which every letter hears itself another 0.7. The fashions of the
-# feed-forward layer do not matter.
+# is clear enough. Three things matter: *what* is learned (the guess, 0.5 bits), *how matrices move* (Muon, 0.7; AdamW
+# got the learning rate that it has for all else, 0.005), and positions that are rotated (0.45). Two rows change two
+# things at once, and belong beside the row on score entropy: a stack in which every letter hears itself costs another
+# 0.7 there. For uniform times, and for SwiGLU, a minute shows no difference that we would believe.
 #
-# How far is this from where it began? The recipe that is copied most (a head for scores, the loss with the slip of
+# How far is this from where it began? The recipe that many tutorials copy (a head for scores, the loss with the slip of
 # [chapter 5](05_loss.ipynb), times uniform in $t$, a small constant learning rate, no average) is in the benchmark as
 # well: 800 steps of 32 windows took it 274 seconds on one core, to 4.61 bits. Our first prototype (a guess of the clean
 # letter, the exact loss, AdamW, levels uniform in the corrupted fraction) took 251 seconds, to 3.48. The recipe of this
-# chapter was at 2.67 bits after 92 seconds, 275 steps of 16 windows. (The guess has a price where a number is measured:
-# [chapter 9](09_evaluation.ipynb) finds rare, large samples at the clean end.)
+# chapter was at 2.67 bits after 92 seconds, 275 steps of 16 windows. All three are measured with the exact bound, on
+# the same text; the first two networks have 1.06 million weights, as the prototype had. (The guess has a price: the
+# bound of a network that is trained on it scatters more, by rare, large samples at the clean end. [Chapter
+# 9](09_evaluation.ipynb) deals with them.)
 #
 # ## On a GPU
 #
-# The command has presets: `ddlm-train --config-name smoke` (seconds), `cpu` (hours), `gpu` and `gpu-large`. Before you
-# rent a machine, compute what you need. The `gpu` preset is 10 layers of width 640, windows of 256 characters, 64 at a
-# time. We run it once on one window and once on two, and count. PyTorch counts the operations for us, and lets us look
-# at each value that the forward pass keeps for the gradient (`saved_tensors_hooks`): we note how many bytes it takes,
-# once for each address. Some of these values, such as the copies of the weights in 16 bits, are there once, however
-# many windows there are. So what grows with the batch is the *difference* between two windows and one.
+# The command has presets: `ddlm-train --config-name smoke` (seconds), `pocket` (an hour; the bundled model), `cpu`
+# (hours), `gpu` and `gpu-large`. Before you rent a machine, compute what you need. The `gpu` preset is 10 layers of
+# width 640, windows of 256 characters, 64 at a time. We run it once on one window and once on two, and count. PyTorch
+# counts the matrix products for us (not those inside of attention, which add some 8 %, and not Muon's own arithmetic,
+# some 15 %, both by formula), and lets us look at each value that the forward pass keeps for the gradient
+# (`saved_tensors_hooks`): we note how many bytes it takes, once for each address. Some of these values, such as the
+# copies of the weights in 16 bits, are there once, however many windows there are. So what grows with the batch is the
+# *difference* between two windows and one.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -1472,13 +1495,14 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 #
 # - `mixed_precision`: bf16 where the hardware multiplies it fast, else fp16 on a GPU (`auto`). What stays in 32 bits
 #   uses TF32 there: newer NVIDIA cards then multiply with fewer digits, and faster.
-# - `torch_compile=true` fuses operations. On one core of a CPU, a network of 1.56 million weights (16 windows of 160,
+# - `torch_compile=true` fuses operations. On one core of a CPU, the network of 1.55 million weights (16 windows of 160,
 #   bf16) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some 700 steps on.
 # - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
 #   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.
 # - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines). The
-#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and without dropout the curve depends on
-#   that product alone: a test trains with one process and with two.
+#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and without dropout the losses in training
+#   depend on that product alone: a test trains with one process and with two. (The bound is measured batch by batch, so
+#   its noise depends on `batch_size`.)
 #
 # The model that ships with the package was trained on a CPU, with `ddlm-train --config-name pocket`. Its
 # [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures.

@@ -179,11 +179,10 @@ test_mean_and_interval()
 # afterwards.) So this network needs no training.
 #
 # What is its bound? As a model of texts it is as simple as it looks: a text has the product of the probabilities of its
-# letters. And for once the bound is *equal* to $-\log$ of the probability. In chapter 5, it was equal if the walk back
-# from noise was exactly the one that belongs to the model's own distribution, whatever the language is. What keeps a
-# trained network from that is that its answers, at different places and levels, need not all belong to *one*
-# distribution of texts. Those of this one do: they belong to independent letters. So each bound can be checked by
-# counting letters.
+# letters. And for once the bound is *equal* to $-\log$ of the probability. By chapter 5 it is, if all ratios that the
+# network gives, at all places and levels, are those of *one* distribution of texts (which need not be that of the
+# language). The answers of a trained network need not be. Those of this one are: they belong to independent letters. So
+# each bound can be checked by counting letters.
 
 
 # %% tags=["test"]
@@ -224,11 +223,12 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 #
 # [Chapter 8](08_training.ipynb) draws noise levels uniformly in the corrupted fraction $f=1-e^{-\bar\sigma}$, and so
 # did the first version of this chapter. It was wrong by surprisingly much: of intervals that should hit 95 times in a
-# hundred, 72 did. Here is why. At a small $f$ nearly every window of $L$ letters comes out untouched, and its loss is
-# modest. With a probability of about $Lf$ a letter has moved, and *then* the loss is large: so little noise is left
-# that the true ratio of the clean letter to the one that stands there, $1+\kappa=1+V(1-f)/f$, is about $V/f$ for $V$
-# letters, and a network that cannot be sure of that letter misses it by a good part. With the weight $1/V$ of score
-# entropy, that is a loss of order $1/f$ (and a logarithm, which we leave out).
+# hundred, 72 did (one window, 64 levels; exercise 4). Here is why. At a small $f$ nearly every window of $L$ letters
+# comes out untouched, and its loss is modest. With a probability of about $Lf$ a letter has moved, and *then* the loss
+# is large: so little noise is left that the true ratio of the clean letter to the one that stands there,
+# $1+\kappa=1+V(1-f)/f$, is about $V/f$ for $V$ letters, and a network that cannot be sure of that letter misses it by a
+# good part. With the weight $1/V$ of score entropy, that is a loss of order $1/f$ (and a logarithm, which we leave
+# out).
 #
 # Probability $Lf$ times a loss of order $1/f$: at each level the mean is harmless. The mean *square*,
 # $Lf\cdot\tfrac1{f^2}$, grows like $1/f$. Over all levels it is finite, $\int L/f\,df = L\log(1/f_0)$ from the least
@@ -690,10 +690,11 @@ print(f"  by chance alone, {chance:.2f} were to be expected")
 #
 # ## What breaks first?
 #
-# A broken sample is more interesting than a flawless one. *What* is wrong with it? Read it with the grammar in
-# hand: follow every plot, every choice, every word, as long as the text goes along. Each such reading gives up
-# somewhere. Take the one that explains most of the text; where it gives up is the first flaw. Its kind depends on
-# what the grammar wanted there:
+# A broken sample is more interesting than a flawless one. *What* is wrong with it? Read it with the grammar in hand:
+# follow every plot, every choice, every word, as long as the text goes along. Each such reading gives up somewhere.
+# Take the one that explains most of the text; where it gives up is the first flaw. (A reading may also take in one
+# wrong word, if it is of the right kind; then the flaw is before that word.) Its kind depends on what the grammar
+# wanted there:
 #
 # * a word that was fixed earlier (a name, a pronoun, an animal), and the text has *another* word that could stand
 #   here in another story: an **agreement** is broken. It is called by the field of the grammar that wanted it, such as
@@ -804,9 +805,9 @@ print(
 # Mind what this counts: the *first* flaw, and a wrong letter in the third word hides a wrong name in the twentieth.
 # Still, it tells what to work on. Spelling is local: a letter that a longer look (more denoising steps, or more
 # training) would have put right. Agreement is not. A `name`, a `pronoun`, an `animal`, a `thing`, a `skill`, a `need`
-# or the `weather` has to fit something that stands half a story away. Nearly all of these flaws are agreements. (The
-# samples are those of 64 steps with churn. With 256 there are no fewer flaws, as we will see: more steps are not what
-# they lack.)
+# or the `weather` has to fit another word, sometimes close by, often half a story away. Nearly all of these flaws are
+# agreements. (One wrong letter can make another name, as in *Cora* and *Nora*; that counts here, too.) (The samples are
+# those of 64 steps with churn. With 256 we found no fewer flaws, as we will see: more steps are not what they lack.)
 
 # %% [markdown]
 # ## A perfect network
@@ -834,8 +835,9 @@ print(
 #
 # with $n_v$ the number of words of variable $v$. (A word that a story names twice is compared at both places. That is
 # the whole secret of agreement.) From the templates' probabilities and the words' follow those of the letters at each
-# place. Finally, our $q$ must not have heard the letter at its own place: divide its factor $1+\kappa$ out again, where
-# it agreed.
+# place. (In the code, a *slot* is a set of places with the words that may fill them; many templates share one.)
+# Finally, our $q$ must not have heard the letter at its own place: divide its factor $1+\kappa$ out again, where it
+# agreed.
 
 
 # %% tags=["test"]
@@ -924,7 +926,7 @@ class PerfectNetwork:
 # Two checks. A grammar with few stories is small enough to list them all, and to add them up as Bayes' rule says. And
 # on the real grammar, one number judges everything that this book has built, the noise, the ratios, the loss and the
 # bound. All answers of the perfect network belong to one distribution, that of the stories. So its bound is an
-# equality: it must be the entropy.
+# equality: on average it must be the entropy, and on some stories, their mean surprise.
 
 
 # %% tags=["test"]
@@ -978,9 +980,9 @@ print(f"exactly, of these stories:    {exact.mean():.2f}")
 
 # %% [markdown]
 # Now ask both networks about the same noisy texts. The difference is the gap, level by level: what the trained one does
-# not know yet, of all that there is to know. (Both pay for the same noise, so most of the chance is gone from the
-# difference. Its interval is that of a mean; it does not cover the choice of the stories, which are the same at each
-# level.)
+# not know yet, of all that there is to know. (Both pay for the same noise, so some of the chance is gone from the
+# difference. Its interval is too narrow for the two reasons given at the profile. The rows add up to a larger gap than
+# the one above: 32 stories here, 512 there.)
 
 # %%
 gaps = []
@@ -1035,10 +1037,10 @@ for num_steps in (2, 3, 4, 6, 8, 16):
     print(f"perfect network, {num_steps:2} steps: flawless {share_of(perfect, num_steps):.2f}")
 
 # %% [markdown]
-# (Without churn, here and below, so that nothing but the network differs.) It needs eight steps for what ours reached
-# in no number that we tried. On these stories, drawing all letters at once costs next to nothing, once there are eight
-# looks at the text. So it is our network that makes the flaws. (The sampler can give it more chances to mend them, as
-# we will see.)
+# (Without churn, as all of this section, so that nothing but the network differs.) With eight steps it is at 0.98;
+# ours, without churn, is at 0.68 with 64, as the next section shows. On these stories, drawing all letters at once
+# costs next to no flaws, once there are eight looks at the text. So it is our network that makes the flaws. (The
+# sampler can give it more chances to mend them, as we will see.)
 #
 # At which noise does it make them? Let the two take turns in a run of 24 steps, one above a corrupted fraction $f$, the
 # other below. First ours alone:
@@ -1066,11 +1068,11 @@ for fraction in (0.3, 0.5, 0.7, 0.9):
 
 # %% [markdown]
 # The second share is the surprise. Let the trained network do everything down to $f = 0.3$, and the perfect one mends
-# all of it, in each of these 64 samples. So nothing that it does in the noise is beyond repair, for one who knows how.
-# The first share says at which levels ours makes the flaws that it does not mend itself. Taking over at 0.9, it does no
-# better than alone; taking over at 0.3, it spoils few stories. So what the gap holds above three quarters makes few
-# flaws. Most of them come from between 0.3 and 0.7, where the gap is smaller. Presumably that is where a name that
-# stands twice has to become one name.
+# all of it, in each of these 64 samples. So hardly anything that it does in the noise is beyond repair, for one who
+# knows how. The first share says at which levels ours makes the flaws that it does not mend itself. Taking over at 0.9,
+# it does no better than alone; taking over at 0.3, it spoils few stories. So what the gap holds above three quarters
+# makes few flaws. Most of them come from between 0.3 and 0.7, where the gap is smaller. Presumably that is where a name
+# that stands twice has to become one name.
 #
 # (A warning to ourselves: fewer nats, if they are saved in the noise, need not mean better stories.)
 #
@@ -1161,30 +1163,33 @@ plt.show()
 
 # %% [markdown]
 # Read both halves together. A curve that is high on the left *and* in its gray band on the right is good: the dark band
-# for points with 1000 samples, the light one, which reaches lower, for those with 250 (temperature 0.5, and 256 steps
-# with churn). One that is high on the left and below the band on the right is dull. One above it probably writes words
-# that do not exist.
+# for points with 1000 samples, the light one, which reaches lower because fewer stories miss more of the rare words,
+# for those with 250 (temperature 0.5, and 256 steps with churn). One that is high on the left and below the band on the
+# right is dull. One above it probably writes words that do not exist.
 #
-# And the answers? Two shares differ clearly if their intervals have no number in common. By this,
+# And the answers? Two shares differ clearly if their intervals have no number in common. (If they have, that does not
+# prove them equal.) By this,
 #
-# * **Churn is worth most of what costs nothing.** At 8, 16, 24 and 64 steps the share with churn is clearly higher. At 64 it
-#   is 0.900 instead of 0.676, so of the broken stories more than two thirds are gone, for no more questions to the network.
-# * **16 steps with churn do more than 256 without.** We had hoped that 24 steps where they matter would do what 256 of
+# - **Of all that costs nothing, churn helps most.** At 8, 16, 24 and 64 steps the share with churn is clearly higher.
+#   At 64 it is 0.900 instead of 0.676, so of the broken stories more than two thirds are gone, for no more questions to
+#   the network.
+# * **16 steps of `cosine` with churn do more than 256 of `linear` without.** We had hoped that 24 steps where they matter would do what 256 of
 #   `linear` do. Without churn they do not; it takes 64 to draw level. With churn, 16 of `cosine` are ahead (0.795 against 0.664).
 # * **Grids matter less, but they matter.** With 24 steps `cosine` is clearly ahead of `linear`, with churn and without.
 #   `fraction` cannot be told from it, with churn or without; nor can Euler from the analytic step (both without churn), nor a
 #   churn of 0.5 from one of 1.
-# * **Temperature** 0.5 helps without churn, at 8 and 24 steps as much as churn does. With churn, no difference can be made out
-#   between 0.5, 0.8 and 1. (The cheat that we waited for was not caught: with 250 samples, no row of 0.5 is below its band.)
+# - **Temperature** 0.5 helps without churn. At 8 and 24 steps it cannot be told from churn, at 64 it does less. With
+#   churn, no difference can be made out between 0.5, 0.8 and 1. (The cheat that we waited for was not caught: with 250
+#   samples, no row of 0.5 is below its band. One of 0.8 is, but so is the same run at temperature 1.)
 # * **More steps** help up to 64. With churn, 256 (of 250 samples) cannot be told from 64.
 #
 # But look at the right half. With churn, the run of 64 steps lies below its band, and that of 256 farther. So churn has
 # a price. Chapter 7 found one, that longer leaps miss what letters decide together, and it falls with the number of
 # steps; this one grows with it. Each churned step redraws more of the text from what the network believes, and what it
 # likes a little too much, it gets a little more often each time. (That is our reading. We measured the words alone.) At
-# churn 1, with 16 and 24 steps there is no sign of it. (The run with churn 0.5 is just below its band. Of twenty rows,
-# one may be so by chance.) For stories we take the bargain. To *judge* a model's distribution, take churn 0 and many
-# steps.
+# churn 1, with 16 and 24 steps there is no sign of it. (The run with churn 0.5 is just below its band. Of 22 rows, one
+# may lie outside by chance.) For stories we take the bargain. To *judge* a model's distribution, take churn 0 and many
+# steps. (The promise $e^{-\text{gap}}$ above is about such a walk. The copies above were counted with churn.)
 #
 # (We do not fully know why it works so well. The relay says that flaws arise in the middle, and that a network that knew better
 # could mend them all, later. Churn makes occasions for mending, even for a network that does not know better at the first look.)
@@ -1229,21 +1234,21 @@ print(f"  flawless {shares[0]:.2f} without churn, {shares[1]:.2f} with")
 # %% [markdown]
 # Three things to mind when you read it.
 #
-# * **The nats are not the same thing.** On the left it is $-\log p$ itself; on the right an upper bound on it, with the
+# - **The nats are not the same thing.** On the left it is $-\log p$ itself; on the right an upper bound on it, with the
 #   error of the noise on top. The samples are judged alike. (Those of diffusion in the table were made without churn. A
-#   word entropy above that of fresh stories, as left to right has it, means misspelled words.)
-# * **Look at the number of steps.** The table gives both few, too few for the diffusion model. The bundled one (the
+#   word entropy above that of fresh stories, as left to right has it, probably means misspelled words.)
+# - **Look at the number of steps.** The table gives both few, too few for the diffusion model. The bundled one (the
 #   last lines) took many times as many. Now compare its flawless share, without churn, with that of the left-to-right
-#   model in the table: with the worse nats it has the better share. Its gap lies where most is noise, as we saw, and
-#   the walk back has time to mend what it does there.
+#   model in the table: with the worse bound it has the better share. Presumably because its gap lies where most is
+#   noise, as we saw, and the walk back has time to mend what it does there. (And a bound may be loose.)
 # * **Passes are not seconds.** Left to right, a pass needs to compute only the one new character, if the program keeps
 #   what it knows of the others (a cache, which our script leaves out). A diffusion step always computes the whole text,
 #   but their number is ours to choose.
 #
-# Why is left to right so far ahead at equal training? It answers one kind of question, "what comes next?", always with clean text
-# to the left. Ours has to answer for every noise level, and for every way to damage
-# a text. What that buys, the table does not show: it can fill a hole from both sides ([chapter
-# 10](10_pipeline.ipynb)), mend what it wrote, and trade steps for quality.
+# Why is left to right so far ahead at equal training? Presumably because it answers one kind of question, "what comes
+# next?", always with clean text to the left. Ours has to answer for every noise level, and for every way to damage a
+# text. What that buys, the table does not show: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)),
+# mend what it wrote, and trade steps for quality.
 #
 # ## In the literature
 #

@@ -24,6 +24,7 @@ from ddlm_core.training import (
     draw_noise,
     learning_rate_factor,
     proposal_times,
+    train_step,
     training_loss,
     update_average,
     validation_bound,
@@ -322,3 +323,19 @@ def test_the_curve_depends_on_the_global_batch_alone(tmp_path):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "8"), rel=1e-4)
     with pytest.raises(ValueError, match="which takes 9 batches"):
         tiny_trainer(tmp_path, gradient_accumulation_steps=9)
+
+
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_an_overflow_of_fp16_changes_the_scale_alone(tmp_path, broken):
+    trainer = tiny_trainer(tmp_path, max_steps=2)
+    trainer.accelerator.scaler = trainer.scaler = torch.amp.GradScaler("cpu", 2.0**10)
+    before = copy.deepcopy(trainer.model.state_dict())
+    backward = trainer.accelerator.backward
+
+    def overflow(loss):
+        backward(loss)
+        trainer.model.blocks[0].attention.query.weight.grad[0, 0] = broken  # Muon's part
+
+    trainer.accelerator.backward = overflow
+    train_step(trainer, torch.randint(2, 106, (4, 160), dtype=torch.uint8))
+    assert same(trainer.model.state_dict(), before) and trainer.scaler.get_scale() == 2.0**9
