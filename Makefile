@@ -38,10 +38,10 @@ bench:       ## measure this machine: a table of each kind; BENCH=--quick only s
 	$(PYTHON) benchmarks/step.py $(BENCH)
 	$(PYTHON) benchmarks/generate.py $(BENCH)
 	$(PYTHON) benchmarks/grids.py $(BENCH)
-	$(PYTHON) benchmarks/learning.py --seconds 20 --only shipped entropy AdamW $(BENCH)
+	$(PYTHON) benchmarks/learning.py --seconds 15 --only shipped entropy AdamW $(BENCH)
 	$(PYTHON) benchmarks/learning.py --scale --steps 100 $(BENCH)
 	$(PYTHON) benchmarks/pocket.py --samples 64 --steps 64 --train-samples 20000 $(BENCH)
-	$(PYTHON) benchmarks/sampling.py --samples 20 --windows 64 --train-samples 20000 --output /dev/null $(BENCH)
+	$(PYTHON) benchmarks/sampling.py --samples 16 --windows 64 --train-samples 20000 --output /dev/null $(BENCH)
 
 clean:       ## remove what was built
 	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis

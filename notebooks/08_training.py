@@ -612,9 +612,9 @@ def draw_noise(
 # p(x)$, and $r$ alike. Write $a = p(y)/p(x)$ and $s = r(y)/r(x)$: these are the true ratio, given $x_0$, and our score,
 # for an own noise $\tau$.
 #
-# $$ \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
-#  = \sum_x \dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)
-#  = \frac1V\sum_{x,y} p(x)\,\big(\log a - \log s - s + 1\big). $$
+# $$ \begin{aligned} \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
+#  &= \sum_x \dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x) \\
+#  &= \frac1V\sum_{x,y} p(x)\,\big(\log a - \log s - s + 1\big). \end{aligned} $$
 #
 # ($\sum\dot p = 0$, because $p$ keeps summing to 1. In the sum with $p(y)$, $x$ and $y$ have changed names.) Now bring
 # an $a$ to the front. Change the names once more: $p(x)\,a = p(y)$, so $\sum p(x)\,a\,(\log a - \log s) = -\sum
