@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.apps.models import bundled_models
-from ddlm_core.evaluation import estimate_bound, word_entropy
+from ddlm_core.evaluation import Estimate, estimate_bound, wilson, word_entropy
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -94,6 +94,14 @@ def known_rows(output: Path) -> list[dict[str, Any]]:
     return found["samplers"] if found.get("weights") == weights_id() else []
 
 
+def table_row(row: dict[str, Any]) -> str:
+    """A row of the JSON file as one of the table."""
+    share, name = wilson(row["flawless"], row["samples"]), f"{row['method']}, {row['schedule']}"
+    how = f"{row['churn']:g} | {row['temperature']:g} | {row['num_steps']} | {row['samples']}"
+    words, seconds = row["word_entropy"], row["seconds_a_sample"]
+    return f"| {name} | {how} | {share:.3f} | {words:.3f} | {seconds:.2f} |"
+
+
 def main() -> None:
     args = parser().parse_args()
     if args.quick:
@@ -112,6 +120,8 @@ def main() -> None:
         "samplers": [],
     }
     known = [] if args.fresh or args.quick else known_rows(args.output or OUTPUT)
+    print("| sampler | churn | T | steps | samples | flawless | words, nats | seconds a sample |")
+    print("|---|---|---|---|---|---|---|---|")
     for number, (method, schedule, temperature, churn, steps) in enumerate(SAMPLERS):
         samples = args.samples if number < MANY else max(4, args.samples // 4)
         for num_steps in [2, 4] if args.quick else steps:
@@ -121,6 +131,7 @@ def main() -> None:
             # the texts of the first sampler are needed below, so its rows are always made
             if number and (rows := [row for row in known if same <= row.items()]):
                 result["samplers"] += rows
+                print(table_row(rows[0]), flush=True)
                 continue
             start, batches = time.perf_counter(), []
             for part in batched(sample_generators(0, samples), 50):
@@ -132,7 +143,7 @@ def main() -> None:
             result["samplers"].append(
                 how | judge(tokens, tokenizer) | {"seconds_a_sample": round(seconds, 2)}
             )
-            print(result["samplers"][-1], flush=True)
+            print(table_row(result["samplers"][-1]), flush=True)
             if number == 0:  # in the end, of the longest run
                 rows = list(zip(tokenizer.decode_batch(tokens), tokens.tolist()))
                 broken = [text for text, row in rows if not stories.is_flawless(row, tokenizer)]
@@ -142,7 +153,13 @@ def main() -> None:
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     if args.output or not args.quick:
         (args.output or OUTPUT).write_text(text, encoding="utf-8")
-    print(text)
+    bound, fresh_row = Estimate(**result["bound"]), result["stories"]
+    print(f"\nwords of {fresh_row['samples']} fresh stories: {fresh_row['word_entropy']} nats")
+    print(
+        f"bound on {args.windows} fresh stories: {bound:.2f} nats, entropy {stories.entropy():.2f}"
+    )
+    print(f"training stories among the texts of the first sampler: {result['repeats']}, ", end="")
+    print(f"by chance {result['chance']}")
 
 
 if __name__ == "__main__":
