@@ -19,7 +19,7 @@ from sampling import fresh_windows, judge
 
 from ddlm_core import stories
 from ddlm_core.data import setup_dataloaders
-from ddlm_core.evaluation import estimate_bound
+from ddlm_core.evaluation import Estimate, estimate_bound, wilson
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.training import Trainer, TrainingConfig
@@ -92,17 +92,24 @@ def main() -> None:
         model, found = train(config, graph)
         windows = fresh_windows(args.windows, model.config.tokenizer, config.context_length)
         found["nats"] = [round(value, 3) for value in estimate_bound(model, windows)]
-        print(json.dumps(found), flush=True)
+        print(f"{graph}: {found['nats']} nats, {found['train_seconds']} s of training", flush=True)
         found["samples"] = [
             sampled(model, args.samples, num_steps, schedule)
             for num_steps in args.sampling_steps
             for schedule in ("cosine", "fraction")
         ]
         result["graphs"][graph] = found
-        text = json.dumps(result, indent=1) + "\n"
-        print(text, flush=True)
         if not args.quick:
-            args.output.write_text(text, encoding="utf-8")
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print("| graph | bound, nats a story | steps, schedule | flawless |\n|---|---|---|---|")
+    for graph, found in result["graphs"].items():
+        bound = f"{graph} | {Estimate(*found['nats']):.1f}"
+        for run in found["samples"]:
+            share, how = (
+                wilson(run["flawless"], run["samples"]),
+                f"{run['num_steps']}, {run['schedule']}",
+            )
+            print(f"| {bound} | {how} | {share:.3f} |")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,6 @@ def main() -> None:
             **work | {"train_seconds": round(seconds), "passes": length},
         ),
     }
-    print(json.dumps(result, indent=1), flush=True)
 
     if args.diffusion == "train":
         model, seconds = train(config, causal=False)
@@ -204,7 +203,11 @@ def main() -> None:
     text = json.dumps(result, indent=1) + "\n"
     if args.output or not args.quick:
         (args.output or OUTPUT).write_text(text, encoding="utf-8")
-    print(text)
+    causal = result["left to right"]
+    print(f"entropy of the stories: {result['entropy']} nats\n")
+    print("| figure | left to right | diffusion |\n|---|---|---|")
+    for name, value in result["diffusion"].items():
+        print(f"| {name.replace('_', ' ')} | {causal.get(name, '')} | {value} |")
 
 
 def batched(items: list, size: int) -> list[list]:
