@@ -135,9 +135,9 @@ print(f"memory, a batch:   {activations / 1e9:.1f} GB at most")
 assert abs(flops / (6 * parameters * x.numel()) - 1) < 0.1
 
 # %% [markdown]
-# "At most", since attention here keeps its whole table of 256 × 256 for each head. The fused attention of
-# a GPU does not. (Chapter 8 counts two windows on a CPU, where attention is one fused operation that the
-# counter does not see. So its numbers are a little lower.)
+# "At most", since attention here keeps its whole table of 256 × 256 for each head. The fused attention of a GPU does
+# not. (Chapter 8 counts on a CPU, where attention is one fused operation that the counter does not see, and that keeps
+# no table. So its numbers are lower.)
 #
 # From FLOPs to hours takes a guess: which share of the speed on its data sheet a card reaches. We take
 # 30 %. One epoch is about 1.9 billion characters, some 116,000 steps. This chapter stops after 6,000, so
