@@ -1446,7 +1446,7 @@ plt.show()
 # * **Color and characters tell different things.** After 32 steps nearly every third letter is noise still,
 #   and the model is sure of most of the text. It sees through the noise that is left; what the remaining steps decide are the
 #   few words of the list.
-# - **Errors are also born where all is bright.** Bright places draw in the same step and cannot hear each other. That
+# * **Errors are also born where all is bright.** Bright places draw in the same step and cannot hear each other. That
 #   is how the run of 4 steps came to write words that do not exist.
 
 # %% [markdown]
