@@ -42,8 +42,12 @@ if "google.colab" in sys.modules:
 #
 # | story | probability |
 # |---|---|
-# | `Lily lost her hat.` `Lily lost her cup.` `Tom lost his hat.` `Tom lost his cup.` | ½ · ½ · ½ = ⅛ each |
-# | `Lily slept.` `Tom slept.` | ½ · ½ = ¼ each |
+# | *Lily lost her hat.* | ½ · ½ · ½ = ⅛ |
+# | *Lily lost her cup.* | ⅛ |
+# | *Tom lost his hat.* | ⅛ |
+# | *Tom lost his cup.* | ⅛ |
+# | *Lily slept.* | ½ · ½ = ¼ |
+# | *Tom slept.* | ¼ |
 #
 # How much does a story tell you that you did not know? The measure is its **surprise**, $-\log p$, where
 # $p$ is its probability. What was sure ($p = 1$) has surprise 0. And where probabilities multiply,

@@ -583,9 +583,9 @@ assert abs(different[0] - 100.2) < 0.05 and abs(different[1] - 50.6) < 0.05
 [round(count, 1) for count in different]
 
 # %% [markdown]
-# **Exercise 3.** Some leave out the draw of the same token: every *other* one gets the rate $1/(V-1)$, and
-# the diagonal is $-1$. Show that this is the same process by a faster clock. Which $\bar\sigma$ of theirs
-# gives our kernel at $\bar\sigma = 1$, for $V = 3$? (Expected: $2/3$.)
+# **Exercise 3.** Some leave out the draw of the same token: every *other* one gets the rate $1/(V-1)$, and the diagonal
+# is $-1$. Show that this is the same process by a faster clock. Which $\bar\sigma$ of theirs gives our kernel at
+# $\bar\sigma = 1$, for $V = 3$? (Expected: $2/3$; the check below asserts it.)
 
 # %% tags=["solution", "hide-input"]
 others = (torch.ones(3, 3, dtype=torch.float64) - torch.eye(3)) / 2 - torch.eye(3)
