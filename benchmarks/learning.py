@@ -33,7 +33,8 @@ from ddlm_core import (
 from ddlm_core import model as model_module
 from ddlm_core import training as training_module
 from ddlm_core.apps.checkpoints import batches_from
-from ddlm_core.model import modulated_norm, neighbors, rotary_angles
+from ddlm_core.loss import free_mean
+from ddlm_core.model import Modulation, modulated_norm, neighbors, rotary_angles
 
 TESTS = Path(__file__).parents[1] / "tests"
 
@@ -74,6 +75,62 @@ class WithConvolution(DiscreteDiffusionTransformer):
 
         with patch.object(model_module, "neighbors", wide):
             return super().logits(input_ids, sigma_bar, mask)
+
+
+class WithTally(DiscreteDiffusionTransformer):
+    """Each letter says something by what it is and where; all but the own are added up."""
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__(config)
+        d = config.n_embd
+        self.says = nn.Embedding(config.block_size * config.vocab_size, d)
+        self.modulate = Modulation(config.cond_dim, d, 2)
+        self.think = nn.Sequential(
+            nn.Linear(d, 4 * d, False), nn.GELU(), nn.Linear(4 * d, d, False)
+        )
+        nn.init.zeros_(self.says.weight)
+
+    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+        said = self.says(input_ids + torch.arange(input_ids.shape[1]) * self.config.vocab_size)
+        shift, scale = self.modulate(self.noise_embedding(sigma_bar))
+        tally = self.think((said.sum(1, keepdim=True) - said) * (1 + scale) + shift)
+
+        def told(x: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+            return tuple(side + tally for side in neighbors(x, places))
+
+        with patch.object(model_module, "neighbors", told):
+            return super().logits(input_ids, sigma_bar, mask)
+
+
+class Graded(DiscreteDiffusionTransformer):
+    """Each reader has a head of its own, to be graded for what it knows without the other one."""
+
+    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+        super().__init__(config)
+        self.modulate = Modulation(config.cond_dim, config.n_embd, 2)
+        self.heads = nn.ModuleList(nn.Linear(config.n_embd, config.vocab_size) for _ in range(2))
+
+    def guesses(self, drawn: tuple) -> list[Tensor]:
+        """Log-probabilities of the judge and of both readers, (B, L, V) each."""
+        _, x_t, mask, sigma_bar, _ = drawn
+        count, found = (len(self.blocks) - 1) // 2, []
+        last = [self.blocks[count - 1], self.blocks[2 * count - 1]]
+        hooks = [b.register_forward_hook(lambda *args: found.append(args[-1])) for b in last]
+        log_q = self.denoise(x_t, sigma_bar, mask)
+        for hook in hooks:
+            hook.remove()
+        how = self.modulate(self.noise_embedding(sigma_bar))
+        read = [head(modulated_norm(x, *how)) for head, x in zip(self.heads, found)]
+        return [log_q, *(logits.float().log_softmax(-1) for logits in read)]
+
+
+def graded_loss(model: Graded, drawn: tuple, _: str) -> Tensor:
+    x_0, mask = drawn[0], drawn[2]
+    judge, *readers = (
+        free_mean(-log_q.gather(-1, x_0[..., None])[..., 0], mask).mean()
+        for log_q in model.guesses(drawn)
+    )
+    return judge + 0.3 * sum(readers)
 
 
 class Same(nn.RMSNorm):
@@ -235,6 +292,10 @@ VARIANTS = {
     "deep: 12 blocks of 88": Variant(network={"n_layer": 12, "n_embd": 88}),
     "first blocks hear 16 letters": Variant(change=local_readers),
     "readers start from 3 letters": Variant(kind=WithConvolution),
+    "a tally of all other letters": Variant(kind=WithTally),
+    "readers are graded, too": Variant(
+        kind=Graded, patches=((training_module, "training_loss", graded_loss),)
+    ),
 }
 
 
