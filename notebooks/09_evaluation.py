@@ -1258,13 +1258,13 @@ print(f"  flawless {shares[0]:.2f} without churn, {shares[1]:.2f} with")
 # | model | kind | text8 | source |
 # |---|---|---|---|
 # | Transformer, 12 layers | left to right | 1.23 | D3PM, table 1 |
-# | Multinomial Diffusion (Hoogeboom et al. 2021) | uniform noise | ≤ 1.72 | D3PM, table 1 |
-# | D3PM uniform, 1000 steps (Austin et al. 2021) | uniform noise | ≤ 1.61 | D3PM, table 1 |
-# | SEDD Uniform (Lou et al. 2024) | uniform noise | ≤ 1.47 | SEDD, table 2 |
-# | D3PM absorbing, 1000 steps | masks | ≤ 1.45 | D3PM, table 1 |
-# | SEDD Absorb | masks | ≤ 1.39 | SEDD, table 2 |
-# | MD4 (Shi et al. 2024) | masks | ≤ 1.37 | MD4, section 7.1 |
-# | GenMD4 (Shi et al. 2024) | masks, a schedule for each letter | ≤ 1.34 | MD4, section 7.1 |
+# | Multinomial Diffusion (Hoogeboom et al. 2021) | uniform noise | ≤ 1.72 | D3PM, table 1 |
+# | D3PM uniform, 1000 steps (Austin et al. 2021) | uniform noise | ≤ 1.61 | D3PM, table 1 |
+# | SEDD Uniform (Lou et al. 2024) | uniform noise | ≤ 1.47 | SEDD, table 2 |
+# | D3PM absorbing, 1000 steps | masks | ≤ 1.45 | D3PM, table 1 |
+# | SEDD Absorb | masks | ≤ 1.39 | SEDD, table 2 |
+# | MD4 (Shi et al. 2024) | masks | ≤ 1.37 | MD4, section 7.1 |
+# | GenMD4 (Shi et al. 2024) | masks, a schedule for each letter | ≤ 1.34 | MD4, section 7.1 |
 #
 # Sources: [D3PM](https://arxiv.org/abs/2107.03006), [SEDD](https://arxiv.org/abs/2310.16834) (third version),
 # [MD4](https://arxiv.org/abs/2406.04329) (fourth version). They have twelve layers or more and are far larger
