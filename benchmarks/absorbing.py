@@ -105,10 +105,8 @@ def main() -> None:
     for graph, found in result["graphs"].items():
         bound = f"{graph} | {Estimate(*found['nats']):.1f}"
         for run in found["samples"]:
-            share, how = (
-                wilson(run["flawless"], run["samples"]),
-                f"{run['num_steps']}, {run['schedule']}",
-            )
+            share = wilson(run["flawless"], run["samples"])
+            how = f"{run['num_steps']}, {run['schedule']}"
             print(f"| {bound} | {how} | {share:.3f} |")
 
 

@@ -1255,8 +1255,9 @@ def test_the_curve_depends_on_the_global_batch_alone(tmp_path):
 
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
 def test_an_overflow_of_fp16_changes_the_scale_alone(tmp_path, broken):
-    trainer = tiny_trainer(tmp_path, max_steps=2)
+    trainer, x_0 = tiny_trainer(tmp_path), torch.randint(2, 106, (4, 160), dtype=torch.uint8)
     trainer.accelerator.scaler = trainer.scaler = torch.amp.GradScaler("cpu", 2.0**10)
+    train_step(trainer, x_0)  # from now on the optimizers have momentum
     before = copy.deepcopy(trainer.model.state_dict())
     backward = trainer.accelerator.backward
 
@@ -1265,7 +1266,7 @@ def test_an_overflow_of_fp16_changes_the_scale_alone(tmp_path, broken):
         trainer.model.blocks[0].attention.query.weight.grad[0, 0] = broken  # Muon's part
 
     trainer.accelerator.backward = overflow
-    train_step(trainer, torch.randint(2, 106, (4, 160), dtype=torch.uint8))
+    train_step(trainer, x_0)
     assert same(trainer.model.state_dict(), before) and trainer.scaler.get_scale() == 2.0**9
 
 
@@ -1397,7 +1398,7 @@ folder.cleanup()
 # ## Which of these choices pay?
 #
 # One at a time: take the recipe of this chapter, change one thing, train for a minute on one core, and measure the
-# bound on text that was held out. `python benchmarks/learning.py` does that for thirty changes. These are some of them,
+# bound on text that was held out. `python benchmarks/learning.py` does that for some thirty changes. These are some of them,
 # for the network of 1.55 million weights that ships with this book, on 1.4 million characters of TinyStories
 # ([`benchmarks/README.md`](../benchmarks/README.md) has all, with the command and the seed):
 #
