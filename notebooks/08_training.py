@@ -1388,8 +1388,9 @@ folder.cleanup()
 # %% [markdown]
 # The means agree up to chance, as they must: it is the same integral. With power 1 a sample scatters less than half as
 # much as with uniform times. After the same short run on score entropy both powers are ahead of uniform times; the two
-# are too close together for one run to tell them apart. **We choose power 1**, which scatters least: so the bound is
-# always measured with it.
+# are too close together for one run to tell them apart. **We choose power 1**, which scatters least: the validation
+# bound of a run is measured with it. ([Chapter 9](09_evaluation.ipynb), which wants an honest interval, adds uniform
+# times.)
 #
 # For the guess this settles nothing. There the loss has no weight, and the power decides how much each level *counts*.
 # After a minute on TinyStories (next section) power 2 is ahead by 0.13 bits, too little to be sure with one run. We
