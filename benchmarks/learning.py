@@ -42,7 +42,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 class Plain(DiscreteDiffusionTransformer):
     """A stack of blocks in which every position hears all others and itself."""
 
-    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Any = None, *_: Any) -> Tensor:
         x = self.embedding(input_ids) + self.places[: input_ids.shape[1]]
         x = x if mask is None else x + mask[..., None] * self.given
         cond, length = self.noise_embedding(sigma_bar), x.shape[1]
@@ -59,7 +59,7 @@ class WithConvolution(DiscreteDiffusionTransformer):
         super().__init__(config)
         self.farther = nn.Parameter(torch.zeros(2, 2, config.n_embd))  # side, distance
 
-    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Any = None, *_: Any) -> Tensor:
         def wide(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
             left, right = neighbors(x, places)
             for k in (1, 2):
@@ -90,7 +90,7 @@ class WithTally(DiscreteDiffusionTransformer):
         )
         nn.init.zeros_(self.says.weight)
 
-    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
+    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Any = None, *_: Any) -> Tensor:
         said = self.says(input_ids + torch.arange(input_ids.shape[1]) * self.config.vocab_size)
         shift, scale = self.modulate(self.noise_embedding(sigma_bar))
         tally = self.think((said.sum(1, keepdim=True) - said) * (1 + scale) + shift)

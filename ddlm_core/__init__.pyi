@@ -68,6 +68,7 @@ from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
 from .model import listen as listen
 from .model import modulated_norm as modulated_norm
+from .model import nearby as nearby
 from .model import neighbors as neighbors
 from .model import noise_features as noise_features
 from .model import rotary_angles as rotary_angles

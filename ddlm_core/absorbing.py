@@ -1,5 +1,4 @@
 # Generated from notebooks/A_absorbing.py by tools/export.py: edit that, then run `make export`.
-
 """Absorbing states."""
 
 import math

@@ -1,5 +1,4 @@
 # Generated from notebooks/04_forward.py by tools/export.py: edit that, then run `make export`.
-
 """Corrupting text: animation."""
 
 import json

@@ -1,5 +1,4 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
-
 """Training: data."""
 
 import warnings

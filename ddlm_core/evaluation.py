@@ -1,5 +1,4 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
-
 """How good is it, really?"""
 
 import math

@@ -1,5 +1,4 @@
 # Generated from notebooks/05_loss.py by tools/export.py: edit that, then run `make export`.
-
 """Score entropy."""
 
 from collections.abc import Callable
@@ -84,10 +83,7 @@ def low_discrepancy_times(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021).
-
-    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
-    """
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
     where = device if generator is None else generator.device
     offset = torch.rand(1, generator=generator, device=where)
     times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
@@ -127,10 +123,7 @@ def compute_loss(
 
 
 def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
-    r"""$KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$ in nats per character, of the shape of ``sigma_bar_1``.
-
-    0 for endless noise, $\log V$ for none; float64 for a Python number.
-    """
+    r"""$KL(p(x_1 \mid x_0) \,\|\, \text{uniform})$ in nats per character, of the shape of ``sigma_bar_1``."""
     kept = torch.exp(-as_float_tensor(sigma_bar_1))
     excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
     terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)

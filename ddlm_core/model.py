@@ -1,5 +1,4 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
-
 """The denoising transformer."""
 
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'nearby', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
@@ -136,10 +135,19 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Each place of x (B, L, n_embd) and its last few before it, weighted (few, n_embd): (B, L, n_embd)."""
+    total = x
+    for back, weight in enumerate(weights if weights is not None else (), 1):
+        before = nn.functional.pad(x[:, :-back], (0, 0, back, 0))[:, : x.shape[1]]
+        total = total + weight * before
+    return total
+
+
 class Block(nn.Module):
     """One layer: listen, then think; each step is gated by the noise level, shut at first."""
 
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+    def __init__(self, config: DiscreteDiffusionConfig, reads: bool = False) -> None:
         super().__init__()
         self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
         self.attention = Attention(config)
@@ -148,17 +156,19 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
+        weights = (torch.zeros(3, d) for _ in range(2))
+        self.near = nn.ParameterList(weights) if reads else (None, None)
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
     ) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = modulated_norm(x, shift_a, scale_a)
+        asks = nearby(modulated_norm(x, shift_a, scale_a), self.near[0])
         heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        thought = self.feed_forward(modulated_norm(x, shift_f, scale_f))
-        return x + gate_f * self.dropout(thought)
+        asks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        return x + gate_f * self.dropout(self.feed_forward(asks))
 
 
 def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,8 +179,8 @@ def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 def listen(
     blocks: nn.ModuleList, left: Tensor, right: Tensor, cond: Tensor, angles: Tensor
-) -> Tensor:
-    """What each position learns from all others, and never from itself: (B, L, n_embd).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What judge, left and right reader know of each position, never from itself: (B, L, n_embd).
 
     The hollow transformer of Sun et al. 2023 (arXiv:2211.16750), without weights shared by the readers.
     """
@@ -178,13 +188,15 @@ def listen(
     before = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
     for block in blocks[:readers]:
         left = block(left, None, cond, angles, before)
+    right = right.flip(1)  # it reads backwards
     for block in blocks[readers : 2 * readers]:
-        right = block(right, None, cond, angles, before.T)
+        right = block(right, None, cond, angles, before)
+    right = right.flip(1)
     heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
     judge = left + right
     for block in blocks[2 * readers :]:
         judge = block(judge, heard, cond, angles, sees)
-    return judge
+    return judge, left, right
 
 
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
@@ -197,30 +209,38 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        reading = (config.n_layer - 1) // 2 * 2  # so many of the blocks
+        self.blocks = nn.ModuleList(Block(config, i < reading) for i in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)  # not 1, for the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the network says, before it is read as a distribution or a score: (B, L, V)."""
+    def logits(
+        self,
+        input_ids: Tensor,
+        sigma_bar: Tensor,
+        mask: Tensor | None = None,
+        all_three: bool = False,
+    ) -> Tensor:
+        """What the judge says, before it is read as q or as a score: (B, L, V); or all three, (3, B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        x = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
+        known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
+        x = torch.stack(known) if all_three else known[0]
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor, *options: Any) -> Tensor:
+        r"""$\log q$ of each clean token, before its own $x_t$ counts; the options are those of ``logits``."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
+        return self.logits(x_t, sigma_bar, *options).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""

@@ -1,5 +1,4 @@
 # Generated from notebooks/03_noise.py by tools/export.py: edit that, then run `make export`.
-
 """Geometric noise."""
 
 import math

@@ -1,5 +1,4 @@
 # Generated from notebooks/10_pipeline.py by tools/export.py: edit that, then run `make export`.
-
 """TinyStories on a GPU."""
 
 import json
@@ -115,10 +114,9 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
 def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
     """The bound on a text, in bits for each of its characters."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
-    rows, rest = divmod(len(tokens), length := model.config.block_size)
-    parts = [tokens[: rows * length].view(rows, length)] * (rows > 0) + [tokens[None, -rest:]] * (
-        rest > 0
-    )
+    rest = len(tokens) % (length := model.config.block_size)
+    whole, tail = tokens.split([len(tokens) - rest, rest])
+    parts = [part for part in (whole.view(-1, length), tail[None]) if part.numel()]
     found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
     total = sum(e.mean * len(part) for e, part in zip(found, parts))
     reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))

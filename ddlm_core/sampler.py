@@ -1,5 +1,4 @@
 # Generated from notebooks/07_sampler.py by tools/export.py: edit that, then run `make export`.
-
 """Sampling."""
 
 from collections.abc import Iterator, Sequence

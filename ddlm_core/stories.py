@@ -1,5 +1,4 @@
 # Generated from notebooks/02_stories.py by tools/export.py: edit that, then run `make export`.
-
 """A world we know exactly."""
 
 import itertools

@@ -1,5 +1,4 @@
 # Generated from notebooks/01_tokenizer.py by tools/export.py: edit that, then run `make export`.
-
 """Text as characters."""
 
 import string

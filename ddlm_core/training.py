@@ -1,5 +1,4 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
-
 """Training."""
 
 import copy
@@ -56,7 +55,7 @@ class TrainingConfig:
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
     given_share: float = 0.1  # share of windows in which parts are given, for infilling
-    objective: str = "guess"  # or "score_entropy", the integrand of the bound
+    objective: str = "guess"  # or "graded", or "score_entropy", the integrand of the bound
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
     torch_compile: bool = False
     gradient_checkpointing: bool = False
@@ -126,12 +125,14 @@ def draw_noise(
 def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "guess") -> Tensor:
     """The objective on what :func:`draw_noise` gave, in nats per token: a scalar."""
     x_0, x_t, mask, sigma_bar, weight = drawn
-    if objective == "guess":
-        log_q = model.denoise(x_t, sigma_bar, mask)  # (B, L, V)
-        losses = -log_q.gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    else:
+    if objective == "score_entropy":
         losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
+    else:
+        log_q = model.denoise(x_t, sigma_bar, mask, objective == "graded")  # of one, or of three
+        losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
+    if objective == "graded":
+        losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
     return free_mean(losses, mask).mean()
 
 

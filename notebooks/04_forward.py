@@ -197,10 +197,7 @@ def sample_prior(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L).
-
-    The draw happens on the device of ``generator``; the result lives on ``device``, by default there.
-    """
+    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L)."""
     where = device if generator is None else generator.device
     draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
     return draw if device is None else draw.to(device)

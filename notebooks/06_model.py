@@ -785,16 +785,32 @@ test_large_queries_and_keys_change_nothing()
 # attention, then the same for the feed-forward map. A block listens to its own text, or to `heard`, if
 # that is given, normed, shifted and scaled in the same way.
 #
-# (Letters make words with their neighbors, so we also tried to mix each letter with the two on either side
-# before it attends, as in [Primer](https://arxiv.org/abs/2109.08668). In a trial on the stories of chapter 2,
-# not shown here, that was ahead at first, and no longer after 300 steps. So it is not here.)
+# **A glance back.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor: it must
+# find the place by its turn, and then carry the letter over. So in a block that `reads` (a section below says which do),
+# each place first gets the last three before it added, once before it listens and once before it thinks. Each of the
+# three has a weight of its own for each feature; the function is `nearby`. By hand, with one feature, the text
+# `1, 2, 4, 8`, and the weights 10 for one back and 100 for two back: the last place becomes
+# $8 + 10\cdot 4 + 100\cdot 2 = 248$. The weights are zero at first. They are few, $6d$ in a block of some $12d^2$, and
+# NEARGAIN
+# (*Departure:* SEDD does not have this. [Primer](https://arxiv.org/abs/2109.08668) has such a causal convolution behind
+# queries, keys and values. Before both branches it is called a *canon layer*, after the musical form, by
+# [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351).)
 
 
 # %% tags=["export"]
+def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Each place of x (B, L, n_embd) and its last few before it, weighted (few, n_embd): (B, L, n_embd)."""
+    total = x
+    for back, weight in enumerate(weights if weights is not None else (), 1):
+        before = nn.functional.pad(x[:, :-back], (0, 0, back, 0))[:, : x.shape[1]]
+        total = total + weight * before
+    return total
+
+
 class Block(nn.Module):
     """One layer: listen, then think; each step is gated by the noise level, shut at first."""
 
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
+    def __init__(self, config: DiscreteDiffusionConfig, reads: bool = False) -> None:
         super().__init__()
         self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
         self.attention = Attention(config)
@@ -803,17 +819,19 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
+        weights = (torch.zeros(3, d) for _ in range(2))
+        self.near = nn.ParameterList(weights) if reads else (None, None)
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
     ) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = modulated_norm(x, shift_a, scale_a)
+        asks = nearby(modulated_norm(x, shift_a, scale_a), self.near[0])
         heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        thought = self.feed_forward(modulated_norm(x, shift_f, scale_f))
-        return x + gate_f * self.dropout(thought)
+        asks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        return x + gate_f * self.dropout(self.feed_forward(asks))
 
 
 # %% [markdown]
@@ -821,16 +839,29 @@ class Block(nn.Module):
 
 
 # %% tags=["test"]
+def test_nearby_by_hand():
+    x = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]])[..., None]  # (2, 4, 1)
+    weights = torch.tensor([[10.0], [100.0]])  # one back, two back
+    expected = [
+        [1.0, 2 + 10, 4 + 20 + 100, 8 + 40 + 200],
+        [3.0, 5 + 30, 7 + 50 + 300, 9 + 70 + 500],
+    ]
+    assert nearby(x, weights)[..., 0].tolist() == expected
+    assert torch.equal(nearby(x[:, :1], weights), x[:, :1])  # nothing is before the first
+    assert nearby(x, None) is x
+
+
 def test_each_gate_opens_its_branch():
     g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
     sees = torch.ones(5, 5, dtype=torch.bool).tril()
-    block = Block(small_config()).double()
+    block = Block(small_config(), reads=True).double()
     assert torch.equal(block(x, None, cond, angles, sees), x)
     randomize(block.attention)
     randomize(block.feed_forward)
+    randomize(block.near, seed=2)
     assert torch.equal(block(x, others, cond, angles, sees), x)
     parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
 
@@ -838,17 +869,18 @@ def test_each_gate_opens_its_branch():
         return 1.5 * nn.functional.layer_norm(y, (16,)) + 0.2
 
     for heard in (None, others):
-        asked = normed(x if heard is None else heard)
+        asks, thinks = (nearby(normed(x), weights) for weights in block.near)
+        asked = asks if heard is None else normed(heard)
         for first, step in (
-            (0, lambda h, asked=asked: block.attention(h, asked, angles, sees)),
-            (3, block.feed_forward),
+            (0, block.attention(asks, asked, angles, sees)),
+            (3, block.feed_forward(thinks)),
         ):
             parts.zero_()
             parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
-            expected = x - 2.0 * step(normed(x))
-            assert torch.allclose(block(x, heard, cond, angles, sees), expected)
+            assert torch.allclose(block(x, heard, cond, angles, sees), x - 2.0 * step)
 
 
+test_nearby_by_hand()
 test_each_gate_opens_its_branch()
 
 # %% [markdown]
@@ -861,7 +893,9 @@ test_each_gate_opens_its_branch()
 # * *Shift.* At position $i$ the left reader gets the vector of letter $i-1$, the right reader that of letter $i+1$
 #   (at the ends: nothing).
 # * *Mask.* At position $i$ the left reader may listen to its own places $j \le i$, which have read no further than
-#   letter $i - 1$. The right reader may listen to $j \ge i$.
+#   letter $i - 1$. The right reader may listen to $j \ge i$. (In code it gets the text backwards, so that "before" is for
+#   both the side that they come from. Then one mask does for both, and so does the glance back, which looks only where
+#   the reader has been.)
 #
 # By hand, for the word `tea`: what has each reader read at each place, when it has done?
 #
@@ -878,7 +912,7 @@ test_each_gate_opens_its_branch()
 #
 # Of the $n$ blocks, $\lfloor (n-1)/2 \rfloor$ go to each reader and the rest to the judge: 2, 2 and 2 of 6. Each
 # block still works once on each position, so this costs about what a plain stack of $n$ blocks costs (a judge
-# some third more, for it hears $2L$ places). The price is elsewhere: the two readers never talk to each other before the
+# some third more, for it hears $2L$ places). The judge does not glance back: the judge at place 1 knows `ea`, as above. The price is elsewhere: the two readers never talk to each other before the
 # judge speaks.
 
 
@@ -891,8 +925,8 @@ def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 def listen(
     blocks: nn.ModuleList, left: Tensor, right: Tensor, cond: Tensor, angles: Tensor
-) -> Tensor:
-    """What each position learns from all others, and never from itself: (B, L, n_embd).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What judge, left and right reader know of each position, never from itself: (B, L, n_embd).
 
     The hollow transformer of Sun et al. 2023 (arXiv:2211.16750), without weights shared by the readers.
     """
@@ -900,13 +934,15 @@ def listen(
     before = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
     for block in blocks[:readers]:
         left = block(left, None, cond, angles, before)
+    right = right.flip(1)  # it reads backwards
     for block in blocks[readers : 2 * readers]:
-        right = block(right, None, cond, angles, before.T)
+        right = block(right, None, cond, angles, before)
+    right = right.flip(1)
     heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
     judge = left + right
     for block in blocks[2 * readers :]:
         judge = block(judge, heard, cond, angles, sees)
-    return judge
+    return judge, left, right
 
 
 # %% [markdown]
@@ -959,30 +995,38 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
         self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        reading = (config.n_layer - 1) // 2 * 2  # so many of the blocks
+        self.blocks = nn.ModuleList(Block(config, i < reading) for i in range(config.n_layer))
         self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
         self.head = nn.Linear(config.n_embd, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)  # not 1, for the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the network says, before it is read as a distribution or a score: (B, L, V)."""
+    def logits(
+        self,
+        input_ids: Tensor,
+        sigma_bar: Tensor,
+        mask: Tensor | None = None,
+        all_three: bool = False,
+    ) -> Tensor:
+        """What the judge says, before it is read as q or as a score: (B, L, V); or all three, (3, B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        x = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
+        known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
+        x = torch.stack(known) if all_three else known[0]
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts: (B, L, V), float32 or wider."""
+    def denoise(self, x_t: Tensor, sigma_bar: Tensor, *options: Any) -> Tensor:
+        r"""$\log q$ of each clean token, before its own $x_t$ counts; the options are those of ``logits``."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, mask).log_softmax(-1)
+        return self.logits(x_t, sigma_bar, *options).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
@@ -1353,7 +1397,8 @@ test_network_refuses_inputs_in_one_line()
 # $$ \begin{aligned} &\underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2d_c(d_c+1)}_{\text{noise}}
 #    + n\big[\underbrace{6d(d_c+1)}_{\text{modulation}} + \underbrace{4d^2 + 2d/h}_{\text{attention}}
 #    + \underbrace{8d^2}_{\text{feed-forward}}\big] \\
-#    &+ \underbrace{2d(d_c+1)}_{\text{last modulation}} + \underbrace{V(d+1)}_{\text{head}} \end{aligned} $$
+#    &+ \underbrace{12\,d\,\lfloor (n-1)/2\rfloor}_{\text{glances back}} + \underbrace{2d(d_c+1)}_{\text{last modulation}}
+#    + \underbrace{V(d+1)}_{\text{head}} \end{aligned} $$
 #
 # (The $2d/h$ are the norms of query and key, one number for each feature of a head.) Rule of thumb: $12\,n\,d^2$, for large $d$. A formula that agrees with the network says that nothing was forgotten, and
 # nothing is there twice.
@@ -1366,7 +1411,7 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 2 * 6 * d
 
 
 def test_number_of_parameters():
@@ -1536,7 +1581,7 @@ swapped = x_t[:, [1, 0, 2, 3, 4, 5, 6]]
 
 def answer(bag: DiscreteDiffusionTransformer, x_t: Tensor) -> Tensor:
     x, cond = neighbors(bag.embedding(x_t), 0 * bag.places[:7]), bag.noise_embedding(sigma_bar)
-    judge = listen(bag.blocks, *x, cond, 0 * rotary_angles(7, 8))
+    judge, _, _ = listen(bag.blocks, *x, cond, 0 * rotary_angles(7, 8))
     return bag.head(modulated_norm(judge, *bag.modulation(cond)))[0, -1]
 
 

@@ -803,10 +803,9 @@ from ddlm_core.evaluation import Estimate, estimate_bound
 def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
     """The bound on a text, in bits for each of its characters."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
-    rows, rest = divmod(len(tokens), length := model.config.block_size)
-    parts = [tokens[: rows * length].view(rows, length)] * (rows > 0) + [tokens[None, -rest:]] * (
-        rest > 0
-    )
+    rest = len(tokens) % (length := model.config.block_size)
+    whole, tail = tokens.split([len(tokens) - rest, rest])
+    parts = [part for part in (whole.view(-1, length), tail[None]) if part.numel()]
     found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
     total = sum(e.mean * len(part) for e, part in zip(found, parts))
     reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))

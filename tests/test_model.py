@@ -16,6 +16,7 @@ from ddlm_core.model import (
     DiscreteDiffusionTransformer,
     Modulation,
     modulated_norm,
+    nearby,
     noise_features,
     rotary_angles,
     rotate,
@@ -184,16 +185,29 @@ def test_large_queries_and_keys_change_nothing():
     assert torch.allclose(attention(x, heard, rotary_angles(5, 8), sees), before)
 
 
+def test_nearby_by_hand():
+    x = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]])[..., None]  # (2, 4, 1)
+    weights = torch.tensor([[10.0], [100.0]])  # one back, two back
+    expected = [
+        [1.0, 2 + 10, 4 + 20 + 100, 8 + 40 + 200],
+        [3.0, 5 + 30, 7 + 50 + 300, 9 + 70 + 500],
+    ]
+    assert nearby(x, weights)[..., 0].tolist() == expected
+    assert torch.equal(nearby(x[:, :1], weights), x[:, :1])  # nothing is before the first
+    assert nearby(x, None) is x
+
+
 def test_each_gate_opens_its_branch():
     g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
     sees = torch.ones(5, 5, dtype=torch.bool).tril()
-    block = Block(small_config()).double()
+    block = Block(small_config(), reads=True).double()
     assert torch.equal(block(x, None, cond, angles, sees), x)
     randomize(block.attention)
     randomize(block.feed_forward)
+    randomize(block.near, seed=2)
     assert torch.equal(block(x, others, cond, angles, sees), x)
     parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
 
@@ -201,15 +215,15 @@ def test_each_gate_opens_its_branch():
         return 1.5 * nn.functional.layer_norm(y, (16,)) + 0.2
 
     for heard in (None, others):
-        asked = normed(x if heard is None else heard)
+        asks, thinks = (nearby(normed(x), weights) for weights in block.near)
+        asked = asks if heard is None else normed(heard)
         for first, step in (
-            (0, lambda h, asked=asked: block.attention(h, asked, angles, sees)),
-            (3, block.feed_forward),
+            (0, block.attention(asks, asked, angles, sees)),
+            (3, block.feed_forward(thinks)),
         ):
             parts.zero_()
             parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
-            expected = x - 2.0 * step(normed(x))
-            assert torch.allclose(block(x, heard, cond, angles, sees), expected)
+            assert torch.allclose(block(x, heard, cond, angles, sees), x - 2.0 * step)
 
 
 def small_network(seed: int = 0, **changes) -> DiscreteDiffusionTransformer:
@@ -429,7 +443,7 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 2 * 6 * d
 
 
 def test_number_of_parameters():

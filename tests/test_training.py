@@ -102,9 +102,9 @@ def tiny_network(**changes):
     return model
 
 
-@pytest.mark.parametrize("objective", ["guess", "score_entropy"])
+@pytest.mark.parametrize("objective", ["guess", "graded", "score_entropy"])
 def test_parts_of_a_step_add_up(objective):
-    model, config = tiny_network(), TrainingConfig(given_share=0.5)
+    model, config = tiny_network(n_layer=3), TrainingConfig(given_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, objective)
@@ -117,12 +117,27 @@ def test_parts_of_a_step_add_up(objective):
         loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
         torch.testing.assert_close((weight * loss).mean(), whole)
     else:
-        log_q = model.denoise(drawn[1], drawn[3], drawn[2])
-        rows = [
-            (log_q[b, torch.arange(160), x_0[b]] * ~drawn[2][b]).sum() / (~drawn[2][b]).sum()
-            for b in range(8)
-        ]
-        torch.testing.assert_close(-sum(rows) / 8, whole)
+        expected, heads = 0.0, []
+        model.head.register_forward_hook(lambda head, _, logits: heads.append(logits))
+        model.denoise(drawn[1], drawn[3], drawn[2], True)
+        for weight, logits in zip((1.0, 0.3, 0.3), heads[0].log_softmax(-1)):
+            for b, free in enumerate(~drawn[2]):
+                surprise = -logits[b, torch.arange(160), x_0[b]]
+                weighs = weight if objective == "graded" else float(weight == 1)
+                expected += weighs * (surprise * free).sum() / free.sum() / 8
+        torch.testing.assert_close(expected, whole)
+
+
+def test_readers_are_graded_for_what_they_have_read():
+    model = tiny_network(n_layer=3)
+    x_t = torch.randint(2, 106, (1, 12), generator=torch.Generator().manual_seed(1))
+    moved = x_t.clone()
+    moved[0, 5] = 50
+    told = [model.denoise(x, torch.ones(1), None, True)[:, 0] for x in (x_t, moved)]
+    heard = (told[0] != told[1]).any(-1)  # (3, 12): whose answer letter 5 has changed, and where
+    places = torch.arange(12)
+    assert torch.equal(heard, torch.stack([places != 5, places > 5, places < 5]))
+    assert torch.equal(model.denoise(x_t, torch.ones(1)), told[0][None, 0])
 
 
 def test_a_network_of_scores_is_trained_on_score_entropy():

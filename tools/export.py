@@ -44,9 +44,8 @@ class Output:
     body: list[str]
 
     def text(self) -> str:
-        return "\n\n".join(
-            [HEADER.format(self.chapter.path), *self.head, *self.imports, *self.body]
-        )
+        top = "\n".join([HEADER.format(self.chapter.path), *self.head])
+        return "\n\n".join([top, *self.imports, *self.body])
 
 
 def modules_of(node: ast.Import | ast.ImportFrom, home: dict[str, str]) -> set[str]:

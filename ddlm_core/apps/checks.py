@@ -10,7 +10,7 @@ from torch import Tensor
 
 WHOLE, ANY = (int, int | None), (float, float | None)  # types of fields
 FROM_ZERO = ("num_workers", "warmup_steps", "seed")
-NAMES = {"optimizer": ("muon", "adamw"), "objective": ("guess", "score_entropy")}
+NAMES = {"optimizer": ("muon", "adamw"), "objective": ("guess", "graded", "score_entropy")}
 SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
 
 
