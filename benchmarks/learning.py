@@ -33,7 +33,6 @@ from ddlm_core import (
 from ddlm_core import model as model_module
 from ddlm_core import training as training_module
 from ddlm_core.apps.checkpoints import batches_from
-from ddlm_core.loss import free_mean
 from ddlm_core.model import Modulation, modulated_norm, neighbors, rotary_angles
 
 TESTS = Path(__file__).parents[1] / "tests"
@@ -100,37 +99,6 @@ class WithTally(DiscreteDiffusionTransformer):
 
         with patch.object(model_module, "neighbors", told):
             return super().logits(input_ids, sigma_bar, mask)
-
-
-class Graded(DiscreteDiffusionTransformer):
-    """Each reader has a head of its own, to be graded for what it knows without the other one."""
-
-    def __init__(self, config: DiscreteDiffusionConfig) -> None:
-        super().__init__(config)
-        self.modulate = Modulation(config.cond_dim, config.n_embd, 2)
-        self.heads = nn.ModuleList(nn.Linear(config.n_embd, config.vocab_size) for _ in range(2))
-
-    def guesses(self, drawn: tuple) -> list[Tensor]:
-        """Log-probabilities of the judge and of both readers, (B, L, V) each."""
-        _, x_t, mask, sigma_bar, _ = drawn
-        count, found = (len(self.blocks) - 1) // 2, []
-        last = [self.blocks[count - 1], self.blocks[2 * count - 1]]
-        hooks = [b.register_forward_hook(lambda *args: found.append(args[-1])) for b in last]
-        log_q = self.denoise(x_t, sigma_bar, mask)
-        for hook in hooks:
-            hook.remove()
-        how = self.modulate(self.noise_embedding(sigma_bar))
-        read = [head(modulated_norm(x, *how)) for head, x in zip(self.heads, found)]
-        return [log_q, *(logits.float().log_softmax(-1) for logits in read)]
-
-
-def graded_loss(model: Graded, drawn: tuple, _: str) -> Tensor:
-    x_0, mask = drawn[0], drawn[2]
-    judge, *readers = (
-        free_mean(-log_q.gather(-1, x_0[..., None])[..., 0], mask).mean()
-        for log_q in model.guesses(drawn)
-    )
-    return judge + 0.3 * sum(readers)
 
 
 class Same(nn.RMSNorm):
@@ -232,7 +200,7 @@ OLD = {"optimizer": "adamw", "objective": "score_entropy", "given_share": 0.0}
 SCALE = {
     "copied recipe": Variant(
         OLD | {"learning_rate": 1e-4, "noise_power": None, "ema_decay": 0.0},
-        {"n_layer": 4, "parametrization": "score"},
+        {"n_layer": 4, "near": 0, "parametrization": "score"},
         kind=Plain,
         patches=(
             (training_module, "learning_rate_factor", constant),
@@ -241,7 +209,7 @@ SCALE = {
     ),
     "prototype": Variant(
         OLD | {"learning_rate": 2e-3, "ema_decay": 0.99},
-        {"n_layer": 4},
+        {"n_layer": 4, "near": 0},
         kind=Plain,
         patches=((training_module, "learning_rate_factor", cosine),),
     ),
@@ -253,7 +221,8 @@ VARIANTS = {
     "score entropy, times uniform in t": Variant(
         {"objective": "score_entropy", "noise_power": None}
     ),
-    "plain stack, score entropy": Variant({"objective": "score_entropy"}, kind=Plain),
+    "plain stack, score entropy": Variant({"objective": "score_entropy"}, {"near": 0}, kind=Plain),
+    "readers are graded, too": Variant({"objective": "graded"}),
     "no given spans": Variant({"given_share": 0.0}),
     "more low noise: power 2": Variant({"noise_power": 2.0}),
     "more high noise: power 0.5": Variant({"noise_power": 0.5}),
@@ -285,6 +254,7 @@ VARIANTS = {
             ),
         )
     ),
+    "no glance back": Variant(network={"near": 0}),
     "no rotary positions": Variant(patches=((model_module, "rotate", lambda x, angles: x),)),
     "gated feed-forward (SwiGLU)": Variant(change=gated),
     "tied embedding and head": Variant(change=tied),
@@ -293,9 +263,6 @@ VARIANTS = {
     "first blocks hear 16 letters": Variant(change=local_readers),
     "readers start from 3 letters": Variant(kind=WithConvolution),
     "a tally of all other letters": Variant(kind=WithTally),
-    "readers are graded, too": Variant(
-        kind=Graded, patches=((training_module, "training_loss", graded_loss),)
-    ),
 }
 
 

@@ -30,6 +30,7 @@ class DiscreteDiffusionConfig:
     cond_dim: int = 64  # width of the noise-level embedding
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
+    near: int = 3  # letters that a reader glances back at
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
     graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
@@ -156,8 +157,8 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        weights = (torch.zeros(3, d) for _ in range(2))
-        self.near = nn.ParameterList(weights) if reads else (None, None)
+        twice = range(2 if reads and config.near else 0)
+        self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in twice) or (None, None)
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor

@@ -296,6 +296,7 @@ class DiscreteDiffusionConfig:
     cond_dim: int = 64  # width of the noise-level embedding
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
+    near: int = 3  # letters that a reader glances back at
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
     graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
@@ -360,6 +361,7 @@ BAD_CONFIGS = {
     "n_head must be a whole number, at least 1": {"n_head": -1},
     "step must be a whole number, at least 0": {"step": -1},
     "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
+    "near must be a whole number, at least 0, got -1": {"near": -1},
     "cond_dim must be even, got 7": {"cond_dim": 7},
     r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
     r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
@@ -819,8 +821,8 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        weights = (torch.zeros(3, d) for _ in range(2))
-        self.near = nn.ParameterList(weights) if reads else (None, None)
+        twice = range(2 if reads and config.near else 0)
+        self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in twice) or (None, None)
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
@@ -959,7 +961,8 @@ def listen(
 # processor would have to wait for the GPU at each call.
 
 # %% [markdown]
-# And here is the whole network. `logits` is the left half of the picture up to the head. `denoise` reads the
+# And here is the whole network. `logits` is the left half of the picture up to the head. (With `all_three`, what each reader
+# knows goes through the same norm and head as well. [Chapter 8](08_training.ipynb) uses that to grade them.) `denoise` reads the
 # numbers as $\log q$. `forward` goes on to the score, by the one line from above.
 #
 # Follow one batch through it, with the default sizes. 16 texts of 256 tokens are a table (16, 256) of whole
@@ -1411,14 +1414,15 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 2 * 6 * d
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.near * d
 
 
 def test_number_of_parameters():
     for config in (
         DiscreteDiffusionConfig(),
         small_config(),
-        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, near=1),
+        small_config(near=0),
     ):
         network = DiscreteDiffusionTransformer(config)
         assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)
@@ -1515,6 +1519,8 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 #    `test_places_are_added_by_position`, and on this page exercise 2.
 # 3. Forget the norm of the keys: in the line that turns them, write `k` for `self.key_norm(k)`. `test_large_queries_and_keys_change_nothing` fails,
 #    `test_attention_is_the_formula`, and `test_network_wakes_from_the_top` (the norm that nobody asks gets no gradient).
+# 4. Let the judge glance back, too: in the network's `__init__`, write `True` for `i < reading`.
+#    `test_every_position_hears_every_other_and_nothing_else` fails: the judge next door knows the letter that is asked for.
 #
 # After each: `make export && pytest tests/test_model.py`.
 #
@@ -1606,7 +1612,7 @@ same
 # | `noise_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
 # | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
 # | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
-# | `Attention`, `Block` | one layer and its two branches |
+# | `Attention`, `nearby(x, weights)`, `Block` | one layer, its two branches, and a glance back before each |
 # | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but its own |
 # | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |
 #

@@ -640,6 +640,14 @@ def draw_noise(
 # ranked differently. So we train on the one, and report the other. That a network which cannot hear its own letter may
 # be graded so is the idea of [Sun et al. 2023](https://arxiv.org/abs/2211.16750), there with a view to ratios.)
 #
+# **Three guesses for one.** The judge learns from what the readers tell it, and the readers learn only what the judge
+# asks them for. At first it asks for nothing. But each reader could be asked itself: the left one has read every letter
+# before a place, like a GPT, and the right one every letter behind it. `objective="graded"` sends all three through the
+# same norm and the same head, and adds 0.3 times the surprise of each reader to that of the judge. So the readers learn from the
+# first step on what comes next, forwards and backwards, however noisy. GRADEDGAIN Nothing of it stays in the finished model: there are no
+# new weights, and the sampler asks the judge alone. (Its price is three tables of log-probabilities in the place of one. The
+# idea of giving inner layers a loss of their own is from [Lee et al. 2015](https://arxiv.org/abs/1409.5185).)
+#
 # Two details of the code. We average within each window first, and then over the windows: so each window counts alike,
 # however much of it is given, and the parts of a step add up to the step. And the loss is wrapped in a module,
 # `Objective`, because the library that lets several processes share the work watches the `forward` of one module. Two
@@ -1418,7 +1426,7 @@ folder.cleanup()
 #
 # One at a time: take the recipe of this chapter, change one thing, train for a minute on one core, and measure the
 # bound on text that was held out. `python benchmarks/learning.py` does that for some thirty changes. These are some of them,
-# for the network of 1.55 million weights that ships with this book, on 1.4 million characters of TinyStories
+# for the network of 1.56 million weights that ships with this book, on 1.4 million characters of TinyStories
 # ([`benchmarks/README.md`](../benchmarks/README.md) has all, with the command and the seed):
 #
 # | changed | bits a character after a minute |
@@ -1515,7 +1523,7 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 #
 # - `mixed_precision`: bf16 where the hardware multiplies it fast, else fp16 on a GPU (`auto`). What stays in 32 bits
 #   uses TF32 there: newer NVIDIA cards then multiply with fewer digits, and faster.
-# - `torch_compile=true` fuses operations. On one core of a CPU, the network of 1.55 million weights (16 windows of 160,
+# - `torch_compile=true` fuses operations. On one core of a CPU, the network of 1.56 million weights (16 windows of 160,
 #   bf16) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some 700 steps on.
 # - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
 #   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.

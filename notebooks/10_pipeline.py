@@ -803,9 +803,8 @@ from ddlm_core.evaluation import Estimate, estimate_bound
 def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
     """The bound on a text, in bits for each of its characters."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
-    rest = len(tokens) % (length := model.config.block_size)
-    whole, tail = tokens.split([len(tokens) - rest, rest])
-    parts = [part for part in (whole.view(-1, length), tail[None]) if part.numel()]
+    cut = len(tokens) // (length := model.config.block_size) * length
+    parts = [part for part in (tokens[:cut].view(-1, length), tokens[None, cut:]) if part.numel()]
     found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
     total = sum(e.mean * len(part) for e, part in zip(found, parts))
     reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))

@@ -44,6 +44,7 @@ BAD_CONFIGS = {
     "n_head must be a whole number, at least 1": {"n_head": -1},
     "step must be a whole number, at least 0": {"step": -1},
     "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
+    "near must be a whole number, at least 0, got -1": {"near": -1},
     "cond_dim must be even, got 7": {"cond_dim": 7},
     r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
     r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
@@ -443,14 +444,15 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 2 * 6 * d
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.near * d
 
 
 def test_number_of_parameters():
     for config in (
         DiscreteDiffusionConfig(),
         small_config(),
-        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, near=1),
+        small_config(near=0),
     ):
         network = DiscreteDiffusionTransformer(config)
         assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)

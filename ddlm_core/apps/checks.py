@@ -32,8 +32,8 @@ def check_settings(config: Any) -> None:
 
 def check_config(config: Any, graphs: Iterable[str]) -> None:
     """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "step"):
-        value, least = getattr(config, name), int(name != "step")
+    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "near", "step"):
+        value, least = getattr(config, name), int(name not in ("near", "step"))
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
     if config.n_embd % (unit := 2 * config.n_head):
