@@ -30,7 +30,7 @@ class DiscreteDiffusionConfig:
     cond_dim: int = 64  # width of the noise-level embedding
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
-    near: int = 3  # letters that a reader glances back at
+    near: int = 3  # places that a reader glances back at
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
     graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
@@ -137,11 +137,10 @@ class Attention(nn.Module):
 
 
 def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Each place of x (B, L, n_embd) and its last few before it, weighted (few, n_embd): (B, L, n_embd)."""
+    """Each place of x (B, L, n_embd) plus the few before it, each times its weights (few, n_embd)."""
     total = x
     for back, weight in enumerate(weights if weights is not None else (), 1):
-        before = nn.functional.pad(x[:, :-back], (0, 0, back, 0))[:, : x.shape[1]]
-        total = total + weight * before
+        total = total + weight * nn.functional.pad(x, (0, 0, back, 0))[:, : x.shape[1]]
     return total
 
 
@@ -157,8 +156,9 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        twice = range(2 if reads and config.near else 0)
-        self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in twice) or (None, None)
+        self.near = (None, None)  # weights of the glances before listening and before thinking
+        if reads and config.near:
+            self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in range(2))
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
@@ -168,8 +168,8 @@ class Block(nn.Module):
         heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        asks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
-        return x + gate_f * self.dropout(self.feed_forward(asks))
+        thinks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        return x + gate_f * self.dropout(self.feed_forward(thinks))
 
 
 def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,13 +219,9 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         nn.init.zeros_(self.head.bias)
 
     def logits(
-        self,
-        input_ids: Tensor,
-        sigma_bar: Tensor,
-        mask: Tensor | None = None,
-        all_three: bool = False,
+        self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
     ) -> Tensor:
-        """What the judge says, before it is read as q or as a score: (B, L, V); or all three, (3, B, L, V)."""
+        """What the judge says, not yet q or a score: (B, L, V). ``graded``: and each reader, (3, B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
@@ -233,15 +229,17 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
-        x = torch.stack(known) if all_three else known[0]
+        x = torch.stack(known) if graded else known[0]
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(self, x_t: Tensor, sigma_bar: Tensor, *options: Any) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts; the options are those of ``logits``."""
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
+    ) -> Tensor:
+        r"""$\log q$ of each clean token, before its own $x_t$ counts: shape of ``logits``, at least float32."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, *options).log_softmax(-1)
+        return self.logits(x_t, sigma_bar, mask, graded).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""

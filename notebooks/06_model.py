@@ -156,9 +156,9 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # Hiding the letter looks hard: each layer mixes all positions, so after two layers a position hears about
 # its own letter from its neighbors. But there is a way (*two readers and a judge*, below), and it is worth it twice. The
 # guess is then what it claims to be, whatever the weights. And a network that has nothing to copy can be asked for the clean
-# letter itself, at every position: [chapter 8](08_training.ipynb) makes a loss of that. On real stories (the preset `cpu`, the same steps of
-# the same learning rate), the two changes together stood at 2.14 bits a character after 1,000 steps and at 2.00 after 2,000; the
-# first draft, trained on score entropy, at 2.75 and 2.37.
+# letter itself, at every position: [chapter 8](08_training.ipynb) makes a loss of that. On real stories (the preset
+# `cpu` with `model.near=0`, the same steps of the same learning rate), the two changes together stood at 2.14 bits a
+# character after 1,000 steps and at 2.00 after 2,000; the first draft, trained on score entropy, at 2.75 and 2.37.
 #
 # And whatever the network says, right or wrong, its guess and its score fit together. Call the guess once the own
 # letter counts the *posterior*. The score is then a mean over it, of the ratios $a_y(z)$ that would be true if the
@@ -296,7 +296,7 @@ class DiscreteDiffusionConfig:
     cond_dim: int = 64  # width of the noise-level embedding
     dropout: float = 0.0
     bias: bool = False  # in the linear maps of the blocks
-    near: int = 3  # letters that a reader glances back at
+    near: int = 3  # places that a reader glances back at
     parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
     graph: str = "uniform"  # or "absorbing": appendix A
     sigma_min: float = 1e-4
@@ -671,10 +671,11 @@ test_rotation_in_bfloat16_still_counts()
 #    w_{ij} = \frac{e^{u_{ij}}}{\sum_{j'\in S_i} e^{u_{ij'}}}, \qquad u_{ij} = \frac{q_i\cdot k_j}{\sqrt s}. $$
 #
 # $S_i$ are the places that position $i$ may listen to. In a GPT these are the $j \le i$; who they are here, a section
-# below says. So the function takes four things: `x`, who asks; `heard`, who can be heard (in a reader, the same);
-# `angles`, the turns; and `sees`, true where $j$ is in $S_i$. What is heard can be two readings of the text, one behind
-# the other; then the turns begin anew with the second. `<PAD>` is not masked: to this model it is a character like any other, and where
-# a story ends is something to be guessed. The $h$ heads do this side by side, with $s = d/h$ features each.
+# below says. So the function takes four things: `x`, who asks; `heard`, who can be heard; `angles`, the turns; and
+# `sees`, true where $j$ is in $S_i$. What is heard is `x` itself, or (for the *judge*, below) two tables of $L$ places,
+# one behind the other; then the turns begin anew with the second. `<PAD>` is not masked: to this model it is a
+# character like any other, and where a story ends is something to be guessed. The $h$ heads do this side by side, with
+# $s = d/h$ features each.
 #
 # **Normed queries and keys.** Nothing above stops $q$ and $k$ from growing. When they do, one $w_{ij}$ is
 # almost 1, the rest almost 0, the derivative of the softmax is almost 0, and learning stalls. So before the turn we divide each query
@@ -782,30 +783,34 @@ test_large_queries_and_keys_change_nothing()
 # %% [markdown]
 # ## One block
 #
-# After listening, each position thinks for itself (*feed-forward*): up to four times as many features, a bend (GELU, another
-# smooth $\max(x, 0)$), and down again. Now the right half of the picture, line by line. `self.modulation` gives six parts: shift, scale and gate for
-# attention, then the same for the feed-forward map. A block listens to its own text, or to `heard`, if
-# that is given, normed, shifted and scaled in the same way.
+# After listening, each position thinks about what it has (*feed-forward*): up to four times as many features, a bend
+# (GELU, another smooth $\max(x, 0)$), and down again. Now the right half of the picture, line by line (what is not in
+# the picture, the glance back, comes after). `self.modulation` gives six parts: shift, scale and gate for attention,
+# then the same for the feed-forward map. A block listens to its own text, or to `heard`, if that is given, normed,
+# shifted and scaled in the same way.
 #
 # **A glance back.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor: it must
 # find the place by its turn, and then carry the letter over. So in a block that `reads` (a section below says which do),
-# each place first gets the last three before it added, once before it listens and once before it thinks. Each of the
-# three has a weight of its own for each feature; the function is `nearby`. By hand, with one feature, the text
-# `1, 2, 4, 8`, and the weights 10 for one back and 100 for two back: the last place becomes
-# $8 + 10\cdot 4 + 100\cdot 2 = 248$. The weights are zero at first. They are few, $6d$ in a block of some $12d^2$, and
-# NEARGAIN
-# (*Departure:* SEDD does not have this. [Primer](https://arxiv.org/abs/2109.08668) has such a causal convolution behind
-# queries, keys and values. Before both branches it is called a *canon layer*, after the musical form, by
-# [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351).)
+# what goes into each of the two branches, already normed, shifted and scaled, is not the place alone: the three places
+# before it, in the order of reading, are added, each with a weight of its own for each feature (`nearby`). The thick
+# line itself is left as it is. By hand, with one feature, the text `1, 2, 4, 8`, and two weights only, 10 for one back
+# and 100 for two back: the last place becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. The weights are zero at first. (That is
+# safe behind a gate of zero: the place itself still passes, so the gate opens first.) They are few, $6d$ in a block of
+# some $12d^2$, and they pay: on TinyStories (the preset `cpu`) the bound was 2.08 bits a character after 1,000 steps and
+# 1.95 after 2,000 with them, and 2.14 and 2.00 without.
+#
+# (*Departure:* SEDD does not have this. Elsewhere its name is *causal convolution*, causal because it looks back only.
+# [Primer](https://arxiv.org/abs/2109.08668) (So et al. 2021) has one behind queries, keys and values;
+# [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351) puts it in four places, two of them ours, and calls it a *canon
+# layer*.)
 
 
 # %% tags=["export"]
 def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Each place of x (B, L, n_embd) and its last few before it, weighted (few, n_embd): (B, L, n_embd)."""
+    """Each place of x (B, L, n_embd) plus the few before it, each times its weights (few, n_embd)."""
     total = x
     for back, weight in enumerate(weights if weights is not None else (), 1):
-        before = nn.functional.pad(x[:, :-back], (0, 0, back, 0))[:, : x.shape[1]]
-        total = total + weight * before
+        total = total + weight * nn.functional.pad(x, (0, 0, back, 0))[:, : x.shape[1]]
     return total
 
 
@@ -821,8 +826,9 @@ class Block(nn.Module):
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        twice = range(2 if reads and config.near else 0)
-        self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in twice) or (None, None)
+        self.near = (None, None)  # weights of the glances before listening and before thinking
+        if reads and config.near:
+            self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in range(2))
 
     def forward(
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
@@ -832,8 +838,8 @@ class Block(nn.Module):
         heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        asks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
-        return x + gate_f * self.dropout(self.feed_forward(asks))
+        thinks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        return x + gate_f * self.dropout(self.feed_forward(thinks))
 
 
 # %% [markdown]
@@ -890,14 +896,17 @@ test_each_gate_opens_its_branch()
 #
 # Now the blocks are put together so that no position hears its own letter. One reader goes from left to right, as a
 # GPT does, the other from right to left. At position $i$ the first has read the letters before $i$, the second those
-# after $i$. Neither has read letter $i$. In code there are two parts to that:
+# after $i$. Neither has read letter $i$. In code there are three parts to that:
 #
 # * *Shift.* At position $i$ the left reader gets the vector of letter $i-1$, the right reader that of letter $i+1$
 #   (at the ends: nothing).
 # * *Mask.* At position $i$ the left reader may listen to its own places $j \le i$, which have read no further than
-#   letter $i - 1$. The right reader may listen to $j \ge i$. (In code it gets the text backwards, so that "before" is for
-#   both the side that they come from. Then one mask does for both, and so does the glance back, which looks only where
-#   the reader has been.)
+#   letter $i - 1$. The right reader may listen to $j \ge i$.
+# * *Glance back.* It looks only at places that the reader has passed, and these know no more than shift and mask let
+#   them.
+#
+# The right reader gets the text backwards. So in its order, too, "before" means "already read", and one mask and one
+# `nearby` serve both. (Its turns then count from the other end. That does not matter, since only distances count.)
 #
 # By hand, for the word `tea`: what has each reader read at each place, when it has done?
 #
@@ -906,15 +915,15 @@ test_each_gate_opens_its_branch()
 # | left reader | – | `t` | `te` |
 # | right reader | `ea` | `a` | – |
 #
-# The columns together are all the letters but one, each time another one. In the end a *judge* puts them
-# together. It starts from the sum of both readers at its place, and may listen to the left reader at $j \le i$ and to
-# the right reader at $j \ge i$. It may not listen to itself: the judge at place 1 knows `ea`, and by way of it the
-# judge at place 2 would hear its own `e`. So however many blocks the judge has, all of them listen to the two readers,
-# who never listen to it.
+# The columns together are all the letters but one, each time another one. In the end a *judge* puts them together. It
+# starts from the sum of both readers at its place, and may listen to the left reader at $j \le i$ and to the right
+# reader at $j \ge i$. It may not listen to itself: the judge at place 1 knows `ea`, and by way of it the judge at place
+# 2 would hear its own `e`. So however many blocks the judge has, all of them listen to the two readers, who never
+# listen to it. For the same reason the judge does not glance back: place 2 would get its own `e` from place 1.
 #
-# Of the $n$ blocks, $\lfloor (n-1)/2 \rfloor$ go to each reader and the rest to the judge: 2, 2 and 2 of 6. Each
-# block still works once on each position, so this costs about what a plain stack of $n$ blocks costs (a judge
-# some third more, for it hears $2L$ places). The judge does not glance back: the judge at place 1 knows `ea`, as above. The price is elsewhere: the two readers never talk to each other before the
+# Of the $n$ blocks, $\lfloor (n-1)/2 \rfloor$ go to each reader and the rest to the judge: 2, 2 and 2 of 6. Each block
+# still works once on each position, so this costs about what a plain stack of $n$ blocks costs (a judge some third more
+# at our size, for it hears $2L$ places). The price is elsewhere: the two readers never talk to each other before the
 # judge speaks.
 
 
@@ -961,9 +970,9 @@ def listen(
 # processor would have to wait for the GPU at each call.
 
 # %% [markdown]
-# And here is the whole network. `logits` is the left half of the picture up to the head. (With `all_three`, what each reader
-# knows goes through the same norm and head as well. [Chapter 8](08_training.ipynb) uses that to grade them.) `denoise` reads the
-# numbers as $\log q$. `forward` goes on to the score, by the one line from above.
+# And here is the whole network. `logits` is the left half of the picture up to the head. (With `graded`, what each
+# reader knows goes through the same norm and head as well. [Chapter 8](08_training.ipynb) uses that to grade them.)
+# `denoise` reads the numbers as $\log q$. `forward` goes on to the score, by the one line from above.
 #
 # Follow one batch through it, with the default sizes. 16 texts of 256 tokens are a table (16, 256) of whole
 # numbers. The embedding makes it (16, 256, 128). `neighbors` makes two such tables, one for each reader, and all blocks keep that
@@ -1007,13 +1016,9 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         nn.init.zeros_(self.head.bias)
 
     def logits(
-        self,
-        input_ids: Tensor,
-        sigma_bar: Tensor,
-        mask: Tensor | None = None,
-        all_three: bool = False,
+        self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
     ) -> Tensor:
-        """What the judge says, before it is read as q or as a score: (B, L, V); or all three, (3, B, L, V)."""
+        """What the judge says, not yet q or a score: (B, L, V). ``graded``: and each reader, (3, B, L, V)."""
         check_input(input_ids, sigma_bar, mask, self.config.block_size)
         x = self.embedding(input_ids)  # (B, L, n_embd)
         if mask is not None:
@@ -1021,15 +1026,17 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         cond = self.noise_embedding(sigma_bar)
         angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
-        x = torch.stack(known) if all_three else known[0]
+        x = torch.stack(known) if graded else known[0]
         logits = self.head(modulated_norm(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(self, x_t: Tensor, sigma_bar: Tensor, *options: Any) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts; the options are those of ``logits``."""
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
+    ) -> Tensor:
+        r"""$\log q$ of each clean token, before its own $x_t$ counts: shape of ``logits``, at least float32."""
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, *options).log_softmax(-1)
+        return self.logits(x_t, sigma_bar, mask, graded).log_softmax(-1)
 
     def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
@@ -1394,7 +1401,7 @@ test_network_refuses_inputs_in_one_line()
 # ## How many numbers is that?
 #
 # A linear map from $a$ to $b$ features has $ab$ weights and $b$ biases. Go through the picture, with
-# $V$ tokens, windows of $L$ tokens, $d$ features, $n$ blocks of $h$ heads, $d_c$ features of the noise
+# $V$ tokens, windows of $L$ tokens, $d$ features, glances at 3 places, $n$ blocks of $h$ heads, $d_c$ features of the noise
 # vector, and no biases in attention and feed-forward:
 #
 # $$ \begin{aligned} &\underbrace{(V + L + 1)\,d}_{\text{embedding, places, given}} + \underbrace{2d_c(d_c+1)}_{\text{noise}}
@@ -1520,7 +1527,8 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 # 3. Forget the norm of the keys: in the line that turns them, write `k` for `self.key_norm(k)`. `test_large_queries_and_keys_change_nothing` fails,
 #    `test_attention_is_the_formula`, and `test_network_wakes_from_the_top` (the norm that nobody asks gets no gradient).
 # 4. Let the judge glance back, too: in the network's `__init__`, write `True` for `i < reading`.
-#    `test_every_position_hears_every_other_and_nothing_else` fails: the judge next door knows the letter that is asked for.
+#    `test_every_position_hears_every_other_and_nothing_else` fails, for the judge next door knows the letter that is
+#    asked for; and with it `test_mask_matters_only_through_given` and `test_number_of_parameters`.
 #
 # After each: `make export && pytest tests/test_model.py`.
 #
