@@ -1204,10 +1204,10 @@ plt.show()
 #
 # We can give it the very same network, with the blocks arranged in another way. In [chapter 6](06_model.ipynb), two of
 # them read from the left, two from the right, and two judge what both have found. Here all six read from the left, so
-# that whatever is said about a character rests on those before it alone. The noise level is a constant. Then
-# `benchmarks/autoregressive.py` trains it with the same data in the same order, the same optimizers, batches and number
-# of steps. Both cost one forward and one backward pass for each step, so the compute is the same, too. These are the
-# numbers that it stored:
+# that whatever is said about a character rests on those before it alone. (Four of them glance back, as there.) The
+# noise level is a constant. Then `benchmarks/autoregressive.py` trains it with the same data in the same order, the
+# same optimizers, batches and number of steps. Both cost one forward and one backward pass for each step, so the
+# compute is the same, too. These are the numbers that it stored:
 
 # %%
 match = json.loads(Path("../benchmarks/autoregressive.json").read_text(encoding="utf-8"))

@@ -904,7 +904,7 @@ test_what_cannot_work_says_so()
 # Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
 # twice, with 1.55 million parameters, on the same stories in the same order, from the same seed, with the same
 # optimizers and the same number of steps. Only the graph differs. (Then also 107 tokens differ from 106, which adds 257
-# parameters.) It was run once.
+# parameters.) It was run once, before the readers glanced back ([chapter 6](06_model.ipynb)) and were graded (chapter 8).
 #
 # Both are trained on the guess of [chapter 8](08_training.ipynb): cross-entropy at every position that is not given, open or
 # masked. But the bound counts only the masks. May we train on open letters, too? Chapter 8 holds the other letters still
