@@ -37,7 +37,7 @@ SAMPLERS = [  # method, schedule, temperature, churn, numbers of steps
     ("analytic", "cosine", 0.5, 1.0, [24]),
     ("analytic", "cosine", 1.0, 1.0, [256]),
 ]
-MANY = 2  # the first samplers get all samples, the others a quarter
+MANY = 3  # the first samplers get all samples, the others a quarter
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,9 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, default=1000, help="of a sampler (default: 1000)")
     p.add_argument("--windows", type=int, default=512, help="held-out stories for the bound")
     p.add_argument("--train-samples", type=int, default=256_000, help="stories it was trained on")
-    p.add_argument(
-        "--compile", action="store_true", help="torch.compile and bfloat16: twice as fast here"
-    )
+    p.add_argument("--compile", action="store_true", help="torch.compile: 1.3 times as fast here")
     p.add_argument("--fresh", action="store_true", help="also make the rows that OUTPUT has")
     p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
     p.add_argument("--quick", action="store_true", help="a few samples: does it run?")
@@ -137,10 +135,9 @@ def main() -> None:
                 continue
             start, batches = time.perf_counter(), []
             for part in batched(sample_generators(0, samples), 50):
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.compile):
-                    batches.append(
-                        sample_diffusion(model, noise, len(part), length, generator=part, **how)
-                    )
+                batches.append(
+                    sample_diffusion(model, noise, len(part), length, generator=part, **how)
+                )
             tokens = torch.cat(batches)
             seconds = (time.perf_counter() - start) / samples
             result["samplers"].append(
