@@ -1,5 +1,6 @@
 """What the machine has, and what it is fast at."""
 
+import os
 import warnings
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +23,10 @@ def make_accelerator(precision: str) -> Any:
         fast = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     elif cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
         fast = "bf16"
-    return Accelerator(mixed_precision=fast if precision == "auto" else precision)
+    device = torch.accelerator.current_accelerator(check_available=True)
+    # without GPUs that can talk, it would not notice that torchrun has started it several times
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and getattr(device, "type", "mps") == "mps"
+    return Accelerator(mixed_precision=fast if precision == "auto" else precision, cpu=several)
 
 
 def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:

@@ -42,9 +42,9 @@ runpy.run_module("ddlm_core.apps.train", run_name="__main__")
 """
 
 
-def ddlm_train(folder, *arguments, command=COMMAND):
+def ddlm_train(folder, *arguments, command=COMMAND, environment=ENVIRONMENT):
     call = [*command, *arguments]
-    return subprocess.run(call, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture
@@ -125,7 +125,10 @@ def test_two_processes_are_as_one(folder):
     assert one.returncode == 0, one.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     torchrun += ["--standalone", "-m", "ddlm_core.apps.train"]
-    two = ddlm_train(folder, *settings, "checkpoint_dir=two", command=torchrun)
+    bare = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}  # as a user has it who has no GPU
+    del bare["ACCELERATE_USE_CPU"]
+    settings += ["checkpoint_dir=two"]
+    two = ddlm_train(folder, *settings, command=torchrun, environment=bare)
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("before: ") == 1 and "processes 2" in two.stdout
     losses = [[line["loss"] for line in log(folder, run)] for run in ("one", "two")]
