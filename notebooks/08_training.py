@@ -1473,11 +1473,11 @@ folder.cleanup()
 #
 # ## On a GPU
 #
-# The command has presets: `ddlm-train --config-name smoke` (seconds), `pocket` (an hour; the bundled model), `cpu`
-# (hours), `gpu` and `gpu-large`. Before you rent a machine, compute what you need. The `gpu` preset is 10 layers of
-# width 640, windows of 256 characters, 64 at a time. We run it once on one window and once on two, and count. PyTorch
-# counts the matrix products for us (not those inside of attention, which add some 8 %, and not Muon's own arithmetic,
-# some 15 %, both by formula), and lets us look at each value that the forward pass keeps for the gradient
+# The command has presets: `ddlm-train --config-name smoke` (seconds), `pocket` (half an hour on two cores; the bundled
+# model), `cpu` (hours), `gpu` and `gpu-large`. Before you rent a machine, compute what you need. The `gpu` preset is 10
+# layers of width 640, windows of 256 characters, 64 at a time. We run it once on one window and once on two, and count.
+# PyTorch counts the matrix products for us (not those inside of attention, which add some 8 %, and not Muon's own
+# arithmetic, some 15 %, both by formula), and lets us look at each value that the forward pass keeps for the gradient
 # (`saved_tensors_hooks`): we note how many bytes it takes, once for each address. Some of these values, such as the
 # copies of the weights in 16 bits, are there once, however many windows there are. So what grows with the batch is the
 # *difference* between two windows and one.
@@ -1532,16 +1532,19 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 #
 # - `mixed_precision`: bf16 where the hardware multiplies it fast, else fp16 on a GPU (`auto`). What stays in 32 bits
 #   uses TF32 there: newer NVIDIA cards then multiply with fewer digits, and faster.
-# - `torch_compile=true` fuses operations. On one core of a CPU, the network of 1.56 million weights (16 windows of 160,
-#   bf16) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some 700 steps on.
+# - `torch_compile=true` fuses operations. On one core of a CPU, the network of 1.55 million weights (16 windows of 160,
+#   bf16, before it glanced back) took 0.26 s a step instead of 0.324 s, after 45 s of compilation: worth it from some
+#   700 steps on.
 # - `gradient_accumulation_steps=4` with a quarter of the `batch_size`: the same step in less memory.
 #   `gradient_checkpointing=true` computes the inner values of a block twice instead of keeping them.
-# - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines). The
-#   global batch is `batch_size` × `gradient_accumulation_steps` × processes, and without dropout the losses in training
-#   depend on that product alone: a test trains with one process and with two. (The bound is measured batch by batch, so
-#   its noise depends on `batch_size`.)
+# - `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs (`accelerate launch` several machines), or, where
+#   there is none, four cores. The global batch is `batch_size` × `gradient_accumulation_steps` × processes, and without
+#   dropout the losses in training depend on that product alone: a test trains with one process and with two. (The bound
+#   is measured batch by batch, so its noise depends on `batch_size`.) Two processes with 8 stories each take 0.21 s a
+#   step on our two cores; one process with 16 takes 0.33 s on one core, and 0.27 s if PyTorch may use both (all three
+#   compiled).
 #
-# The model that ships with the package was trained on a CPU, with `ddlm-train --config-name pocket`. Its
+# The model that ships with the package was trained on the two cores of a CPU, with the preset `pocket`. Its
 # [model card](../ddlm_core/pretrained/pocket-stories/README.md) has the command, the log and the figures.
 #
 # ## Change it safely
