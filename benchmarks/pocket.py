@@ -1,6 +1,6 @@
 """How good is the bundled model? Its samples against the grammar, its bound against the entropy.
 
-Prints a Markdown table; the model card holds the one of the shipped weights.
+Prints a Markdown table; the card of the shipped model has the bound from here.
 """
 
 import argparse

@@ -1383,8 +1383,8 @@ print(f"a whole story:                                 {stories.entropy():5.1f} 
 # %% [markdown]
 # Letters at their true frequencies add up to 319 nats, and a story has 19, so even a perfect network pays $\sum_i
 # H_i-H=300$ nats for a story in one step, as derived above. (A perfect network would begin at these 319, for noise
-# tells nothing. Ours begins at 297: it is too sure of itself.) Then the sum falls fast. After 16 of 64 steps less is
-# open than a story has in all.
+# tells nothing. Ours begins at 297: here it is a little too sure of itself.) Then the sum falls fast. After 16 of 64
+# steps less is open than a story has in all.
 #
 # Which words does the model decide last? Add up the uncertainty in each word of the finished text, and
 # look for the last step before which it was above half a nat.

@@ -1264,7 +1264,7 @@ for name in ("Lily", "Otto", "Zoë"):
         print(f"no story about {name}: {error}")
 
 # %% [markdown]
-# (If a story loses its hero on the way, that is a slip of the model and not of the script.)
+# (If a heroine becomes a *he* on the way, that is a slip of the model and not of the script.)
 #
 # ## Back to TinyStories
 #

@@ -184,17 +184,18 @@ run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32"
 filled = outputs[-1]
 
 # %% [markdown]
-# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Counts save you from
-# counting underscores: `_{40}` is forty blanks.
+# The two blanks of a story should get the same name, and one that goes with *her* and *She*. (Two stories, and both
+# times it is Lily: there are twelve girls' names, so that happens.) Counts save you from counting underscores: `_{40}`
+# is forty blanks.
 
 # %%
 run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 2 --num-steps 32")
 # %% [markdown]
-# What goes wrong here? The number of blanks is part of the question. This text has to end right after them,
-# and no story that begins like this is so short. The model has to say something all the same, and it
-# is nonsense. If you do not care about the length, give the beginning alone and a `--seq-len`. Then the
-# model decides where the story ends. The most that it can be is the length that the model was trained with: 160
-# for ours, your `context_length` for one of yours.
+# What goes wrong here? The number of blanks is part of the question. This text has to end right after them, and no
+# story that begins like this is so short. The model goes on as if there were room, and breaks off in the middle of a
+# word. (And Jack gets a *her*: a usual slip.) If you do not care about the length, give the beginning alone and a
+# `--seq-len`. Then the model decides where the story ends. The most that it can be is the length that the model was
+# trained with: 160 for ours, your `context_length` for one of yours.
 
 # %%
 run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-steps 32")
