@@ -1438,7 +1438,7 @@ bar.outline.set_visible(False)
 plt.show()
 
 # %% [markdown]
-# * **Fixed phrases settle first**, and the padding behind the story.
+# - **Fixed phrases settle first**, and the padding behind the story.
 # - **What belongs together should settle together.** After 16 steps it nearly had: all three places lean to *Luke*. But
 #   the second is still half noise, and while that is drawn anew it reads as *Lace*, as *Luck*, as *Lack*, which are no
 #   names. *Luke* and *Lucy* are both near. In the end the first place turns to *Lucy*, and the second follows. The

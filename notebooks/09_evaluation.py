@@ -1198,7 +1198,7 @@ plt.show()
 # - **16 steps of `cosine` with churn do more than 256 of `linear` without.** We had hoped that 24 steps where they
 #   matter would do what 256 of `linear` do. Without churn they do not, and even 64 (0.654) do not quite. With churn, 16
 #   of `cosine` are ahead (0.792 against 0.710).
-# * **Grids matter less, but they matter.** With 24 steps `cosine` is clearly ahead of `linear`, with churn and without.
+# - **Grids matter less, but they matter.** With 24 steps `cosine` is clearly ahead of `linear`, with churn and without.
 #   `fraction` cannot be told from it, with churn or without; nor can Euler from the analytic step (both without churn),
 #   nor a churn of 0.5 from one of 1.
 # - **Temperature** 0.5 helps without churn. At 8 steps it cannot be told from churn, at 24 and 64 it does less. With
@@ -1271,7 +1271,7 @@ print(f"  flawless {shares[0]:.2f} without churn, {shares[1]:.2f} with")
 #   last lines) took many times as many. Now compare its flawless share, without churn, with that of the left-to-right
 #   model in the table: with the worse bound it has the better share. Presumably because its gap lies where most is
 #   noise, as we saw, and the walk back has time to mend what it does there. (And a bound may be loose.)
-# * **Passes are not seconds.** Left to right, a pass needs to compute only the one new character, if the program keeps
+# - **Passes are not seconds.** Left to right, a pass needs to compute only the one new character, if the program keeps
 #   what it knows of the others (a cache, which our script leaves out). A diffusion step always computes the whole text,
 #   but their number is ours to choose.
 #
