@@ -1464,9 +1464,9 @@ folder.cleanup()
 #
 # How far is this from where it began? The recipe that many tutorials copy (a head for scores, the loss with the slip of
 # [chapter 5](05_loss.ipynb), times uniform in $t$, a small constant learning rate, no average) is in the benchmark as
-# well: 800 steps of 32 windows took it 274 seconds on one core, to 4.61 bits. Our first prototype (a guess of the clean
-# letter, the exact loss, AdamW, levels uniform in the corrupted fraction) took 251 seconds, to 3.48. The recipe of this
-# chapter was at 2.67 bits after 92 seconds, 275 steps of 16 windows. All three are measured with the exact bound, on
+# well: 800 steps of 32 windows took it 257 seconds on one core, to 4.61 bits. Our first prototype (a guess of the clean
+# letter, the exact loss, AdamW, levels uniform in the corrupted fraction) took 262 seconds, to 3.48. The recipe of this
+# chapter was at 2.56 bits after 88 seconds, 256 steps of 16 windows. All three are measured with the exact bound, on
 # the same text; the first two networks have 1.06 million weights, as the prototype had. (The guess has a price: the
 # bound of a network that is trained on it scatters more, by rare, large samples at the clean end. [Chapter
 # 9](09_evaluation.ipynb) deals with them.)
