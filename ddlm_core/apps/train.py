@@ -24,8 +24,7 @@ HELP = """ddlm-train: train a discrete diffusion language model.
   ddlm-train "dataset_name='my/part_[1-9].txt'"           quotes around what is not plain: []{}(),=~é
   ddlm-train +resume_from=checkpoints/checkpoint_latest.pth
   ddlm-train model.n_layer=8 batch_size=32 --cfg job      show the configuration, train nothing
-  torchrun --nproc_per_node 2 -m ddlm_core.apps.train     two GPUs, or without any two cores (or: accelerate
-                                                          launch -m …)
+  torchrun --nproc_per_node 2 -m ddlm_core.apps.train     two GPUs, or two cores where there is none
 
 Every key of the configuration can be overridden: key=value. The keys:
 
