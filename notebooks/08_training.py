@@ -1461,8 +1461,8 @@ folder.cleanup()
 # For uniform times, and for SwiGLU, a minute shows no difference that we would believe.
 #
 # One row surprised us. Before the readers glanced back ([chapter 6](06_model.ipynb)), the same minute without rotary
-# positions cost 0.45 bits. Now it costs nothing. The glance tells a reader the order of the last letters, and so soon
-# it needs no more. (We keep the rotation. What it is worth after an hour, a minute does not tell.)
+# positions cost 0.45 bits. Now it costs nothing. Presumably because the glance tells a reader the order of the last
+# letters, and so soon it needs no more. (We keep the rotation. What it is worth after an hour, a minute does not tell.)
 #
 # For the glance and the graded readers we looked longer, at 1,000 steps, which take about six minutes. On the stories
 # of chapter 2 these end at 46.5 nats with neither, at 42.8 with the glance (in 6 % more time), and at 39.3 with both

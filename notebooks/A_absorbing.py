@@ -910,8 +910,8 @@ test_what_cannot_work_says_so()
 # every position that is not given, open or masked. But the bound counts only the masks. May we train on open letters,
 # too? Chapter 8 holds the other letters still and lets one letter go through all its noise $\tau$. Its guess $q$ stays
 # the same, for the network does not hear the letter at its own place. With masks, the integral is a single line. The
-# letter is masked with probability $1-e^{-\tau}$, and then costs $-\log q_{x_0}/(e^\tau-1)$. That is $e^{-\tau}\,(-\log
-# q_{x_0})$ on average, and
+# letter is masked with probability $1-e^{-\tau}$, and then costs $-\log q_{x_0}/(e^\tau-1)$. That is
+# $e^{-\tau}\,(-\log q_{x_0})$ on average, and
 #
 # $$ \int_0^\infty e^{-\tau}\,(-\log q_{x_0})\,d\tau = -\log q_{x_0}. $$
 #
