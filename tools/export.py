@@ -18,7 +18,7 @@ from pathlib import Path
 from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, problems, read_chapter
 
 MODULE_ONLY = {"stories"}  # sample(), entropy()… mean something only as stories.sample()
-MAX_LINES, MAX_CLASS_LINES = 25, 50  # of an exported cell; a class cannot be split over cells
+MAX_LINES, MAX_CLASS_LINES = 40, 80  # of an exported cell; a class cannot be split over cells
 # `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
 METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
 PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]
@@ -31,7 +31,7 @@ import lazy_loader
 __version__ = {version!r}
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 '''
-BY_HAND = {"views.playground": ["Playground"]}  # public names that no chapter exports
+BY_HAND = {"apps.playground": ["Playground"]}  # public names that no chapter exports
 
 
 @dataclass
@@ -181,7 +181,7 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
             outputs[f"tests/test_{module}.py"] = test_output(chapter, cells)
     for folder in ("ddlm_core", "tests"):
         (stage / folder).mkdir()
-    for folder in ("apps", "views"):  # written by hand; what is generated imports some of it
+    for folder in ("apps", "support"):  # written by hand; what is generated imports some of it
         if (root / "ddlm_core" / folder).exists():
             (stage / "ddlm_core" / folder).symlink_to(root / "ddlm_core" / folder)
     inits = init_texts(chapters, root)
