@@ -119,7 +119,7 @@ class MaskedWorld(World):
         """p(letter i of x_t | letter i of x_0) for noise (S,): shape (S, x_0, x_t, L)."""
         decay = torch.exp(-sigma_bar.double())[:, None, None, None]
         same = self.texts[:, None] == self.texts
-        return torch.where(self.texts == self.vocab_size - 1, 1 - decay, decay * same)
+        return decay * same + (1 - decay) * (self.texts == self.vocab_size - 1)
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Any = None) -> Tensor:
         """The true log q, (B, L, V): the words that fit the open letters at all other places."""
