@@ -77,6 +77,7 @@ from .model import rope_angles as rope_angles
 from .model import rotate as rotate
 from .model import sinusoidal_features as sinusoidal_features
 from .noise import GeometricNoise as GeometricNoise
+from .noise import NoiseSchedule as NoiseSchedule
 from .noise import as_float_tensor as as_float_tensor
 from .noise import rate_matrix as rate_matrix
 from .noise import resample_probability as resample_probability
