@@ -46,6 +46,7 @@ from .evaluation import mean_of as mean_of
 from .evaluation import spread_times as spread_times
 from .evaluation import wilson as wilson
 from .evaluation import word_entropy as word_entropy
+from .forward import noise_column as noise_column
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
@@ -62,7 +63,6 @@ from .loss import log_posterior as log_posterior
 from .loss import log_ratio as log_ratio
 from .loss import low_discrepancy_times as low_discrepancy_times
 from .loss import masked_mean as masked_mean
-from .loss import noise_column as noise_column
 from .loss import prior_kl as prior_kl
 from .loss import score_entropy_loss as score_entropy_loss
 from .model import GRAPHS as GRAPHS
