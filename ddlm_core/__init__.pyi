@@ -118,6 +118,7 @@ from .training import accumulate_gradients as accumulate_gradients
 from .training import build_optimizers as build_optimizers
 from .training import check_fit as check_fit
 from .training import check_same_run as check_same_run
+from .training import default_lr_schedule as default_lr_schedule
 from .training import describe_run as describe_run
 from .training import draw_condition as draw_condition
 from .training import draw_noise as draw_noise

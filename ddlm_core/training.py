@@ -22,13 +22,7 @@ from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked
 from ddlm_core.model import DiscreteDiffusionConfig
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.sampler import reverse_probs
-from ddlm_core.support.checkpoints import (
-    LATEST,
-    differences,
-    find_checkpoint,
-    save_checkpoint,
-    set_aside,
-)
+from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.files import atomic_write
 from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_precision
@@ -39,7 +33,7 @@ from ddlm_core.support.settings import Count, Natural, Positive, Range, Share, c
 from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['TrainingConfig', 'every_key', 'load_preset', 'proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'every_key', 'load_preset', 'proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,6 +231,12 @@ def learning_rate_factor(
     """Share of the peak learning rate in a step: a linear rise, a plateau, a linear fall to 0."""
     fall = min(1.0, (total_steps - step) / max(1.0, decay_fraction * total_steps))
     return min(1.0, (step + 1) / max(1, warmup_steps)) * max(0.0, fall)
+
+
+def default_lr_schedule(config: TrainingConfig) -> Callable[[int, int], float]:
+    """:func:`learning_rate_factor` as a function of the step and the number of steps."""
+    rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
+    return partial(learning_rate_factor, **rates)
 
 
 @torch.no_grad()
@@ -509,6 +509,11 @@ class RunFiles:
         state.load_state_dict(content)
         return source
 
+    def set_aside(self, path: Path) -> None:
+        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
+        if path.exists() and path.parent.resolve() == self.folder.resolve():
+            path.replace(path.with_name(path.name + ".damaged"))
+
 
 class Trainer:
     """Trains a network on the batches of :func:`setup_dataloaders`.
@@ -551,8 +556,7 @@ class Trainer:
         loss_fn = loss_fn or TrainingLoss(model, config.objective, config.auxiliary_loss_weight)
         loss_fn = self.accelerator.prepare(loss_fn)
         self.loss_fn = torch.compile(loss_fn) if config.torch_compile else loss_fn
-        rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
-        self.lr_schedule = lr_schedule or partial(learning_rate_factor, **rates)
+        self.lr_schedule = lr_schedule or default_lr_schedule(config)
         run = describe_run(config, model, (train_loader, val_loader), self.micro_batches)
         self.files = RunFiles(Path(config.checkpoint_dir), run)
 
@@ -569,9 +573,8 @@ class Trainer:
         """
         source = self.files.load(Path(path), self.state, self.total_steps)
         self.accelerator.wait_for_everyone()  # all have read
-        own = Path(path).parent.resolve() == self.files.folder.resolve()
-        if source != Path(path) and own and self.accelerator.is_main_process:
-            set_aside(Path(path))
+        if source != Path(path) and self.accelerator.is_main_process:
+            self.files.set_aside(Path(path))
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -606,8 +609,7 @@ class Trainer:
                 loss, stopped = self.train_step(x_0 := next(batches), bool(signals))
                 if main:
                     bound = self._measure_and_save(stopped)
-                    characters = int((x_0 != PAD_ID).sum())
-                    result = StepResult(self.step, loss, characters, bound)
+                    result = StepResult(self.step, loss, int((x_0 != PAD_ID).sum()), bound)
                     for tell in (report, *self.callbacks):
                         tell(result)
         self.accelerator.wait_for_everyone()

@@ -823,12 +823,22 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torc
 
 
 # %% tags=["export"]
+from collections.abc import Callable
+from functools import partial
+
+
 def learning_rate_factor(
     step: int, total_steps: int, *, warmup_steps: int, decay_fraction: float
 ) -> float:
     """Share of the peak learning rate in a step: a linear rise, a plateau, a linear fall to 0."""
     fall = min(1.0, (total_steps - step) / max(1.0, decay_fraction * total_steps))
     return min(1.0, (step + 1) / max(1, warmup_steps)) * max(0.0, fall)
+
+
+def default_lr_schedule(config: TrainingConfig) -> Callable[[int, int], float]:
+    """:func:`learning_rate_factor` as a function of the step and the number of steps."""
+    rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
+    return partial(learning_rate_factor, **rates)
 
 
 @torch.no_grad()
@@ -1091,6 +1101,7 @@ SAME_TEXT = frozenset(
 )
 
 
+# %% tags=["export"]
 def describe_run(
     config: TrainingConfig,
     model: nn.Module,
@@ -1183,6 +1194,11 @@ def draw_step(
     return draw_noise(x_0.long(), config, model, generator)
 
 
+# %% [markdown]
+# `draw_step` draws a step, and `accumulate_gradients` does this process's share of it:
+
+
+# %% tags=["export"]
 def accumulate_gradients(
     loss_fn: nn.Module,
     drawn: NoisyBatch,
@@ -1245,14 +1261,17 @@ class RunFiles:
         state.load_state_dict(content)
         return source
 
+    def set_aside(self, path: Path) -> None:
+        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
+        if path.exists() and path.parent.resolve() == self.folder.resolve():
+            path.replace(path.with_name(path.name + ".damaged"))
+
 
 # %% [markdown]
 # Now the trainer puts it all together:
 
+
 # %% tags=["export"]
-from ddlm_core.support.checkpoints import set_aside
-
-
 class Trainer:
     """Trains a network on the batches of :func:`setup_dataloaders`.
 
@@ -1294,8 +1313,7 @@ class Trainer:
         loss_fn = loss_fn or TrainingLoss(model, config.objective, config.auxiliary_loss_weight)
         loss_fn = self.accelerator.prepare(loss_fn)
         self.loss_fn = torch.compile(loss_fn) if config.torch_compile else loss_fn
-        rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
-        self.lr_schedule = lr_schedule or partial(learning_rate_factor, **rates)
+        self.lr_schedule = lr_schedule or default_lr_schedule(config)
         run = describe_run(config, model, (train_loader, val_loader), self.micro_batches)
         self.files = RunFiles(Path(config.checkpoint_dir), run)
 
@@ -1312,9 +1330,8 @@ class Trainer:
         """
         source = self.files.load(Path(path), self.state, self.total_steps)
         self.accelerator.wait_for_everyone()  # all have read
-        own = Path(path).parent.resolve() == self.files.folder.resolve()
-        if source != Path(path) and own and self.accelerator.is_main_process:
-            set_aside(Path(path))
+        if source != Path(path) and self.accelerator.is_main_process:
+            self.files.set_aside(Path(path))
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
@@ -1349,8 +1366,7 @@ class Trainer:
                 loss, stopped = self.train_step(x_0 := next(batches), bool(signals))
                 if main:
                     bound = self._measure_and_save(stopped)
-                    characters = int((x_0 != PAD_ID).sum())
-                    result = StepResult(self.step, loss, characters, bound)
+                    result = StepResult(self.step, loss, int((x_0 != PAD_ID).sum()), bound)
                     for tell in (report, *self.callbacks):
                         tell(result)
         self.accelerator.wait_for_everyone()

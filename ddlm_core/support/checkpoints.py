@@ -79,12 +79,6 @@ def find_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
     return content, previous
 
 
-def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint to ``*.damaged``, so that no later one is written over it."""
-    if path.exists():
-        path.replace(path.with_name(path.name + ".damaged"))
-
-
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], harmless: Set[str] = frozenset()
 ) -> list[str]:
