@@ -901,7 +901,7 @@ def window_nats(
     x_t, which = x_t.unique(dim=0, return_inverse=True)  # almost all come through unchanged
     probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
     last = -probs[which].gather(-1, x_0[..., None]).log().mean((1, 2))
-    prior = graph.prior_kl(noise.sigma_bar(torch.ones_like(t)), vocab_size)
+    prior = graph.prior_kl(noise.sigma_max, vocab_size).item()
     return (diffusion + last + prior) * x_0.shape[1]
 
 
