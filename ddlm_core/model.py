@@ -52,7 +52,7 @@ class DiscreteDiffusionConfig:
 
     @property
     def noise(self) -> GeometricNoise:
-        return self.kind.noise(self.sigma_min, self.sigma_max)
+        return self.kind.schedule(self.sigma_min, self.sigma_max)
 
     @property
     def tokenizer(self) -> CharacterLevelTokenizer:
