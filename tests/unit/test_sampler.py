@@ -229,7 +229,7 @@ def test_schedule_refuses_what_it_does_not_know():
     with pytest.raises(UserError, match="linear, cosine, fraction, got 'quadratic'"):
         create_timestep_schedule(8, "quadratic")
     for num_steps in (0, 2.5, "8"):
-        with pytest.raises(UserError, match="num_steps must be a whole number from 1"):
+        with pytest.raises(ValueError, match="num_steps must be a whole number from 1"):
             create_timestep_schedule(num_steps)
 
 
@@ -257,7 +257,7 @@ def test_generators_depend_on_seed_and_number_alone():
     far = sample_generators(7, 2, 2**40)  # numbers wrap around at 32 bits
     assert [g.initial_seed() for g in far] == [g.initial_seed() for g in sample_generators(7, 2)]
     for arguments in ((-1, 1), (0, -1), (0, 1, -1), (0.5, 1)):
-        with pytest.raises(UserError, match="must be a whole number from 0"):
+        with pytest.raises(ValueError, match="must be a whole number from 0"):
             sample_generators(*arguments)
 
 
@@ -381,7 +381,7 @@ def test_both_entries_take_the_same_options_and_hand_them_on():
     assert steps.parameters == samples.parameters
     by_name = [p for p in steps.parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert len(by_name) == len(steps.parameters) - 4
-    world, noise = three_letter_world(), GeometricNoise()
+    world, noise = three_letter_world(), GeometricNoise(0.5, 3.0)
     base = {"num_steps": 3, "schedule": "cosine", "churn": 0.5}
     for option in (
         {"num_steps": 5},
@@ -391,16 +391,15 @@ def test_both_entries_take_the_same_options_and_hand_them_on():
         {"churn": 1.0},
         {"denoise_last": False},
         {"template": torch.tensor([2, 2]), "condition_mask": torch.tensor([True, False])},
-        {"vocab_size": 3},
-        {"device": "cpu"},
+        {"vocab_size": 2},  # the random start has two letters
+        {"device": "cpu"},  # where it is anyway
     ):
         options = {**base, "generator": sample_generators(1, 500), **option}
         (*_, last) = denoising_steps(world, noise, 500, 2, **options)
         options["generator"] = sample_generators(1, 500)
         assert torch.equal(sample_diffusion(world, noise, 500, 2, **options), last.tokens)
         plain = sample_diffusion(world, noise, 500, 2, **base, generator=sample_generators(1, 500))
-        same = torch.equal(plain, last.tokens)
-        assert same == (option.keys() <= {"vocab_size", "device"}), option
+        assert torch.equal(plain, last.tokens) == ("device" in option), option
 
 
 def test_sampling_leaves_nothing_switched_on():
@@ -437,12 +436,8 @@ def test_the_text_is_written_where_the_model_is():
     assert start.changed.device.type == "meta"
     start = next(denoising_steps(Network(), GeometricNoise(), 2, 4, device="cpu"))
     assert start.tokens.device.type == "cpu"
-    given = {"template": torch.zeros(4, dtype=torch.int64), "condition_mask": torch.ones(4).bool()}
-    options = {"vocab_size": 3, "device": "meta", **given}
-    world = SimpleNamespace(denoise=None)
-    # a value check needs values, which `meta` has not
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        denoising_steps(world, GeometricNoise(), 2, 4, **options)
+    start = next(denoising_steps(three_letter_world(), GeometricNoise(), 2, 4))
+    assert start.tokens.device.type == "cpu"
 
 
 def test_samples_do_not_depend_on_the_batch_split():
@@ -550,14 +545,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_bad_arguments_are_refused_at_the_call(message: str):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         run_world(5, **REFUSED[message])
     assert "\n" not in str(error.value)
 
 
 def test_an_empty_batch_or_text_is_refused():
     for batch_size, seq_len, name in ((0, 2, "batch_size"), (2, 0, "seq_len"), (1.5, 2, "batch")):
-        with pytest.raises(UserError, match=f"{name}.* must be a whole number from 1"):
+        with pytest.raises(ValueError, match=f"{name}.* must be a whole number from 1"):
             denoising_steps(three_letter_world(), GeometricNoise(), batch_size, seq_len)
 
 
