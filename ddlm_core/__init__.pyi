@@ -14,12 +14,12 @@ from . import tokenizer as tokenizer
 from . import training as training
 from .absorbing import ABSORBING as ABSORBING
 from .absorbing import MASK as MASK
+from .absorbing import AbsorbingGraph as AbsorbingGraph
 from .absorbing import LogLinearNoise as LogLinearNoise
 from .absorbing import all_masked as all_masked
 from .absorbing import mask_log_score as mask_log_score
 from .absorbing import mask_loss as mask_loss
 from .absorbing import mask_posterior as mask_posterior
-from .absorbing import open_masks as open_masks
 from .absorbing import with_mask as with_mask
 from .animation import Animation as Animation
 from .animation import Frame as Frame
@@ -50,7 +50,10 @@ from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
 from .loss import UNIFORM as UNIFORM
+from .loss import Denoiser as Denoiser
 from .loss import Graph as Graph
+from .loss import ScoreModel as ScoreModel
+from .loss import UniformGraph as UniformGraph
 from .loss import compute_loss as compute_loss
 from .loss import denoiser_log_score as denoiser_log_score
 from .loss import graph_of as graph_of
@@ -59,6 +62,7 @@ from .loss import log_posterior as log_posterior
 from .loss import log_ratio as log_ratio
 from .loss import low_discrepancy_times as low_discrepancy_times
 from .loss import masked_mean as masked_mean
+from .loss import noise_column as noise_column
 from .loss import prior_kl as prior_kl
 from .loss import score_entropy_loss as score_entropy_loss
 from .model import GRAPHS as GRAPHS
@@ -76,6 +80,7 @@ from .model import neighbors as neighbors
 from .model import rope_angles as rope_angles
 from .model import sinusoidal_features as sinusoidal_features
 from .noise import GeometricNoise as GeometricNoise
+from .noise import NoiseSchedule as NoiseSchedule
 from .noise import as_float_tensor as as_float_tensor
 from .noise import rate_matrix as rate_matrix
 from .noise import resample_probability as resample_probability

@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -11,8 +10,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddlm_core.loss import Graph
-from ddlm_core.noise import GeometricNoise
+from ddlm_core.absorbing import ABSORBING
+from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.noise import NoiseSchedule
 from ddlm_core.support.checks import check_input
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
@@ -20,7 +20,7 @@ from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
 __all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
 
-GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
+GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DiscreteDiffusionConfig:
     parametrization: Literal["denoiser", "score"] = (
         "denoiser"  # what the logits are: log q or log s
     )
-    graph: Literal["uniform", "absorbing"] = "uniform"  # the forward process; appendix A
+    graph: str = "uniform"  # the forward process, a name in GRAPHS
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
@@ -55,7 +55,9 @@ class DiscreteDiffusionConfig:
             raise UserError(f"n_embd must be a multiple of 2 n_head = {unit}, got {self.n_embd}")
         if self.cond_dim % 2:
             raise UserError(f"cond_dim must be even, got {self.cond_dim}")
-        if self.parametrization == "score" and self.graph != "uniform":
+        if self.graph not in GRAPHS:
+            raise UserError(f"graph must be {' or '.join(GRAPHS)}, got {self.graph!r}")
+        if self.parametrization == "score" and not self.process.supports_scores:
             raise UserError(f"the {self.graph} graph needs the parametrization denoiser")
         object.__setattr__(self, "vocab", self.process.states(self.vocab))  # the only way, frozen
         _ = self.noise, self.tokenizer  # they check their own limits
@@ -63,7 +65,7 @@ class DiscreteDiffusionConfig:
     @cached_property
     def process(self) -> Graph:
         """The forward process that ``graph`` names."""
-        return resolve_name(GRAPHS[self.graph])
+        return GRAPHS[self.graph]
 
     @property
     def vocab_size(self) -> int:
@@ -71,9 +73,9 @@ class DiscreteDiffusionConfig:
         return len(self.vocab)
 
     @cached_property
-    def noise(self) -> GeometricNoise:
-        """The noise schedule between ``sigma_min`` and ``sigma_max``."""
-        return self.process.noise(self.sigma_min, self.sigma_max)
+    def noise(self) -> NoiseSchedule:
+        """The noise schedule, between ``sigma_min`` and ``sigma_max``."""
+        return self.process.schedule(self.sigma_min, self.sigma_max)
 
     @cached_property
     def tokenizer(self) -> CharacterLevelTokenizer:

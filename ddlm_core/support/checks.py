@@ -61,18 +61,17 @@ def check_sampling(
 ) -> None:
     """Raise a ``ValueError`` of one line if no tokens (B, L) can be sampled like this."""
     graph = getattr(model, "graph", None)
-    uniform = graph is None or graph.reverse is None
     if min(shape) < 1:
         raise ValueError(f"batch_size and seq_len must be at least 1, got {shape}")
     if method not in ("analytic", "euler"):
         raise ValueError(f"method must be one of analytic, euler, got {method!r}")
-    if method == "euler" and not uniform:
+    if method == "euler" and not getattr(graph, "supports_scores", True):
         raise ValueError("the method euler is made for the uniform graph alone")
     if temperature != 1 and not (0 < temperature < torch.inf and has_denoiser(model)):
         limits = "1, or above 0 and finite if the model has a denoiser"
         raise ValueError(f"temperature must be {limits}, got {temperature}")
     check_range(0.0, 1.0, churn=churn)
-    if churn and not uniform:
+    if churn and not getattr(graph, "supports_churn", True):
         raise ValueError(f"churn is made for the uniform graph alone: it must be 0, got {churn}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
