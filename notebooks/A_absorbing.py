@@ -632,8 +632,7 @@ test_step_is_bayes_rule()
 test_step_is_a_distribution_at_the_extremes()
 
 # %% [markdown]
-# A configuration names its graph, and a model has it. (The table `GRAPHS` of chapter 6 says in which module a
-# graph lies, and imports it when it is asked for. To add yours, add a line there.)
+# A configuration names its graph, and a model has it. (To add yours, add it to the table `GRAPHS` of chapter 6.)
 
 # %%
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
