@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_p
 from ddlm_core.support.presets import compose_preset
 from ddlm_core.support.progress import Report, StepResult, StopSignals
 from ddlm_core.support.seeds import derive_seed
-from ddlm_core.support.settings import Count, Natural, Positive, Range, Share, check_fields
+from ddlm_core.support.settings import Beta, Count, Natural, Positive, Share, check_fields
 from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
@@ -58,9 +58,7 @@ class TrainingConfig:
     optimizer: Literal["muon", "adamw"] = "muon"  # for the matrices of the blocks
     learning_rate: Positive = 3e-3  # of AdamW
     matrix_learning_rate: Positive = 0.03  # of Muon
-    betas: tuple[Annotated[float, Range(0.0, 0.999999)], Annotated[float, Range(0.0, 0.999999)]] = (
-        *(0.9, 0.98),
-    )
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: Share = 0.0
     gradient_clip: Positive = 1.0
     warmup_steps: Natural = 50

@@ -403,11 +403,11 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # %% tags=["export"]
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from ddlm_core.model import DiscreteDiffusionConfig
 from ddlm_core.support.presets import compose_preset
-from ddlm_core.support.settings import Count, Natural, Positive, Range, Share, check_fields
+from ddlm_core.support.settings import Beta, Count, Natural, Positive, Share, check_fields
 
 
 @dataclass(frozen=True)
@@ -432,9 +432,7 @@ class TrainingConfig:
     optimizer: Literal["muon", "adamw"] = "muon"  # for the matrices of the blocks
     learning_rate: Positive = 3e-3  # of AdamW
     matrix_learning_rate: Positive = 0.03  # of Muon
-    betas: tuple[Annotated[float, Range(0.0, 0.999999)], Annotated[float, Range(0.0, 0.999999)]] = (
-        *(0.9, 0.98),
-    )
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: Share = 0.0
     gradient_clip: Positive = 1.0
     warmup_steps: Natural = 50

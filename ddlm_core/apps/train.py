@@ -143,13 +143,11 @@ def report(when: str, bound: "Bound") -> None:
 def main() -> None:
     """Entry point of the command."""
     import hydra
-    from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 
     from ddlm_core.training import every_key
 
-    register_defaults(every_key())
-    ConfigStore.instance().store(group="hydra/help", name="ddlm", node={"template": HELP})
+    register_defaults(every_key(), HELP)
 
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
     def job(cfg: DictConfig) -> None:

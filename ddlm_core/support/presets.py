@@ -14,11 +14,13 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "training").glob("*.yaml"))
 
 
-def register_defaults(defaults: Mapping[str, Any]) -> None:
-    """Tell Hydra every key that a configuration may have, with its default."""
+def register_defaults(defaults: Mapping[str, Any], help_text: str = "") -> None:
+    """Tell Hydra every key that a configuration may have, with its default; and what --help says."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="every_key", node=dict(defaults))
+    store = ConfigStore.instance()
+    store.store(name="every_key", node=dict(defaults))
+    store.store(group="hydra/help", name="ddlm", node={"template": help_text})
 
 
 def compose_preset(

@@ -24,6 +24,7 @@ Count = Annotated[int, Range(1, 10**12)]
 Natural = Annotated[int, Range(0, 10**12)]  # 0 is allowed
 Positive = Annotated[float, Range(1e-9, 1e12)]
 Share = Annotated[float, Range(0.0, 1.0)]
+Beta = Annotated[float, Range(0.0, 0.999999)]  # of a moving average that has to move
 
 
 def check_fields(config: Any) -> None:
