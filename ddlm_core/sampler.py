@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.forward import transition
-from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of, noise_column
+from ddlm_core.forward import noise_column, transition
+from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of
 from ddlm_core.noise import GeometricNoise, NoiseSchedule, as_float_tensor, resample_probability
 from ddlm_core.support.checks import check_range
 from ddlm_core.support.errors import UserError

@@ -239,7 +239,7 @@ for word, ratios in zip(("ac", "ab"), score[:, 1].numpy().round(2), strict=True)
 import torch
 from torch import Tensor
 
-from ddlm_core.loss import noise_column
+from ddlm_core.forward import noise_column
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:

@@ -36,7 +36,14 @@ from ddlm_core.sampler import (
     sample_generators,
 )
 from ddlm_core.support.worlds import MaskedWorld, three_letter_words
-from ddlm_core.training import Trainer, TrainingConfig, proposal_times, validation_bound
+from ddlm_core.training import (
+    Trainer,
+    TrainingConfig,
+    draw_noise,
+    proposal_times,
+    training_loss,
+    validation_bound,
+)
 
 INF = math.inf
 
@@ -315,13 +322,20 @@ def test_an_untrained_network_pays_log_106():
     assert found.low < 24 * math.log(106) < found.high and found.high - found.low < 12
 
 
-def test_the_loss_has_finite_gradients():
+def test_a_training_step_has_finite_gradients():
     model, g = small_model(), torch.Generator().manual_seed(0)
     x_0 = torch.randint(2, 106, (32, 24), generator=g)
-    compute_loss(model, x_0, model.config.noise, generator=g).mean().backward()
-    gradient = model.head.weight.grad
-    assert gradient.isfinite().all() and gradient[:106].any()
-    assert gradient[106].abs().max() < 1e-8  # the mask's own output is idle
+    drawn = draw_noise(x_0, TrainingConfig(condition_share=0.5), model, g)
+    _, x_t, given, sigma_bar, weight = drawn
+    assert torch.equal(x_t[given], x_0[given]) and ((x_t == x_0) | (x_t == 106)).all()
+    assert (x_t[~given] == 106).any()
+    torch.testing.assert_close(weight, torch.exp(sigma_bar))  # the rate, 1 / (1 - t)
+    for objective in ("cross_entropy", "score_entropy"):
+        model.zero_grad()
+        training_loss(model, drawn, objective).backward()
+        gradient = model.head.weight.grad
+        assert gradient.isfinite().all() and gradient[:106].any()
+    assert gradient[106].abs().max() < 1e-8  # of the score, the mask's own output is idle
 
 
 def test_the_trainer_measures_with_the_noise_of_the_graph():
@@ -329,7 +343,8 @@ def test_the_trainer_measures_with_the_noise_of_the_graph():
     loader = evaluation_loader(torch.randint(2, 106, (480,), generator=g).numpy(), 24, 10)
     config = TrainingConfig(eval_windows=20, context_length=24)
     trainer = Trainer(model=model, train_loader=loader, val_loader=loader, config=config)
-    assert trainer.evaluate() == validation_bound(model, loader, LogLinearNoise(), 20)
+    assert trainer.evaluate() == validation_bound(model, loader, 20)
+    assert model.config.noise == LogLinearNoise()
 
 
 def test_a_checkpoint_remembers_its_graph(tmp_path):
