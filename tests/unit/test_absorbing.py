@@ -99,6 +99,9 @@ def test_log_linear_noise():
     torch.testing.assert_close(noise.sigma(t[1:-1]), slope, rtol=1e-6, atol=0)
     assert noise.sigma_bar(0.0) == noise.sigma_min == 0
     assert noise.sigma_bar(1.0) == noise.sigma_max == INF
+    for value in noise(0.75):
+        assert value.dtype == torch.float64 and value.shape == ()
+    assert noise(0.75)[1] == 4 and noise.time(0) == 0 and hash(noise) == hash(LogLinearNoise())
     total, rate = noise(t)
     assert torch.equal(total, noise.sigma_bar(t)) and torch.equal(rate, noise.sigma(t))
 

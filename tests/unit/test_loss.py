@@ -146,7 +146,7 @@ def test_loss_rejects_shapes_that_do_not_fit():
         with pytest.raises(ValueError, match="noise must be"):
             score_entropy_loss(log_score, sigma_bar, tokens, tokens)
     for x_t, x_0 in ((tokens, tokens[:, :2]), (tokens[:, :2], tokens), (tokens[:1], tokens[:1])):
-        with pytest.raises(ValueError, match="fit together"):
+        with pytest.raises(ValueError, match=r"fit together: \[\(2, 3, 5\), \("):
             score_entropy_loss(log_score, torch.ones(2), x_t, x_0)
 
 
@@ -333,11 +333,11 @@ def test_uniform_graph():
 
 
 def test_two_factors_of_the_uniform_step_are_the_kernel():
-    x_t, delta = torch.tensor([[0, 1, 2]]), torch.tensor([0.7], dtype=torch.float64)
+    x_t, delta = torch.tensor([[0, 2]]), torch.tensor([0.7], dtype=torch.float64)
     kernel = transition_matrix(0.7, 3)
     torch.testing.assert_close(UNIFORM.likelihood(x_t, delta, 3), kernel[:, x_t[0]].T[None])
     assert torch.equal(UNIFORM.likelihood(x_t, delta, 3), transition(x_t, delta, 3))
-    q = torch.tensor([[[0.5, 0.3, 0.2]] * 3], dtype=torch.float64)
+    q = torch.tensor([[[0.5, 0.3, 0.2]] * 2], dtype=torch.float64)
     torch.testing.assert_close(UNIFORM.marginal(q.log(), x_t, delta), q @ kernel)
     assert torch.equal(UNIFORM.marginal(q.log(), x_t, 0.0), q)
 
