@@ -389,7 +389,7 @@ def test_a_player_shows_endless_noise():
 def test_what_cannot_work_says_so():
     with pytest.raises(ValueError, match="the absorbing graph needs the parametrization denoiser"):
         DiscreteDiffusionConfig(graph="absorbing", parametrization="score")
-    with pytest.raises(ValueError, match="euler is made for the uniform graph"):
+    with pytest.raises(ValueError, match="euler does not work with the absorbing graph"):
         denoising_steps(small_model(), LogLinearNoise(), 1, 24, method="euler")
-    with pytest.raises(ValueError, match="churn is made for the uniform graph"):
+    with pytest.raises(ValueError, match="churn must be 0 with the absorbing graph"):
         denoising_steps(small_model(), LogLinearNoise(), 1, 24, churn=1.0)
