@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ddlm_core.forward import transition
-from ddlm_core.loss import UNIFORM, Graph, UniformGraph, denoiser_log_score
+from ddlm_core.loss import UniformGraph, denoiser_log_score
 from ddlm_core.noise import GeometricNoise, rate_matrix, resample_probability, transition_matrix
 from ddlm_core.sampler import (
     METHODS,
@@ -522,12 +522,13 @@ REFUSED = {
     "churn must be a number from 0.0 to 1.0, got 1.5": {"churn": 1.5},
     "churn must be a number from 0.0 to 1.0, got -0.5": {"churn": -0.5},
     "template and condition_mask go together": {"template": WORD},
-    "together: template must be": {"condition_mask": KEEP},
-    r"template must be torch.int64 of shape \(2,\) or \(5, 2\)": {
+    "go together: both must be tensors": {"condition_mask": KEEP},
+    "condition_mask go together: both": {"template": WORD, "condition_mask": [True, False]},
+    r"template must be torch.int64 of shape \(2,\) or \(5, 2\), got torch.int64 \(3,\)": {
         "template": torch.tensor([1, 0, 0]),
         "condition_mask": KEEP,
     },
-    "go together: condition_mask must be torch.bool of shape": {
+    "condition_mask must be torch.bool of shape": {
         "template": WORD,
         "condition_mask": torch.ones(2, 2).bool(),
     },
@@ -571,4 +572,7 @@ def test_a_graph_says_what_works_with_it():
         reverse_probs(world, world.words, 2.0, 1.0, method="euler")
     (*_, last) = run_world(2, world=world)
     assert last.tokens.shape == (2, 2)
-    assert isinstance(UNIFORM, Graph)
+    scores = ScoresOnly(torch.ones(1, 1, 3))
+    scores.graph = OneWayGraph()
+    with pytest.raises(UserError, match="the one-way graph needs a model with a denoiser"):
+        run_world(2, world=scores)
