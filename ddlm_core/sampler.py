@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.forward import transition
-from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of, noise_column
-from ddlm_core.noise import GeometricNoise, NoiseSchedule, as_float_tensor, resample_probability
+from ddlm_core.forward import noise_column, transition
+from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of
+from ddlm_core.noise import GeometricNoise, NoiseSchedule, resample_probability
 from ddlm_core.support.checks import check_range
 from ddlm_core.support.errors import UserError
 
@@ -58,8 +58,8 @@ def analytic_probs(
     int64 (B, L), each noise is a scalar or (B,); other shapes raise a ``ValueError``. (The exact posterior
     of D3PM, Austin et al. 2021, averaged over $x_0$; equal to Tweedie's step of SEDD.)
     """
-    after = noise_column(sigma_bar_s, log_q)[..., 0, 0]  # a scalar or (B,)
-    delta_sigma = noise_column(sigma_bar_t, log_q)[..., 0, 0] - after
+    after = noise_column(sigma_bar_s, log_q)[:, 0, 0]  # (B,)
+    delta_sigma = noise_column(sigma_bar_t, log_q)[:, 0, 0] - after
     prior = graph.marginal(log_q, x_t, after)  # p(x_s = y), before x_t counts here
     weight = prior * graph.likelihood(x_t, delta_sigma, log_q.shape[-1])  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
@@ -137,15 +137,6 @@ def has_denoiser(model: ScoreModel) -> TypeGuard[Denoiser]:
     return hasattr(model, "denoise") and getattr(config, "parametrization", "") != "score"
 
 
-def _per_text(noise: Tensor | float, x_t: Tensor) -> Tensor:
-    """Noise, a scalar or (B,), as the (B,) that a model takes with tokens (B, L)."""
-    noise = as_float_tensor(noise).to(x_t.device)
-    if noise.shape not in ((), x_t.shape[:1]):
-        got = tuple(noise.shape)
-        raise UserError(f"noise must be a scalar or of shape ({len(x_t)},), got {got}")
-    return noise.expand(len(x_t))
-
-
 def _check_step(model: ScoreModel, method: str, temperature: float, churn: float = 0.0) -> None:
     """Raise a ``UserError`` if the model cannot take such steps."""
     graph = graph_of(model)
@@ -182,7 +173,8 @@ def reverse_probs(
     raises a ``UserError``.
     """
     _check_step(model, method, temperature)
-    sigma_bar_t, sigma_bar_s = (_per_text(noise, x_t) for noise in (sigma_bar_t, sigma_bar_s))
+    sigma_bar_t = noise_column(sigma_bar_t, x_t)[:, 0]  # (B,)
+    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]
     condition = () if condition_mask is None else (condition_mask,)
     graph = graph_of(model)
     if has_denoiser(model):
@@ -223,7 +215,7 @@ def churned_probs(
     options["condition_mask"] = condition_mask
     if churn == 0:
         return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, **options)
-    sigma_bar_s = _per_text(sigma_bar_s, x_t)
+    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]  # (B,)
     sigma_target = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
     probs = reverse_probs(model, x_t, sigma_bar_t, sigma_target, **options)
     delta_sigma = noise_column((sigma_bar_s - sigma_target).clamp(min=0), probs)

@@ -239,7 +239,7 @@ for word, ratios in zip(("ac", "ab"), score[:, 1].numpy().round(2), strict=True)
 import torch
 from torch import Tensor
 
-from ddlm_core.loss import noise_column
+from ddlm_core.forward import noise_column
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
@@ -387,8 +387,8 @@ def analytic_probs(
     int64 (B, L), each noise is a scalar or (B,); other shapes raise a ``ValueError``. (The exact posterior
     of D3PM, Austin et al. 2021, averaged over $x_0$; equal to Tweedie's step of SEDD.)
     """
-    after = noise_column(sigma_bar_s, log_q)[..., 0, 0]  # a scalar or (B,)
-    delta_sigma = noise_column(sigma_bar_t, log_q)[..., 0, 0] - after
+    after = noise_column(sigma_bar_s, log_q)[:, 0, 0]  # (B,)
+    delta_sigma = noise_column(sigma_bar_t, log_q)[:, 0, 0] - after
     prior = graph.marginal(log_q, x_t, after)  # p(x_s = y), before x_t counts here
     weight = prior * graph.likelihood(x_t, delta_sigma, log_q.shape[-1])  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
@@ -615,7 +615,6 @@ def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.
 from typing import TypeGuard
 
 from ddlm_core.loss import Denoiser, ScoreModel, graph_of
-from ddlm_core.noise import as_float_tensor
 
 METHODS = ("analytic", "euler")
 
@@ -624,15 +623,6 @@ def has_denoiser(model: ScoreModel) -> TypeGuard[Denoiser]:
     r"""Whether the model gives $\log q$; if not, all that it has are log-scores."""
     config = getattr(model, "config", None)  # a network may be of the paper's kind
     return hasattr(model, "denoise") and getattr(config, "parametrization", "") != "score"
-
-
-def _per_text(noise: Tensor | float, x_t: Tensor) -> Tensor:
-    """Noise, a scalar or (B,), as the (B,) that a model takes with tokens (B, L)."""
-    noise = as_float_tensor(noise).to(x_t.device)
-    if noise.shape not in ((), x_t.shape[:1]):
-        got = tuple(noise.shape)
-        raise UserError(f"noise must be a scalar or of shape ({len(x_t)},), got {got}")
-    return noise.expand(len(x_t))
 
 
 def _check_step(model: ScoreModel, method: str, temperature: float, churn: float = 0.0) -> None:
@@ -672,7 +662,8 @@ def reverse_probs(
     raises a ``UserError``.
     """
     _check_step(model, method, temperature)
-    sigma_bar_t, sigma_bar_s = (_per_text(noise, x_t) for noise in (sigma_bar_t, sigma_bar_s))
+    sigma_bar_t = noise_column(sigma_bar_t, x_t)[:, 0]  # (B,)
+    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]
     condition = () if condition_mask is None else (condition_mask,)
     graph = graph_of(model)
     if has_denoiser(model):
@@ -751,7 +742,7 @@ def churned_probs(
     options["condition_mask"] = condition_mask
     if churn == 0:
         return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, **options)
-    sigma_bar_s = _per_text(sigma_bar_s, x_t)
+    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]  # (B,)
     sigma_target = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
     probs = reverse_probs(model, x_t, sigma_bar_t, sigma_target, **options)
     delta_sigma = noise_column((sigma_bar_s - sigma_target).clamp(min=0), probs)
