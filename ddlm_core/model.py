@@ -1,86 +1,17 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
 """The denoising transformer."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddlm_core.absorbing import ABSORBING
-from ddlm_core.loss import UNIFORM, Graph
-from ddlm_core.noise import NoiseSchedule
+from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.support.checks import check_input
-from ddlm_core.support.errors import UserError
-from ddlm_core.support.fields import Limits, check_fields
-from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
-
-GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
-
-
-@dataclass(frozen=True)
-class DiscreteDiffusionConfig:
-    """What a checkpoint says of itself: everything but the weights, as plain values.
-
-    Raises ``UserError`` (a ``ValueError``) in one line if no network can be built like this.
-    """
-
-    block_size: Annotated[int, Limits(1)] = 256  # longest text, in tokens
-    n_layer: Annotated[int, Limits(1)] = 6  # blocks of all three stacks together
-    n_head: Annotated[int, Limits(1)] = 4
-    n_embd: Annotated[int, Limits(1)] = 128
-    cond_dim: Annotated[int, Limits(1)] = 64  # width of the noise-level embedding
-    dropout: Annotated[float, Limits(0, below=1)] = 0.0
-    bias: bool = False  # in the linear maps of the blocks
-    conv_size: Annotated[int, Limits(0)] = 3  # positions that a causal convolution looks back
-    parametrization: Literal["denoiser", "score"] = (
-        "denoiser"  # what the logits are: log q or log s
-    )
-    graph: str = "uniform"  # the forward process, a name in GRAPHS
-    sigma_min: float = 1e-4
-    sigma_max: float = 20.0
-    vocab: tuple[str, ...] = VOCAB
-    padded: bool = False  # whether every text was filled with <PAD> up to block_size
-    step: Annotated[int, Limits(0)] = 0  # training steps behind the weights
-    ema: bool = False  # whether the weights are a moving average
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.n_embd % (unit := 2 * self.n_head):
-            raise UserError(f"n_embd must be a multiple of 2 n_head = {unit}, got {self.n_embd}")
-        if self.cond_dim % 2:
-            raise UserError(f"cond_dim must be even, got {self.cond_dim}")
-        if self.graph not in GRAPHS:
-            raise UserError(f"graph must be {' or '.join(GRAPHS)}, got {self.graph!r}")
-        if self.parametrization == "score" and not self.process.supports_scores:
-            raise UserError(f"the {self.graph} graph needs the parametrization denoiser")
-        object.__setattr__(self, "vocab", self.process.states(self.vocab))  # the only way, frozen
-        _ = self.noise, self.tokenizer  # they check their own limits
-
-    @cached_property
-    def process(self) -> Graph:
-        """The forward process that ``graph`` names."""
-        return GRAPHS[self.graph]
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, V."""
-        return len(self.vocab)
-
-    @cached_property
-    def noise(self) -> NoiseSchedule:
-        """The noise schedule, between ``sigma_min`` and ``sigma_max``."""
-        return self.process.schedule(self.sigma_min, self.sigma_max)
-
-    @cached_property
-    def tokenizer(self) -> CharacterLevelTokenizer:
-        """From text to tokens and back."""
-        return CharacterLevelTokenizer(self.vocab)
+__all__ = ['sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
@@ -174,10 +105,9 @@ class Attention(nn.Module):
 
 
 def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
-    """Depthwise causal convolution plus its input: (B, L, n_embd) → the same shape.
+    """Depthwise causal convolution, added to its input x (B, L, n_embd): the same shape.
 
-    Adds to each position the ``conv_size`` positions before it, feature by feature:
-    ``weights[k]``, of shape (n_embd,), belongs to the position k + 1 places back.
+    ``weights`` (conv_size, n_embd): the k-th row, from 0, is for what lies k + 1 positions back.
     """
     total = x
     for back, weight in enumerate(weights, 1):
@@ -186,10 +116,7 @@ def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each with an adaLN-zero gate.
-
-    A ``causal`` block has a :func:`causal_conv` before each of the two.
-    """
+    """Attention, then feed-forward, each gated (adaLN-zero); if ``causal``, after a convolution."""
 
     def __init__(self, config: DiscreteDiffusionConfig, causal: bool = False) -> None:
         super().__init__()
@@ -197,9 +124,8 @@ class Block(nn.Module):
         self.gradient_checkpointing = False
         self.modulation = Modulation(config.cond_dim, d, 6)
         self.attention = Attention(config)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
-        )
+        up, down = nn.Linear(d, 4 * d, bias), nn.Linear(4 * d, d, bias)
+        self.feed_forward = nn.Sequential(up, nn.GELU(), down)
         self.dropout = nn.Dropout(config.dropout)
         size = config.conv_size if causal else 0
         self.conv = nn.ParameterList(torch.zeros(size, d) for _ in range(2 if size else 0))
@@ -246,7 +172,7 @@ def hollow_attention(
     """States of the merge, left-to-right and right-to-left stacks, blind to their own letter.
 
     ``left``, ``right`` and the results: (B, L, n_embd). The hollow transformer of Sun et al. 2023
-    (arXiv:2211.16750, §4.2), here without weights shared by the two causal stacks.
+    (arXiv:2211.16750), here without weights shared by the two causal stacks.
     """
     depth, length = (len(blocks) - 1) // 2, left.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
@@ -297,12 +223,14 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         for block in self.blocks:
             block.gradient_checkpointing = value
 
-    def _stacks(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    def _stacks(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """States of the three stacks, each (B, L, n_embd), and the noise features (B, cond_dim)."""
-        check_input(x_t, sigma_bar, mask, self.config.block_size)
+        check_input(x_t, sigma_bar, condition_mask, self.config.block_size)
         x, length = self.embedding(x_t), x_t.shape[1]  # (B, L, n_embd)
-        if mask is not None:
-            x = x + mask[..., None] * self.condition_embedding
+        if condition_mask is not None:
+            x = x + condition_mask[..., None] * self.condition_embedding
         cond = self.noise_embedding(sigma_bar)
         angles = rope_angles(length, self.config.n_embd // self.config.n_head, x.device)
         left, right = neighbors(x, self.position_embedding[:length])
@@ -331,15 +259,13 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
         r"""$\log q$ of each clean token given all letters but its own: (B, L, V), at least float32."""
-        self._check_denoiser()
-        return self.logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+        return self._log_q(self.logits(x_t, sigma_bar, condition_mask))
 
     def denoise_stacks(
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
         r"""$\log q$ of the merge, left-to-right and right-to-left stacks: (3, B, L, V)."""
-        self._check_denoiser()
-        return self.stack_logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+        return self._log_q(self.stack_logits(x_t, sigma_bar, condition_mask))
 
     def forward(
         self, input_ids: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
@@ -351,9 +277,10 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         log_q = self.denoise(input_ids, sigma_bar, condition_mask)
         return self.graph.log_score(log_q, sigma_bar, input_ids)
 
-    def _check_denoiser(self) -> None:
+    def _log_q(self, logits: Tensor) -> Tensor:
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
+        return logits.log_softmax(-1)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

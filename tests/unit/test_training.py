@@ -68,11 +68,11 @@ def losses(folder):
         {"num_workers": True},
         {"mixed_precision": "bf17"},
         {"betas": (2, 3)},
-        {"betas": (0.9,)},
         {"progress": "maybe"},
         {"auxiliary_loss_weight": -0.1},
         {"dataset_name": 3},
-        {"model": "small"},
+        {"betas": (0.9, math.nan)},
+        {"learning_rate": math.inf},
     ],
 )
 def test_bad_configs_are_refused(wrong):
@@ -86,6 +86,9 @@ def test_good_configs_are_taken():
     assert config.batch_size == 8 and config.betas == (0, 0.5)
     with pytest.raises(FrozenInstanceError):
         config.batch_size = 9
+    for wrong in ({"betas": (0.9,)}, {"betas": (0.9,) * 3}, {"model": "small"}):
+        with pytest.raises(UserError, match="need two betas and a mapping model"):
+            TrainingConfig(**wrong)
 
 
 def test_presets_are_what_the_command_sees():
