@@ -406,9 +406,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from ddlm_core.model import DiscreteDiffusionConfig
-from ddlm_core.support.presets import compose_preset
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields, checked
+from ddlm_core.support.presets import compose_preset
 
 Count = Annotated[int, Limits(1)]
 CountOrNone = Annotated[int | None, Limits(1)]

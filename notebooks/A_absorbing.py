@@ -609,7 +609,11 @@ from ddlm_core.training import Trainer, TrainingConfig
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 steps = 4 if smoke else 150
 train, val, _, tokenizer = setup_dataloaders(
-    "pocket-stories", train_samples=16 * steps + 100, val_samples=16, context_len=160, batch_size=16
+    "pocket-stories",
+    train_samples=16 * steps + 100,
+    val_samples=16,
+    context_length=160,
+    batch_size=16,
 )
 
 
@@ -620,7 +624,7 @@ def practice(graph: str) -> Trainer:
     with TemporaryDirectory() as folder:
         how = {"max_steps": steps, "checkpoint_dir": folder, "progress": False, "ema_decay": 0.95}
         trainer = Trainer(model, train, val, TrainingConfig(**how))
-        before, after = trainer.evaluate(), trainer.fit()
+        before, after = trainer.evaluate(), trainer.train()
     print(
         f"{graph:9} before {before.nats_per_window:6.1f}, after {after.nats_per_window:6.1f} nats"
     )

@@ -101,7 +101,7 @@ SERVE = {
 }
 TRAIN = {
     "batch_sise=4": "batch_sise",
-    "batch_size=0": f"batch_size {WHOLE} from 1",
+    "batch_size=0": f"batch_size {WHOLE}, at least 1",
     "batch_size=[": "no viable alternative at input '['",
     "--config-name nonsense": "nonsense",
     "dataset_name=no/such.txt": "no file matches no/such.txt",
@@ -128,7 +128,7 @@ MADE = {
     ),
     "a share of 2": (
         lambda: TrainingConfig(ema_decay=2.0),
-        "ema_decay must be a number from 0 to 1",
+        "ema_decay must be a number, at least 0 and at most 1",
     ),
     "no such optimizer": (
         lambda: TrainingConfig(optimizer="sgd"),

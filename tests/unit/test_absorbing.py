@@ -327,7 +327,7 @@ def test_the_trainer_measures_with_the_noise_of_the_graph():
     loader = evaluation_loader(torch.randint(2, 106, (480,), generator=g).numpy(), 24, 10)
     config = TrainingConfig(eval_windows=20, context_length=24)
     trainer = Trainer(model=model, train_loader=loader, val_loader=loader, config=config)
-    assert trainer.evaluate() == validation_bound(model, loader, LogLinearNoise(), 20)
+    assert trainer.evaluate() == validation_bound(model, loader, 20)
 
 
 def test_a_checkpoint_remembers_its_graph(tmp_path):
