@@ -40,7 +40,7 @@ def watch():
         samples.append(anonymous())
         time.sleep(0.005)
 
-setup_dataloaders("pocket-stories", train_samples=20, val_samples=4)  # so that everything is imported
+setup_dataloaders("pocket-stories", train_samples=20, val_samples=4)  # to import everything
 before, samples = anonymous(), []
 threading.Thread(target=watch, daemon=True).start()
 start, worked = time.perf_counter(), time.process_time()
