@@ -116,9 +116,16 @@ from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .tokenizer import look_up as look_up
 from .training import HARMLESS as HARMLESS
 from .training import SAME_TEXT as SAME_TEXT
+from .training import Beta as Beta
 from .training import Bound as Bound
+from .training import Count as Count
+from .training import CountOrNone as CountOrNone
+from .training import Natural as Natural
 from .training import NoisyBatch as NoisyBatch
+from .training import Positive as Positive
+from .training import PositiveOrNone as PositiveOrNone
 from .training import RunFiles as RunFiles
+from .training import Share as Share
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
 from .training import TrainingLoss as TrainingLoss
