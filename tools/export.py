@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, problems, read_chapter
 
-MODULE_ONLY = {"stories", "tiny_world"}  # sample(), entropy()… mean something only as stories.sample()
+MODULE_ONLY = {"stories", "tiny_world"}  # sample()… means something only as stories.sample()
 MAX_LINES, MAX_CLASS_LINES = 40, 80  # of an exported cell; a class cannot be split over cells
 # `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
 METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
@@ -60,9 +60,7 @@ def modules_of(node: ast.Import | ast.ImportFrom, home: dict[str, str]) -> set[s
 def check_imports(chapters: list[Chapter], owner: dict[str, int]) -> None:
     """A chapter imports by name, and only from chapters before it."""
     home = {name: m for chapter in chapters for name, m in chapter.exports().items()}
-    place = owner | {
-        "absorbing": owner.get("loss", -1) + 0.5
-    }  # appendix A's module: right after it
+    place = owner | {"absorbing": owner.get("loss", -1) + 0.5}  # appendix A's: right after loss
     for order, chapter in enumerate(chapters):
         for cell in chapter.cells:
             for node in filter(is_import, ast.walk(cell.tree)):
