@@ -13,6 +13,8 @@ from ddlm_core.support.checks import check_input
 
 __all__ = ['sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
 
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
+
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
     r"""Sines and cosines of $\log\bar\sigma$, low frequencies first: (B,) → (B, size).
