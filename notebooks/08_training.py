@@ -541,7 +541,7 @@ def proposal_times(
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
     low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = (low + (high - low) * u**power).clamp(max=high)
+    fraction = low + (high - low) * u**power
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
