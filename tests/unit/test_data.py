@@ -220,4 +220,3 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
         path.write_text(text)
         tokens = stored_tokens(str(path), TOKENIZER).tokens
         assert TOKENIZER.decode(tokens[:]) == text
-    assert len(stored_tokens(str(path), TOKENIZER, pad_to=20).tokens) == 20
