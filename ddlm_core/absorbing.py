@@ -3,93 +3,149 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddlm_core.loss import Graph
-from ddlm_core.noise import as_float_tensor, resample_probability
+from ddlm_core.loss import Graph, noise_column
+from ddlm_core.noise import NoiseSchedule, as_float_tensor, resample_probability
 
-__all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'open_masks', 'ABSORBING']  # fmt: skip
+__all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'AbsorbingGraph', 'ABSORBING']  # fmt: skip
 
 MASK = "░"
 
 
 def with_mask(vocab: Sequence[str]) -> tuple[str, ...]:
-    """The vocabulary with the mask as its last token."""
+    """The vocabulary with the mask as its last token, once."""
     return (*vocab, MASK) if vocab[-1] != MASK else tuple(vocab)
 
 
-def all_masked(batch_size: int, length: int, vocab_size: int, *_: Any) -> Tensor:
-    """Pure noise: nothing but masks, int64 (B, L); a generator and a device play no part."""
-    return torch.full((batch_size, length), vocab_size - 1)
+def all_masked(
+    batch_size: int,
+    length: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Pure noise: nothing but masks, int64 (B, L) on ``device``; a generator has nothing to draw."""
+    return torch.full((batch_size, length), vocab_size - 1, device=device)
 
 
+@dataclass(frozen=True)
 class LogLinearNoise:
-    r"""Total noise $\bar\sigma(t) = -\log(1 - t)$ and rate $1/(1 - t)$: at time t, a share t is masked."""
+    r"""The log-linear schedule (SEDD, Lou, Meng & Ermon 2024): at time t, a share t is masked.
 
-    sigma_min, sigma_max = 0.0, math.inf  # at t = 0 and at t = 1
+    Called with t in [0, 1] (any shape, not checked) it returns total noise $\bar\sigma(t) = -\log(1 - t)$
+    and rate $1/(1 - t)$, both infinite at t = 1, of the shape and dtype of t; numbers count as float64.
+    """
+
+    sigma_min: ClassVar[float] = 0.0  # at t = 0
+    sigma_max: ClassVar[float] = math.inf  # at t = 1
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""
         return self.sigma_bar(t), self.sigma(t)
 
     def sigma_bar(self, t: Tensor | float) -> Tensor:
+        r"""Total noise $\bar\sigma(t) = -\log(1 - t)$, of the shape of ``t``."""
         return -torch.log1p(-as_float_tensor(t))
 
     def sigma(self, t: Tensor | float) -> Tensor:
+        r"""Noise rate $\sigma(t) = 1/(1 - t)$, of the shape of ``t``."""
         return 1 / (1 - as_float_tensor(t))
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
+        """Time at which the total noise is ``sigma_bar``, of its shape: the share of masks."""
         return resample_probability(sigma_bar)
 
 
-def mask_posterior(log_q: Tensor, sigma_bar: Any, x_t: Tensor) -> Tensor:
-    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q$ at a mask, itself no letter; elsewhere $x_t$, surely."""
+def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
+    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q$ at a mask, itself no letter; elsewhere $x_t$, surely.
+
+    For $\log q$ (B, L, V), whatever it gives to the mask, and tokens int64 (B, L). (MDLM, Sahoo et al.
+    2024: zero masking probabilities and carry-over unmasking.)
+    """
     mask = log_q.shape[-1] - 1
     q = log_q.index_fill(-1, torch.tensor(mask, device=log_q.device), -torch.inf).log_softmax(-1)
     return torch.where((x_t == mask)[..., None], q, one_hot(x_t, mask + 1).log())
 
 
-def mask_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+def mask_log_score(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
     r"""From a belief to log-scores (B, L, V): $s_y = q_y/(e^{\bar\sigma} - 1)$ at a mask, 1 at y = x_t.
 
-    At a letter, 0 for every other y: the way back from a letter leads nowhere.
+    At a letter, 0 for every other y: the way back from a letter leads nowhere. Noise: a scalar or (B,).
     """
-    log_s = mask_posterior(log_q, sigma_bar, x_t) - torch.expm1(sigma_bar).log()[..., None, None]
-    return log_s.scatter(-1, x_t[..., None], 0.0)
+    log_odds = torch.expm1(noise_column(sigma_bar, log_q)).log()  # (B, 1, 1)
+    return (mask_posterior(log_q, x_t) - log_odds).scatter(-1, x_t[..., None], 0.0)
 
 
-def mask_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+def mask_loss(log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor) -> Tensor:
     r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
     $\sum_{y \ne x_0, x_t} s_y + a\,(e^d - 1 - d)$ at a mask, with $a = 1/(e^{\bar\sigma} - 1)$ and
-    $d = \log s_{x_0} - \log a$; 0 at a letter. Arguments as in ``score_entropy_loss``.
+    $d = \log s_{x_0} - \log a$; 0 at a letter. (SEDD, Lou, Meng & Ermon 2024, with the absorbing rates.)
+    Log-scores (B, L, V), noise a scalar or (B,), at least 0, tokens int64 (B, L).
     """
     masked = x_t == log_score.shape[-1] - 1  # (B, L)
-    a = torch.where(masked, 1 / torch.expm1(sigma_bar)[..., None], 1.0)
+    a = torch.where(masked, 1 / torch.expm1(noise_column(sigma_bar, log_score))[..., 0], 1.0)
     d = torch.where(masked, log_score.gather(-1, x_0[..., None])[..., 0] - a.log(), 0.0)
     others = log_score.scatter(-1, torch.stack([x_t, x_0], dim=-1), -torch.inf).exp().sum(-1)
     return torch.where(masked, others, 0.0) + a * (torch.expm1(d) - d)
 
 
-def open_masks(
-    log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
-) -> Tensor:
-    r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t = resample_probability(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
-    f_s = resample_probability(sigma_bar_s).to(log_q)[..., None, None]
-    stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
-    q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
-    return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])
+class AbsorbingGraph(Graph):
+    """The absorbing graph (D3PM, Austin et al. 2021; SEDD): noise turns a token into the mask, for good.
+
+    The mask is the last state. Shapes as in :class:`~ddlm_core.loss.Graph`.
+    """
+
+    name = "absorbing"
+    supports_churn = False  # fresh masks in a finished text are another method (ReMDM)
+    supports_scores = False
+
+    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
+        return with_mask(vocab)
+
+    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        return LogLinearNoise()  # it must end at infinity, whatever the limits
+
+    def sample_prior(
+        self,
+        batch_size: int,
+        length: int,
+        vocab_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return all_masked(batch_size, length, vocab_size, generator, device)
+
+    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+        noise = as_float_tensor(sigma_bar_1)  # any letter that is left costs -log 0
+        return torch.zeros_like(noise).masked_fill(noise < math.inf, math.inf)
+
+    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
+        return mask_log_score(log_q, sigma_bar, x_t)
+
+    def loss(
+        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
+    ) -> Tensor:
+        return mask_loss(log_score, sigma_bar, x_t, x_0)
+
+    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
+        noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
+        letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
+        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+        return letters + resample_probability(noise) * mask
+
+    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+        lost = resample_probability(delta_sigma).to(x_t.device)[..., None, None]  # (B, 1, 1)
+        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+        at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
+        at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
+        return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
 
 
-ABSORBING = Graph(
-    noise=lambda sigma_min, sigma_max: LogLinearNoise(),
-    states=with_mask,
-    sample_prior=all_masked,
-    log_score=mask_log_score,
-    loss=mask_loss,
-    reverse=open_masks,
-)
+ABSORBING = AbsorbingGraph()

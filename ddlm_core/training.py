@@ -5,18 +5,16 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked_mean, prior_kl
+from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked_mean
 from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.support.checkpoints import batches_from, load_checkpoint, measure_and_save
@@ -114,7 +112,7 @@ def draw_noise(
 ) -> tuple[Tensor, ...]:
     """All that is random in a step on windows (B, L): the arguments of :func:`training_loss`."""
     vocab_size, graph = model.config.vocab_size, graph_of(model)
-    noise = graph.noise(config.sigma_min, config.sigma_max)
+    noise = graph.schedule(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
     mask = draw_condition(tuple(x_0.shape), config.condition_share, generator)
@@ -129,7 +127,8 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
     else:
-        log_q = model.denoise(x_t, sigma_bar, mask, graded=objective == "graded")
+        denoise = model.denoise_stacks if objective == "graded" else model.denoise
+        log_q = denoise(x_t, sigma_bar, mask)
         losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
     if objective == "graded":
         losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
@@ -143,8 +142,7 @@ class Objective(nn.Module):
         super().__init__()
         guesses = model.config.parametrization == "denoiser"  # else there is no guess to grade
         self.model, self.objective = model, config.objective if guesses else "score_entropy"
-        for block in model.blocks if config.gradient_checkpointing else ():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        model.gradient_checkpointing = config.gradient_checkpointing
         if config.torch_compile:
             model.logits = torch.compile(model.logits)
 
@@ -203,7 +201,9 @@ def window_nats(
     x_t, which = x_t.unique(dim=0, return_inverse=True)  # almost all come through unchanged
     probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
     last = -probs[which].gather(-1, x_0[..., None]).log().mean((1, 2))
-    return (diffusion + last + prior_kl(noise.sigma_max, vocab_size).item()) * x_0.shape[1]
+    return (
+        diffusion + last + graph_of(model).prior_kl(noise.sigma_max, vocab_size).item()
+    ) * x_0.shape[1]
 
 
 def validation_bound(
@@ -286,7 +286,7 @@ class Trainer:
 
     def evaluate(self) -> Bound:
         """The validation bound of the averaged weights."""
-        noise = graph_of(self.model).noise(self.config.sigma_min, self.config.sigma_max)
+        noise = graph_of(self.model).schedule(self.config.sigma_min, self.config.sigma_max)
         return validation_bound(self.average, self.val_loader, noise, self.config.eval_windows)
 
     def fit(self) -> Bound | None:

@@ -381,14 +381,21 @@ for start in (3.0, 5.0):
 
 
 # %% tags=["export"]
+from ddlm_core.loss import UNIFORM, Graph
+
+
 def analytic_probs(
-    log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
+    log_q: Tensor,
+    x_t: Tensor,
+    sigma_bar_t: Tensor | float,
+    sigma_bar_s: Tensor | float,
+    graph: Graph = UNIFORM,
 ) -> Tensor:
     """Reverse step between two noises, (B,) or scalars, exact at each position if q is: (B, L, V)."""
-    vocab_size, after = log_q.shape[-1], _column(sigma_bar_s, log_q)
-    delta = _column(sigma_bar_t, log_q) - after
-    belief = torch.exp(-after) * log_q.exp() - torch.expm1(-after) / vocab_size  # p(x_s = y)
-    weight = belief * transition(x_t, delta[..., 0, 0], vocab_size)  # times p(x_t | x_s = y)
+    after = torch.as_tensor(sigma_bar_s, dtype=log_q.dtype, device=log_q.device)
+    delta = torch.as_tensor(sigma_bar_t, dtype=log_q.dtype, device=log_q.device) - after
+    belief = graph.marginal(log_q, x_t, after)  # p(x_s = y)
+    weight = belief * graph.likelihood(x_t, delta, log_q.shape[-1])  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -733,7 +740,7 @@ def reverse_probs(
         if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
             log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
         if method == "analytic":
-            return (graph_of(model).reverse or analytic_probs)(log_q, x_t, sigma_bar_t, sigma_bar_s)
+            return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s, graph_of(model))
         score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
     else:
         score = model(x_t, sigma_bar_t, *given).exp()

@@ -17,7 +17,7 @@
 # [SEDD](https://arxiv.org/abs/2310.16834) try it beside the uniform noise, and
 # [MDLM](https://arxiv.org/abs/2406.07524) uses nothing else. The formulas become so short that one can see
 # through them. And it is a test of this book: the code that trains, measures and samples must not have
-# to change. Only what it asks of the noise is new, and that is six small things.
+# to change. Only what it asks of the noise is new, and that is a few small things.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -80,7 +80,6 @@ step | {"░": before / now}
 
 # %% tags=["export"]
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,13 +88,19 @@ MASK = "░"
 
 
 def with_mask(vocab: Sequence[str]) -> tuple[str, ...]:
-    """The vocabulary with the mask as its last token."""
+    """The vocabulary with the mask as its last token, once."""
     return (*vocab, MASK) if vocab[-1] != MASK else tuple(vocab)
 
 
-def all_masked(batch_size: int, length: int, vocab_size: int, *_: Any) -> Tensor:
-    """Pure noise: nothing but masks, int64 (B, L); a generator and a device play no part."""
-    return torch.full((batch_size, length), vocab_size - 1)
+def all_masked(
+    batch_size: int,
+    length: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Pure noise: nothing but masks, int64 (B, L) on ``device``; a generator has nothing to draw."""
+    return torch.full((batch_size, length), vocab_size - 1, device=device)
 
 
 # %% [markdown]
@@ -170,25 +175,37 @@ test_noise_puts_masks()
 
 # %% tags=["export"]
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from ddlm_core.noise import as_float_tensor, resample_probability
 
 
+@dataclass(frozen=True)
 class LogLinearNoise:
-    r"""Total noise $\bar\sigma(t) = -\log(1 - t)$ and rate $1/(1 - t)$: at time t, a share t is masked."""
+    r"""The log-linear schedule (SEDD, Lou, Meng & Ermon 2024): at time t, a share t is masked.
 
-    sigma_min, sigma_max = 0.0, math.inf  # at t = 0 and at t = 1
+    Called with t in [0, 1] (any shape, not checked) it returns total noise $\bar\sigma(t) = -\log(1 - t)$
+    and rate $1/(1 - t)$, both infinite at t = 1, of the shape and dtype of t; numbers count as float64.
+    """
+
+    sigma_min: ClassVar[float] = 0.0  # at t = 0
+    sigma_max: ClassVar[float] = math.inf  # at t = 1
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""
         return self.sigma_bar(t), self.sigma(t)
 
     def sigma_bar(self, t: Tensor | float) -> Tensor:
+        r"""Total noise $\bar\sigma(t) = -\log(1 - t)$, of the shape of ``t``."""
         return -torch.log1p(-as_float_tensor(t))
 
     def sigma(self, t: Tensor | float) -> Tensor:
+        r"""Noise rate $\sigma(t) = 1/(1 - t)$, of the shape of ``t``."""
         return 1 / (1 - as_float_tensor(t))
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
+        """Time at which the total noise is ``sigma_bar``, of its shape: the share of masks."""
         return resample_probability(sigma_bar)
 
 
@@ -311,22 +328,28 @@ for text in ("░░", "a░", "░c"):
 # %% tags=["export"]
 from torch.nn.functional import one_hot
 
+from ddlm_core.loss import noise_column
 
-def mask_posterior(log_q: Tensor, sigma_bar: Any, x_t: Tensor) -> Tensor:
-    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q$ at a mask, itself no letter; elsewhere $x_t$, surely."""
+
+def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
+    r"""$\log p(x_0 = y \mid x_t)$, (B, L, V): $q$ at a mask, itself no letter; elsewhere $x_t$, surely.
+
+    For $\log q$ (B, L, V), whatever it gives to the mask, and tokens int64 (B, L). (MDLM, Sahoo et al.
+    2024: zero masking probabilities and carry-over unmasking.)
+    """
     mask = log_q.shape[-1] - 1
     q = log_q.index_fill(-1, torch.tensor(mask, device=log_q.device), -torch.inf).log_softmax(-1)
     return torch.where((x_t == mask)[..., None], q, one_hot(x_t, mask + 1).log())
 
 
 # %% tags=["export"]
-def mask_log_score(log_q: Tensor, sigma_bar: Tensor, x_t: Tensor) -> Tensor:
+def mask_log_score(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
     r"""From a belief to log-scores (B, L, V): $s_y = q_y/(e^{\bar\sigma} - 1)$ at a mask, 1 at y = x_t.
 
-    At a letter, 0 for every other y: the way back from a letter leads nowhere.
+    At a letter, 0 for every other y: the way back from a letter leads nowhere. Noise: a scalar or (B,).
     """
-    log_s = mask_posterior(log_q, sigma_bar, x_t) - torch.expm1(sigma_bar).log()[..., None, None]
-    return log_s.scatter(-1, x_t[..., None], 0.0)
+    log_odds = torch.expm1(noise_column(sigma_bar, log_q)).log()  # (B, 1, 1)
+    return (mask_posterior(log_q, x_t) - log_odds).scatter(-1, x_t[..., None], 0.0)
 
 
 # %% [markdown]
@@ -356,7 +379,7 @@ def test_score_is_the_ratio_of_the_marginals(f: float):
 
 def test_posterior_never_believes_in_the_mask():
     log_q, x_t = torch.tensor([[[0.2, 0.2, 0.1, 0.5]] * 2]).log(), torch.tensor([[3, 1]])
-    p = mask_posterior(log_q, None, x_t).exp()
+    p = mask_posterior(log_q, x_t).exp()
     torch.testing.assert_close(p, torch.tensor([[[0.4, 0.4, 0.2, 0.0], [0.0, 1.0, 0.0, 0.0]]]))
 
 
@@ -396,14 +419,15 @@ test_posterior_never_believes_in_the_mask()
 
 
 # %% tags=["export"]
-def mask_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+def mask_loss(log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor) -> Tensor:
     r"""Denoising score entropy of each position: (B, L), at least 0, not yet times $\sigma(t)$.
 
     $\sum_{y \ne x_0, x_t} s_y + a\,(e^d - 1 - d)$ at a mask, with $a = 1/(e^{\bar\sigma} - 1)$ and
-    $d = \log s_{x_0} - \log a$; 0 at a letter. Arguments as in ``score_entropy_loss``.
+    $d = \log s_{x_0} - \log a$; 0 at a letter. (SEDD, Lou, Meng & Ermon 2024, with the absorbing rates.)
+    Log-scores (B, L, V), noise a scalar or (B,), at least 0, tokens int64 (B, L).
     """
     masked = x_t == log_score.shape[-1] - 1  # (B, L)
-    a = torch.where(masked, 1 / torch.expm1(sigma_bar)[..., None], 1.0)
+    a = torch.where(masked, 1 / torch.expm1(noise_column(sigma_bar, log_score))[..., 0], 1.0)
     d = torch.where(masked, log_score.gather(-1, x_0[..., None])[..., 0] - a.log(), 0.0)
     others = log_score.scatter(-1, torch.stack([x_t, x_0], dim=-1), -torch.inf).exp().sum(-1)
     return torch.where(masked, others, 0.0) + a * (torch.expm1(d) - d)
@@ -479,22 +503,105 @@ test_loss_at_the_clean_end()
 # $$ \begin{aligned} p(x_s=y\mid x_t=\text{mask}) &= \frac{f_t-f_s}{f_t}\,q_y \quad (y \text{ a letter}), \\
 #    p(x_s=\text{mask}\mid x_t=\text{mask}) &= \frac{f_s}{f_t}. \end{aligned} $$
 #
-# The code takes the noises, as `analytic_probs` of chapter 7 does. The first one may be infinite.
-
+# Must the sampler know this formula? No: its step is Bayes' rule for any graph, a product of two factors over the earlier
+# state $y$, divided by its sum. The graph gives the factors. With $\Delta = \bar\sigma_t - \bar\sigma_s$, at a mask:
+#
+# | | $y$ a letter | $y$ the mask |
+# |---|---|---|
+# | `marginal`: the state was $y$ | $e^{-\bar\sigma_s}\,q_y$ | $f_s$ |
+# | `likelihood`: $y$ became a mask | $1-e^{-\Delta}$ | 1 |
+# | the product | $(f_t-f_s)\,q_y$ | $f_s$ |
+#
+# The product uses $e^{-\bar\sigma_s}(1-e^{-\Delta}) = e^{-\bar\sigma_s}-e^{-\bar\sigma_t} = f_t-f_s$, and its sum over $y$ is
+# $f_t$. That is the formula above. At a letter, only the same letter can have become it. The chance that it survived, $e^{-\Delta}$, is
+# a factor that all $y$ share, so `likelihood` puts 1 in its place. Otherwise a given letter would get $0/0$
+# in the first step, where $\Delta=\infty$.
+#
+# ## The graph: all of it as one object
+#
+# These are the things that change. [Chapter 5](05_loss.ipynb) lists them as the methods of `Graph`:
+#
+# | what it is asked for | uniform | absorbing |
+# |---|---|---|
+# | `schedule` of the noise | `GeometricNoise` (chapter 3) | `LogLinearNoise` |
+# | `states` of a position | the tokens | the tokens and the mask |
+# | `sample_prior`: where noise puts a token | any token | the mask |
+# | `prior_kl`: what the text at $t=1$ still tells | almost nothing | nothing, if the noise ends at infinity |
+# | `log_score`: belief to score | `denoiser_log_score` (5) | `mask_log_score` |
+# | `loss` | `score_entropy_loss` (5) | `mask_loss` |
+# | `marginal`, `likelihood`: the step back | the kernel is symmetric | the table above |
+#
+# Two flags say what this noise cannot do. To add fresh noise between steps (churn) would put masks into a finished text, where
+# no later step is sure to open them. And log-scores alone do not lead back: the Euler step and the staggered score
+# of chapter 7 use the rates of the uniform graph.
 
 # %% tags=["export"]
-def open_masks(
-    log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
-) -> Tensor:
-    r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t = resample_probability(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
-    f_s = resample_probability(sigma_bar_s).to(log_q)[..., None, None]
-    stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
-    q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
-    return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])
+from ddlm_core.loss import Graph
+from ddlm_core.noise import NoiseSchedule
 
+
+class AbsorbingGraph(Graph):
+    """The absorbing graph (D3PM, Austin et al. 2021; SEDD): noise turns a token into the mask, for good.
+
+    The mask is the last state. Shapes as in :class:`~ddlm_core.loss.Graph`.
+    """
+
+    name = "absorbing"
+    supports_churn = False  # fresh masks in a finished text are another method (ReMDM)
+    supports_scores = False
+
+    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
+        return with_mask(vocab)
+
+    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        return LogLinearNoise()  # it must end at infinity, whatever the limits
+
+    def sample_prior(
+        self,
+        batch_size: int,
+        length: int,
+        vocab_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return all_masked(batch_size, length, vocab_size, generator, device)
+
+    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+        noise = as_float_tensor(sigma_bar_1)  # any letter that is left costs -log 0
+        return torch.zeros_like(noise).masked_fill(noise < math.inf, math.inf)
+
+    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
+        return mask_log_score(log_q, sigma_bar, x_t)
+
+    def loss(
+        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
+    ) -> Tensor:
+        return mask_loss(log_score, sigma_bar, x_t, x_0)
+
+    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
+        noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
+        letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
+        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+        return letters + resample_probability(noise) * mask
+
+    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+        lost = resample_probability(delta_sigma).to(x_t.device)[..., None, None]  # (B, 1, 1)
+        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+        at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
+        at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
+        return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
+
+
+ABSORBING = AbsorbingGraph()
+
+# %% [markdown]
+# The checks of the step: Bayes' rule with the matrix exponential of the rates, for a known clean letter; and extremes, where
+# the noise is infinite or almost none.
 
 # %% tags=["test"]
+from ddlm_core.sampler import analytic_probs
+
+
 def test_step_is_bayes_rule():
     for earlier, later in ((0.0, 0.7), (0.2, 0.21), (1.5, 9.0)):
         first, second = (
@@ -503,7 +610,7 @@ def test_step_is_bayes_rule():
         for x_0, x_t in ((0, 0), (0, 3), (2, 3)):
             joint = first[x_0] * second[:, x_t]  # over x_s
             log_q = one_hot(torch.tensor([[x_0]]), 4).double().log()
-            step = open_masks(log_q, torch.tensor([[x_t]]), later, earlier)
+            step = analytic_probs(log_q, torch.tensor([[x_t]]), later, earlier, ABSORBING)
             torch.testing.assert_close(step[0, 0], joint / joint.sum())
 
 
@@ -511,50 +618,21 @@ def test_step_is_a_distribution_at_the_extremes():
     log_q = torch.tensor([[[0.0, -torch.inf, -torch.inf, -torch.inf], [-60.0, -50.0, 0.0, 9.0]]])
     for x_t in (torch.tensor([[3, 3]]), torch.tensor([[1, 3]])):
         for now, after in ((torch.inf, 16.0), (torch.inf, 0.0), (1e-6, 1e-7), (1e-30, 0.0)):
-            step = open_masks(log_q, x_t, now, after)
+            step = analytic_probs(log_q, x_t, now, after, ABSORBING)
             assert (step >= 0).all()
             torch.testing.assert_close(step.sum(-1), torch.ones(1, 2))
             if after == 0:
                 assert (step[..., 3] == 0).all()  # at the end no mask is left
     letters = torch.tensor([[1, 2]])
-    assert torch.equal(open_masks(log_q, letters, 0.0, 0.0), one_hot(letters, 4).float())
+    step = analytic_probs(log_q, letters, 0.0, 0.0, ABSORBING)
+    assert torch.equal(step, one_hot(letters, 4).float())
 
 
 test_step_is_bayes_rule()
 test_step_is_a_distribution_at_the_extremes()
 
 # %% [markdown]
-# ## The graph: all of it as one object
-#
-# These are the six things. [Chapter 5](05_loss.ipynb) lists them as the fields of `Graph`, and its defaults are
-# the functions of the uniform noise:
-#
-# | what it is asked for | uniform | absorbing |
-# |---|---|---|
-# | `noise`: a schedule | `GeometricNoise` (chapter 3) | `LogLinearNoise` |
-# | `states` of a position | the tokens | the tokens and the mask |
-# | `sample_prior`: where noise puts a token | any token | the mask |
-# | `log_score`: belief to score | `denoiser_log_score` (5) | `mask_log_score` |
-# | `loss` | `score_entropy_loss` (5) | `mask_loss` |
-# | `reverse`: a step back | `analytic_probs` (7) | `open_masks` |
-#
-# What is left of the text at $t=1$, `prior_kl`, is not in the list: for endless noise it is 0 with either graph.
-
-# %% tags=["export"]
-from ddlm_core.loss import Graph
-
-ABSORBING = Graph(
-    noise=lambda sigma_min, sigma_max: LogLinearNoise(),
-    states=with_mask,
-    sample_prior=all_masked,
-    log_score=mask_log_score,
-    loss=mask_loss,
-    reverse=open_masks,
-)
-
-# %% [markdown]
-# A configuration names its graph, and a model has it. (The table `GRAPHS` of chapter 6 says in which module a
-# graph lies, and imports it when it is asked for. To add yours, add a line there.)
+# A configuration names its graph, and a model has it. (To add yours, add it to the table `GRAPHS` of chapter 6.)
 
 # %%
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
@@ -969,8 +1047,8 @@ plt.show()
 # 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is `log_q.log_softmax(-1)`.
 #    `test_posterior_never_believes_in_the_mask` fails. So does `test_step_is_a_distribution_at_the_extremes`, which
 #    asks that no mask be left at the end.
-# 2. Open with the wrong chance: in `open_masks`, let `stays` be `f_s` where it is `f_s / f_t`.
-#    `test_step_is_bayes_rule` fails. (From pure noise, where $f_t=1$, the two are the same, so a single look at
+# 2. Open with the wrong chance: in `likelihood`, let `at_mask` be 1 for every state.
+#    `test_step_is_bayes_rule` fails. (From pure noise, where $\Delta=\infty$, the two are the same, so a single look at
 #    the first step would not tell.)
 # 3. Stop the noise early, as with an $\epsilon$: `-torch.log1p(-0.999 * as_float_tensor(t))` in `LogLinearNoise`.
 #    `test_log_linear_noise` fails: the share of masks is no longer $t$. (Nor is the noise infinite at $t = 1$ any more. The
@@ -1039,10 +1117,9 @@ beliefs
 # | `MASK`, `with_mask(vocab)` | the 107th token |
 # | `all_masked(batch_size, length, vocab_size)` | pure noise |
 # | `LogLinearNoise` | the schedule: at time $t$, a share $t$ is masked |
-# | `mask_posterior(log_q, sigma_bar, x_t)` | belief and evidence: $q$ at masks, certainty at letters |
+# | `mask_posterior(log_q, x_t)` | belief and evidence: $q$ at masks, certainty at letters |
 # | `mask_log_score(log_q, sigma_bar, x_t)` | $s_y = q_y/(e^{\bar\sigma}-1)$ |
 # | `mask_loss(log_score, sigma_bar, x_t, x_0)` | score entropy, which is cross-entropy here |
-# | `open_masks(log_q, x_t, sigma_bar_t, sigma_bar_s)` | the step back |
-# | `ABSORBING` | all of it, for `DiscreteDiffusionConfig(graph="absorbing")` |
+# | `AbsorbingGraph`, `ABSORBING` | all of it, for `DiscreteDiffusionConfig(graph="absorbing")` |
 #
 # To train one: `ddlm-train --config-name pocket +model.graph=absorbing`.
