@@ -10,6 +10,7 @@ from . import noise as noise
 from . import pipeline as pipeline
 from . import sampler as sampler
 from . import stories as stories
+from . import tiny_world as tiny_world
 from . import tokenizer as tokenizer
 from . import training as training
 from .absorbing import ABSORBING as ABSORBING
@@ -93,6 +94,7 @@ from .pipeline import TextStep as TextStep
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
 from .pipeline import text_bound as text_bound
+from .sampler import METHODS as METHODS
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep
 from .sampler import analytic_probs as analytic_probs
@@ -100,6 +102,7 @@ from .sampler import churned_probs as churned_probs
 from .sampler import create_timestep_schedule as create_timestep_schedule
 from .sampler import denoising_steps as denoising_steps
 from .sampler import euler_probs as euler_probs
+from .sampler import has_denoiser as has_denoiser
 from .sampler import noise_levels as noise_levels
 from .sampler import reverse_probs as reverse_probs
 from .sampler import sample_diffusion as sample_diffusion
