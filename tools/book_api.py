@@ -3,17 +3,17 @@ public name and the cell of the chapter that builds it.
 """
 
 import ast
-import inspect
 import re
 import sys
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
@@ -59,36 +59,64 @@ def with_math(text: str) -> str:
     return MATH.sub(role, text)
 
 
-def comment_of(module: str, name: str) -> str:
-    """The comment behind a constant or a field: it describes what has no docstring."""
-    source = inspect.getsource(import_module(module))
-    if "." in name:
-        start = source.index(f"class {name.split('.')[0]}")
-        source = source[start:]
-    found = re.search(rf"^ *{name.split('.')[-1]}\b.*?  # (.+)$", source, re.MULTILINE)
-    return f"{found[1][0].upper()}{found[1][1:]}." if found else ""
+def comment_of(node: ast.stmt, lines: list[str]) -> list[str]:
+    """The comment behind an assignment, as a sentence."""
+    for line in lines[node.lineno - 1 : node.end_lineno]:
+        if comment := line.partition("  # ")[2]:
+            return [f"{comment[0].upper()}{comment[1:].rstrip('.')}."]
+    return []
+
+
+def describe_values(app: Sphinx) -> None:
+    """For autodoc, the comment behind a public constant or a field is its docstring."""
+    for module, (_, names) in exports().items():
+        analyzer = ModuleAnalyzer.for_module(f"ddlm_core.{module}")
+        docs, lines = analyzer.find_attr_docs(), analyzer.code.splitlines()
+        places = {name: first for name, (_, first, _) in analyzer.tags.items()}
+        for outer in ast.parse(analyzer.code).body:
+            scope = outer.name if isinstance(outer, ast.ClassDef) else ""
+            for node in outer.body if scope else [outer]:
+                if isinstance(node, ast.Assign | ast.AnnAssign):
+                    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                    comment = comment_of(node, lines)
+                    for part in ast.walk(target):
+                        name = getattr(part, "id", "")
+                        if not name:
+                            continue
+                        if comment if scope else name in names:  # fields may go without
+                            docs.setdefault((scope, name), comment or [""])
+                        places[f"{scope}.{name}".lstrip(".")] = node.lineno
+        analyzer.tagorder.update(places)
 
 
 def process_docstring(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Formulas for all; a comment for what has no docstring of its own; a module's chapter."""
-    if what in ("data", "attribute"):
-        module = ".".join(name.split(".")[:2])
-        lines[:] = [comment_of(module, name.removeprefix(f"{module}."))]
+    """Formulas, and what is returned."""
     text = with_math("\n".join(lines))
     # As a field at once: napoleon would take what stands before a colon for a type.
     text = RETURNS.sub(lambda match: f":returns: {match[1].strip()}\n", text)
-    lines[:] = text.split("\n")
+    value = what in ("attribute", "data", "property")  # as above, if it is on the first line
+    lines[:] = [*[""] * value, *text.split("\n")]
+
+
+def short_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Of a dataclass the fields and their defaults: the types stand at the fields."""
+    if what != "class" or not is_dataclass(obj):
+        return None
+    shown = []
+    for field in (field for field in fields(obj) if field.init):
+        value = "" if field.default is MISSING else f"={field.default!r}"
+        missing = field.default_factory is not MISSING or len(value) > 30
+        shown.append(field.name + ("=..." if missing else value))
+    return f"({', '.join(shown)})", returned
 
 
 def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
-    """Of classes only what says something: methods with a docstring, fields with a comment."""
-    if skip or what != "class":
-        return skip
-    if inspect.isroutine(obj) or isinstance(obj, property) or inspect.isclass(obj):
-        return not obj.__doc__
-    return True
+    """Fields of a named tuple without a comment say nothing."""
+    return skip or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
 
 
 def public_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Node) -> Any:
@@ -142,7 +170,9 @@ class ApiLinks(SphinxTransform):
                 if name in home:
                     target = f"{uri}#ddlm_core.{home[name]}.{name}"
                     code.replace_self(nodes.reference("", "", code.deepcopy(), refuri=target))
-        foot = nodes.paragraph("", "Arguments, shapes and errors: the API of ", classes=["api-foot"])
+        foot = nodes.paragraph(
+            "", "Arguments, shapes and errors: the API of ", classes=["api-foot"]
+        )
         for number, module in enumerate(modules):
             foot += [nodes.Text(" and ")] if number else []
             link = nodes.literal(module, module)
@@ -170,6 +200,8 @@ def setup(app: Sphinx) -> dict:
     sys.path.insert(0, str(ROOT))  # autodoc imports the package of this very tree
     app.setup_extension("sphinx.ext.autodoc")
     app.setup_extension("sphinx.ext.napoleon")
+    app.connect("builder-inited", describe_values)
+    app.connect("autodoc-process-signature", short_signature)
     app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", public_name)
