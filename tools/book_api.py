@@ -20,6 +20,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 PAGE = "book/api"
 GOOGLE = Config()
+SUPPORT = {"UserError": "support.errors", "StepResult": "support.progress"}  # on the page as well
 ROOT = Path(__file__).parents[1]
 CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
 MATH = re.compile(r"(``.*?``)|(?:(\w)?\$([^$]+)\$(?=(\w)?))", re.DOTALL)
@@ -125,12 +126,12 @@ def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 
 def public_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Node) -> Any:
     """A docstring may name what another module exports without its module, as users import it."""
-    for module, (_, names) in exports().items() if node.get("refdomain") == "py" else ():
-        if (name := node["reftarget"]) in names:
-            full, python = f"ddlm_core.{module}.{name}", env.get_domain("py")
-            where = (env, node["refdoc"], app.builder, node["reftype"], full, node, content)
-            return python.resolve_xref(*where)
-    return None
+    home = {name: module for module, (_, names) in exports().items() for name in names}
+    full = f"ddlm_core.{(home | SUPPORT).get(name := node['reftarget'])}.{name}"
+    if node.get("refdomain") != "py" or name not in home | SUPPORT:
+        return None
+    where = (env, node["refdoc"], app.builder, node["reftype"], full, node, content)
+    return env.get_domain("py").resolve_xref(*where)
 
 
 # --- from a name to its chapter, and back
