@@ -24,7 +24,7 @@ def train(folder: Path, steps: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     torch.manual_seed(0)
     train_loader, val_loader, *_ = setup_dataloaders(
-        "pocket-stories", train_samples=40, val_samples=4, context_len=160, batch_size=4
+        "pocket-stories", train_samples=40, val_samples=4, context_length=160, batch_size=4
     )
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8, "dropout": 0.1}
     model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(block_size=160, **sizes))

@@ -609,7 +609,11 @@ from ddlm_core.training import Trainer, TrainingConfig
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 steps = 4 if smoke else 150
 train, val, _, tokenizer = setup_dataloaders(
-    "pocket-stories", train_samples=16 * steps + 100, val_samples=16, context_len=160, batch_size=16
+    "pocket-stories",
+    train_samples=16 * steps + 100,
+    val_samples=16,
+    context_length=160,
+    batch_size=16,
 )
 
 
