@@ -624,7 +624,7 @@ def practice(graph: str) -> Trainer:
     with TemporaryDirectory() as folder:
         how = {"max_steps": steps, "checkpoint_dir": folder, "progress": False, "ema_decay": 0.95}
         trainer = Trainer(model, train, val, TrainingConfig(**how))
-        before, after = trainer.evaluate(), trainer.fit()
+        before, after = trainer.evaluate(), trainer.train()
     print(
         f"{graph:9} before {before.nats_per_window:6.1f}, after {after.nats_per_window:6.1f} nats"
     )
