@@ -9,6 +9,7 @@ from . import loss as loss
 from . import model as model
 from . import noise as noise
 from . import pipeline as pipeline
+from . import reference as reference
 from . import sampler as sampler
 from . import stories as stories
 from . import tiny_world as tiny_world
@@ -48,6 +49,7 @@ from .evaluation import Estimate as Estimate
 from .evaluation import bits_per_character as bits_per_character
 from .evaluation import bound_draws as bound_draws
 from .evaluation import estimate_bound as estimate_bound
+from .evaluation import first_flaw as first_flaw
 from .evaluation import mean_of as mean_of
 from .evaluation import spread_times as spread_times
 from .evaluation import wilson as wilson
@@ -94,6 +96,8 @@ from .pipeline import TextStep as TextStep
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
 from .pipeline import text_bound as text_bound
+from .reference import BayesDenoiser as BayesDenoiser
+from .reference import UnigramModel as UnigramModel
 from .sampler import METHODS as METHODS
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep
