@@ -13,6 +13,17 @@ import export as exporter
 import notebooks
 
 ROOT = Path(__file__).parents[2]
+PROJECT = """
+[project]
+version = "1.0"
+
+[[tool.importlinter.contracts]]
+type = "layers"
+layers = ["apps", "wall", "rain", "weather", "support"]
+
+[tool.ruff]
+line-length = 100
+"""
 RAIN = '''\
 # %% [markdown]
 # # Rain
@@ -61,7 +72,7 @@ def book(tmp_path: Path) -> Path:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/01_rain.py").write_text(RAIN)
     (tmp_path / "notebooks/02_wall.py").write_text(WALL)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
     return tmp_path
 
 
@@ -94,7 +105,7 @@ def test_generated_files(book, export):
     rain = (book / "ddlm_core/rain.py").read_text()
     assert rain.startswith("# Generated from notebooks/01_rain.py by tools/export.py: edit that, ")
     assert '"""Rain."""' in rain
-    assert "__all__ = ['survival']" in rain
+    assert '__all__ = ["survival"]' in rain
     assert "import math\n" not in rain  # the module does not use it; the test does
     tests = (book / "tests/test_rain.py").read_text()
     assert "import math\n" in tests
@@ -110,6 +121,29 @@ def test_generated_files(book, export):
         text=True,
     )
     assert "1 passed" in passed.stdout, passed.stdout + passed.stderr
+
+
+def test_a_text_that_opens_the_first_cell_is_the_docstring_of_the_module(book, export):
+    text = '"""How rain wipes letters out.\n\nMore of it.\n"""'
+    edit(book, "01_rain.py", "import math\nfrom", f"{text}\n\nimport math\nfrom")
+    edit(book, "01_rain.py", "DRY = 0.0", '"""The state of the weather."""\n\nDRY = 0.0')
+    assert export() == ""
+    head = (book / "ddlm_core/rain.py").read_text().split("\n", 1)[1]
+    assert head.startswith(f"{text}\n\nfrom math import exp\n") and head.count('"""') == 4
+    head, _, rest = (book / "ddlm_core/weather.py").read_text().split("\n", 2)
+    assert rest.strip() == '__all__ = ["DRY"]\n\nDRY = 0.0'
+    doc = '# %% tags=["export"]\n"""A second one."""\n\nlate = 1\n'
+    with (book / "notebooks/01_rain.py").open("a") as chapter:
+        chapter.write(f"\n{doc}")
+    assert "01_rain.py:34: the docstring of rain belongs into its first cell" in export()
+
+
+def test_a_long_list_of_names_has_a_line_for_each(book, export):
+    names = [f"a_rather_long_name_{i}" for i in range(6)]
+    edit(book, "01_rain.py", "DRY = 0.0", "\n".join(f"{name} = 0.0" for name in ["DRY", *names]))
+    assert export() == ""
+    lines = (book / "ddlm_core/weather.py").read_text().splitlines()
+    assert all(f'    "{name}",' in lines for name in names)
 
 
 def test_exporting_twice_changes_nothing(book, export):
@@ -207,10 +241,32 @@ def test_fault_is_caught(book, export, fault):
     assert complaint in export(*["--check"] * slow)
 
 
-@pytest.mark.parametrize("line", ["from ddlm_core.wall import readable", "import ddlm_core.wall"])
-def test_a_chapter_imports_from_earlier_ones_only(book, export, line):
+LATER = ["from ddlm_core.wall import readable", "import ddlm_core.wall"]
+
+
+@pytest.mark.parametrize("line", [*LATER, "from ddlm_core import readable"])
+def test_an_exported_cell_imports_from_layers_below_only(book, export, line):
     edit(book, "01_rain.py", "    return exp", f"    {line}\n\n    return exp")
-    complaint = "notebooks/01_rain.py:11: imports ddlm_core.wall of the later notebooks/02_wall.py"
+    complaint = "notebooks/01_rain.py:11: ddlm_core.rain imports ddlm_core.wall, which is above it"
+    assert complaint in export()
+
+
+def test_the_folders_by_hand_have_layers_too(book, export):
+    edit(book, "02_wall.py", "    return", "    import ddlm_core.apps.ui\n\n    return")
+    assert "02_wall.py:9: ddlm_core.wall imports ddlm_core.apps, which is above it" in export()
+    edit(book, "02_wall.py", "ddlm_core.apps.ui", "ddlm_core.support.files")
+    assert "above" not in export()
+
+
+def test_a_module_needs_a_layer(book, export):
+    edit(book, "01_rain.py", "export:weather", "export:snow")
+    assert "01_rain.py: ddlm_core.snow is in no layer of [tool.importlinter]" in export()
+
+
+@pytest.mark.parametrize("line", LATER)
+def test_a_demonstration_imports_from_earlier_chapters_only(book, export, line):
+    edit(book, "01_rain.py", "    check()", f"    check()\n\n# %%\n{line}")
+    complaint = "notebooks/01_rain.py:27: imports ddlm_core.wall of the later notebooks/02_wall.py"
     assert complaint in export()
 
 
