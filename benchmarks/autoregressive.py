@@ -27,9 +27,9 @@ from ddlm_core.evaluation import Estimate, estimate_bound, mean_of
 from ddlm_core.model import (
     DiscreteDiffusionConfig,
     DiscreteDiffusionTransformer,
-    modulated_norm,
+    modulate,
     neighbors,
-    rotary_angles,
+    rope_angles,
 )
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.training import Trainer, TrainingConfig
@@ -43,11 +43,11 @@ def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
     config, length = model.config, tokens.shape[1]
     left, _ = neighbors(model.embedding(tokens), model.places[:length])
     cond = model.noise_embedding(torch.ones(len(tokens), device=tokens.device))
-    angles = rotary_angles(length, config.n_embd // config.n_head, tokens.device)
+    angles = rope_angles(length, config.n_embd // config.n_head, tokens.device)
     before = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
     for block in model.blocks:
         left = block(left, None, cond, angles, before)
-    return model.head(modulated_norm(left, *model.modulation(cond))).float()
+    return model.head(modulate(left, *model.modulation(cond))).float()
 
 
 def left_to_right_loss(model, drawn: Sequence[Tensor], objective: str) -> Tensor:

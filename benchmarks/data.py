@@ -28,7 +28,7 @@ CHILD = """
 import json, sys, threading, time
 from pathlib import Path
 
-import ddlm_core.apps.store
+import ddlm_core.support.store
 from ddlm_core.data import setup_dataloaders
 
 def anonymous():

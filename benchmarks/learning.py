@@ -32,8 +32,8 @@ from ddlm_core import (
 )
 from ddlm_core import model as model_module
 from ddlm_core import training as training_module
-from ddlm_core.apps.checkpoints import batches_from
-from ddlm_core.model import Modulation, modulated_norm, neighbors, rotary_angles
+from ddlm_core.model import Modulation, modulate, neighbors, rope_angles
+from ddlm_core.support.checkpoints import batches_from
 
 TESTS = Path(__file__).parents[1] / "tests"
 
@@ -45,10 +45,10 @@ class Plain(DiscreteDiffusionTransformer):
         x = self.embedding(input_ids) + self.places[: input_ids.shape[1]]
         x = x if mask is None else x + mask[..., None] * self.given
         cond, length = self.noise_embedding(sigma_bar), x.shape[1]
-        angles = rotary_angles(length, self.config.n_embd // self.config.n_head)
+        angles = rope_angles(length, self.config.n_embd // self.config.n_head)
         for block in self.blocks:
             x = block(x, None, cond, angles, torch.ones(length, length, dtype=torch.bool))
-        return self.head(modulated_norm(x, *self.modulation(cond))).float()
+        return self.head(modulate(x, *self.modulation(cond))).float()
 
 
 class WithConvolution(DiscreteDiffusionTransformer):
@@ -196,7 +196,7 @@ class Variant(NamedTuple):
     ramp: int | None = None  # the dimension to cut in half at first
 
 
-OLD = {"optimizer": "adamw", "objective": "score_entropy", "given_share": 0.0}
+OLD = {"optimizer": "adamw", "objective": "score_entropy", "condition_share": 0.0}
 SCALE = {
     "copied recipe": Variant(
         OLD | {"learning_rate": 1e-4, "noise_power": None, "ema_decay": 0.0},
@@ -223,7 +223,7 @@ VARIANTS = {
     ),
     "plain stack, score entropy": Variant({"objective": "score_entropy"}, {"near": 0}, kind=Plain),
     "readers are graded, too": Variant({"objective": "graded"}),
-    "no given spans": Variant({"given_share": 0.0}),
+    "no given spans": Variant({"condition_share": 0.0}),
     "more low noise: power 2": Variant({"noise_power": 2.0}),
     "more high noise: power 0.5": Variant({"noise_power": 0.5}),
     # how
@@ -247,7 +247,7 @@ VARIANTS = {
         patches=(
             (
                 model_module,
-                "modulated_norm",
+                "modulate",
                 lambda x, shift, scale: (
                     nn.functional.rms_norm(x, x.shape[-1:]) * (1 + scale) + shift
                 ),

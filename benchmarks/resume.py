@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.support.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.training import Trainer, TrainingConfig
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ddlm_core import DiffusionPipeline, stories
-from ddlm_core.apps.models import bundled_models
 from ddlm_core.evaluation import Estimate, estimate_bound, wilson, word_entropy
 from ddlm_core.sampler import sample_diffusion, sample_generators
+from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 OUTPUT = Path(__file__).with_suffix(".json")

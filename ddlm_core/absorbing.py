@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ddlm_core.loss import Graph
-from ddlm_core.noise import as_float_tensor, corrupted_fraction
+from ddlm_core.noise import as_float_tensor, resample_probability
 
 __all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'open_masks', 'ABSORBING']  # fmt: skip
 
@@ -42,7 +42,7 @@ class LogLinearNoise:
         return 1 / (1 - as_float_tensor(t))
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
-        return corrupted_fraction(sigma_bar)
+        return resample_probability(sigma_bar)
 
 
 def mask_posterior(log_q: Tensor, sigma_bar: Any, x_t: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ def open_masks(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
     r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t = corrupted_fraction(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
-    f_s = corrupted_fraction(sigma_bar_s).to(log_q)[..., None, None]
+    f_t = resample_probability(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
+    f_s = resample_probability(sigma_bar_s).to(log_q)[..., None, None]
     stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
     q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
     return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])

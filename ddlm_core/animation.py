@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from torch import Tensor
 
+from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Frame', 'iter_frames', 'make_frames', 'PAD_MARK', 'ARROWS', 'characters', 'final_text', 'encode_frames', 'Animation']  # fmt: skip
+__all__ = ['Frame', 'iter_frames', 'make_frames', 'characters', 'draw', 'encode_pictures', 'Animation']  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,6 @@ def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[F
     return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
 
 
-PAD_MARK = "·"
-ARROWS = {ord("\n"): "↵", ord("\t"): "⇥"}
-
-
 def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
     """One character a token: ``<PAD>`` becomes a dot, what a terminal would obey becomes ``�``."""
     special = {tokenizer.unk_token_id: "�", tokenizer.pad_token_id: PAD_MARK}
@@ -56,27 +53,27 @@ def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
 
 
-def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
-    """The text of a frame as it is read: without ``<PAD>``."""
-    return characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
+def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
+    """A frame as plain data: marks to watch, and the text as it is read, without ``<PAD>``."""
+    text = characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
+    return Picture(characters(frame.tokens, tokenizer), text, frame.sigma_bar, frame.changed)
 
 
-def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
-    """Frames as JSON that is safe inside ``<script>``: the first text, then differences only.
+def encode_pictures(pictures: Sequence[Picture]) -> str:
+    """Pictures as JSON that is safe inside ``<script>``: the first text, then differences only.
 
     A step is ``[noise, gaps, characters]``: the changed positions, each as its distance from the
     one before, and what stands there now.
     """
-    first = before = characters(frames[0].tokens, tokenizer)
+    first = before = pictures[0].marks
     steps = []
-    for frame in frames:
-        text = characters(frame.tokens, tokenizer)
+    for text, _, sigma_bar, _ in pictures:
         moved = [i for i in range(len(text)) if text[i] != before[i]]
         gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
-        noise = float(f"{frame.sigma_bar:.3g}") if frame.sigma_bar < float("inf") else "∞"
+        noise = float(f"{sigma_bar:.3g}") if sigma_bar < float("inf") else "∞"
         steps.append([noise, gaps, "".join(text[i] for i in moved)])
         before = text
-    cleanest = min(range(len(frames)), key=lambda k: frames[k].sigma_bar)
+    cleanest = min(range(len(pictures)), key=lambda k: pictures[k].sigma_bar)
     data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -98,22 +95,30 @@ class Animation:
     def __repr__(self) -> str:
         return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
 
-    def _repr_html_(self) -> str:
-        from ddlm_core.views.player import render_player
+    def __str__(self) -> str:
+        return self.pictures()[-1].text
 
-        return render_player(self)
+    def pictures(self) -> list[Picture]:
+        """The frames as every renderer draws them."""
+        return [draw(frame, self.tokenizer) for frame in self.frames]
+
+    def _repr_html_(self) -> str:
+        from ddlm_core.support.player import render_player
+
+        pictures, how = self.pictures(), {"player_id": self.player_id, "fps": self.fps}
+        return render_player(encode_pictures(pictures), pictures[-1].text, title=self.title, **how)
 
     def to_html(self) -> str:
         """A whole page that holds the player."""
-        from ddlm_core.views.player import render_page
+        from ddlm_core.support.player import render_page
 
-        return render_page(self)
+        return render_page(self._repr_html_(), self.title)
 
-    def play_in_terminal(self, **how: Any) -> None:
-        """Play in place on a terminal (see ``views.terminal``); elsewhere print the final text."""
-        from ddlm_core.views.terminal import render_terminal
+    def play_in_terminal(self, stream: TextIO | None = None, fps: float | None = None) -> None:
+        """Play in place on a terminal (by default, standard output); elsewhere print the final text."""
+        from ddlm_core.support.terminal import render_terminal
 
-        render_terminal(self.frames, self.tokenizer, **{"fps": self.fps} | how)
+        render_terminal(self.pictures(), stream, self.fps if fps is None else fps)
 
     def save(self, path: str | Path) -> Path:
         """Write a page or a picture: ``path`` ends in .html or .gif, else a ``ValueError``."""
@@ -121,9 +126,9 @@ class Animation:
         if path.suffix == ".html":
             path.write_text(self.to_html(), encoding="utf-8")
         elif path.suffix == ".gif":
-            from ddlm_core.views.pictures import save_gif
+            from ddlm_core.support.gif import save_gif
 
-            save_gif(self, path)
+            save_gif(self.pictures(), path, self.fps)
         else:
             raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
         return path

@@ -1,20 +1,24 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
 """Training: data."""
 
+import random
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddlm_core.apps.sources import POCKET, Piece, in_blocks
-from ddlm_core.apps.store import stored_stories
+from ddlm_core import stories
+from ddlm_core.support.sources import Piece, in_blocks, read_stories, source_key
+from ddlm_core.support.store import stored
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'setup_dataloaders']  # fmt: skip
+__all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'POCKET', 'pocket_stories', 'stored_tokens', 'setup_dataloaders']  # fmt: skip
 
 
 def encode_stories(
@@ -101,6 +105,36 @@ def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataL
     return DataLoader(windows, batch_size, sampler=starts)
 
 
+POCKET = "pocket-stories"  # the name of the grammar of chapter 2 as a source
+
+
+def pocket_stories(n: int, seed: int) -> Iterator[Piece]:
+    """The stories of ``stories.sample(n, seed)``, without a list of all of them."""
+    grammar, rng = stories.STORIES, random.Random(seed)
+    for _ in range(n):
+        yield stories.tell(rng.choice(grammar.plots), rng, grammar), True
+
+
+def stored_tokens(
+    source: str,
+    split: str,
+    limit: int | None,
+    column: str,
+    seed: int,
+    tokenizer: CharacterLevelTokenizer,
+    pad_to: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Tokens, ends and hashes of a source's stories, memory-mapped; a second call reads no text."""
+    if source == POCKET:
+        grammar = sha256(Path(stories.__file__).read_bytes()).hexdigest()
+        key = (source, limit, seed, grammar)
+        read = partial(pocket_stories, limit or 100_000, seed)
+    else:
+        key = source_key(source, split, limit, column)
+        read = partial(read_stories, source, split, limit, column)
+    return stored((key, tokenizer.vocab, pad_to), lambda: encode_stories(read(), tokenizer, pad_to))
+
+
 def setup_dataloaders(
     dataset_name: str = "roneneldan/TinyStories",
     train_samples: int | None = None,
@@ -121,12 +155,13 @@ def setup_dataloaders(
         val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
-    load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
+    pad_to = context_len if aligned else None
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = load(dataset_name, "train", limit, text_column, seed)
+    text = stored_tokens(dataset_name, "train", limit, text_column, seed, tokenizer, pad_to)
     train, *held = split_stories(*text, val_samples, parts=2 if val_dataset_name is None else 1)
     if val_dataset_name is not None:
-        held.insert(0, load(val_dataset_name, "validation", val_samples, text_column, seed + 1)[0])
+        other = (val_dataset_name, "validation", val_samples, text_column, seed + 1)
+        held.insert(0, stored_tokens(*other, tokenizer, pad_to)[0])
     sampler = WindowSampler(len(train), context_len, seed, aligned)
     options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
     loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)

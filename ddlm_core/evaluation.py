@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlm_core.loss import low_discrepancy_times
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.tokenizer import PAD_ID
 from ddlm_core.training import window_nats
 
@@ -46,7 +46,7 @@ def spread_times(
     """A comb of times, half uniform in t, half in the corrupted fraction, and their weights dt/dU."""
     u = low_discrepancy_times(count, generator).double()
     t = torch.linspace(0, 1, 1025, dtype=torch.float64)
-    fraction = corrupted_fraction(noise.sigma_bar(t))
+    fraction = resample_probability(noise.sigma_bar(t))
     share = (t + (fraction - fraction[0]) / (fraction[-1] - fraction[0])) / 2  # U(t)
     k = torch.searchsorted(share, u, right=True).clamp(1, 1024)
     weight = (t[k] - t[k - 1]) / (share[k] - share[k - 1])

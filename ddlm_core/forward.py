@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddlm_core.noise import corrupted_fraction
+from ddlm_core.noise import resample_probability
 
 __all__ = ['transition', 'sample_prior', 'perturb_batch']  # fmt: skip
 
@@ -30,7 +30,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
-    leak = corrupted_fraction(delta) / vocab_size
+    leak = resample_probability(delta) / vocab_size
     rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
     stay = torch.exp(-delta).expand(*x_t.shape, 1)
     return rows.scatter_add_(-1, x_t[:, :, None], stay)
@@ -63,7 +63,7 @@ def perturb_batch(
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
-    chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
+    chance = resample_probability(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
     redraw = u < chance  # (B, L)

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import perturb_batch, sample_prior
 from ddlm_core.noise import GeometricNoise, as_float_tensor
 
-__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'free_mean', 'compute_loss', 'prior_kl', 'Graph', 'UNIFORM', 'graph_of']  # fmt: skip
+__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'masked_mean', 'compute_loss', 'prior_kl', 'Graph', 'UNIFORM', 'graph_of']  # fmt: skip
 
 
 def kappa(sigma_bar: Tensor, vocab_size: int) -> Tensor:
@@ -90,7 +90,7 @@ def low_discrepancy_times(
     return times if device is None else times.to(device)
 
 
-def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of each row (B, L) over the positions that ``mask`` does not keep: (B,); 0 if it keeps all."""
     if mask is None:
         return values.mean(-1)
@@ -119,7 +119,7 @@ def compute_loss(
     (sigma_bar, sigma), graph = noise(t), graph_of(model)
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     log_score = model(x_t, sigma_bar) if mask is None else model(x_t, sigma_bar, mask)
-    return sigma * free_mean(graph.loss(log_score, sigma_bar, x_t, x_0), mask)
+    return sigma * masked_mean(graph.loss(log_score, sigma_bar, x_t, x_0), mask)
 
 
 def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from ddlm_core.apps.checks import check_config, check_input
 from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
+from ddlm_core.support.checks import check_config, check_input
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'noise_features', 'NoiseEmbedding', 'Modulation', 'modulated_norm', 'rotary_angles', 'rotate', 'Attention', 'nearby', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'rotate', 'Attention', 'nearby', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
 
 GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
 
@@ -59,7 +59,7 @@ class DiscreteDiffusionConfig:
         return CharacterLevelTokenizer(self.vocab)
 
 
-def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
+def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
     r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
     speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
@@ -77,7 +77,7 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
         weight = self.mlp[0].weight  # (cond_dim, cond_dim)
-        return self.mlp(noise_features(sigma_bar, len(weight)).to(weight.dtype))
+        return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
 class Modulation(nn.Module):
@@ -94,12 +94,12 @@ class Modulation(nn.Module):
         return self.linear(cond)[:, None].chunk(self.count, dim=-1)  # each (B, 1, n_embd)
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights of its own, then ``shift`` and ``scale``: (B, L, n_embd)."""
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
-def rotary_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
+def rope_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
     """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
     speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
     return torch.outer(torch.arange(length, device=device).float(), speeds)
@@ -164,11 +164,11 @@ class Block(nn.Module):
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
     ) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = nearby(modulated_norm(x, shift_a, scale_a), self.near[0])
-        heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
+        asks = nearby(modulate(x, shift_a, scale_a), self.near[0])
+        heard = asks if heard is None else modulate(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        thinks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        thinks = nearby(modulate(x, shift_f, scale_f), self.near[1])
         return x + gate_f * self.dropout(self.feed_forward(thinks))
 
 
@@ -227,10 +227,10 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
-        angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
+        angles = rope_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
         x = torch.stack(known) if graded else known[0]
-        logits = self.head(modulated_norm(x, *self.modulation(cond)))
+        logits = self.head(modulate(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ['rate_matrix', 'as_float_tensor', 'corrupted_fraction', 'transition_matrix', 'GeometricNoise']  # fmt: skip
+__all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition_matrix', 'GeometricNoise']  # fmt: skip
 
 
 def rate_matrix(vocab_size: int) -> Tensor:
@@ -25,7 +25,7 @@ def as_float_tensor(value: Tensor | float) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
+def resample_probability(sigma_bar: Tensor | float) -> Tensor:
     r"""Expected fraction of redrawn characters, $1 - e^{-\bar\sigma}$, of any shape."""
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
@@ -41,7 +41,7 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     stay = torch.eye(vocab_size, dtype=sigma_bar.dtype, device=sigma_bar.device)
-    return torch.exp(-sigma_bar) * stay + corrupted_fraction(sigma_bar) / vocab_size
+    return torch.exp(-sigma_bar) * stay + resample_probability(sigma_bar) / vocab_size
 
 
 @dataclass(frozen=True)

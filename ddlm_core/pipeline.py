@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ddlm_core.animation import Animation, iter_frames
-from ddlm_core.apps.checks import within
-from ddlm_core.apps.errors import told
-from ddlm_core.apps.hardware import pick_device
-from ddlm_core.apps.models import model_folder
 from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
+from ddlm_core.support.checks import check_range
+from ddlm_core.support.errors import error_context
+from ddlm_core.support.hardware import pick_device
+from ddlm_core.support.models import model_folder
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 __all__ = ['load_model', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
@@ -33,10 +33,10 @@ __all__ = ['load_model', 'encode_template', 'TextStep', 'text_bound', 'Diffusion
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
     mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-    with told(f"cannot use {(path := folder / 'config.json')}", mend):
+    with error_context(f"cannot use {(path := folder / 'config.json')}", mend):
         config = json.loads(path.read_text(encoding="utf-8"))
         model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-    with told(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+    with error_context(f"cannot use {(path := folder / 'model.safetensors')}", mend):
         weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinity")
@@ -77,8 +77,8 @@ def _arguments(
     churn = float(config.graph == "uniform" and config.parametrization == "denoiser")
     how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0, "churn": churn} | how
     how["seq_len"] = config.block_size if seq_len is None else seq_len
-    within(1, config.block_size, seq_len=how["seq_len"])
-    within(0.001, 1000, temperature=how["temperature"])
+    check_range(1, config.block_size, seq_len=how["seq_len"])
+    check_range(0.001, 1000, temperature=how["temperature"])
     if template is not None:
         how["template"], how["mask"] = encode_template(template, seq_len, config)
         how["seq_len"] = len(how["mask"])
@@ -142,7 +142,7 @@ class DiffusionPipeline:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
-        with told(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+        with error_context(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
             return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
 
     def generate_streaming(
@@ -155,8 +155,10 @@ class DiffusionPipeline:
         """
         rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
         how = _arguments(self.config, **options)
-        within(1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"])
-        within(0, 2**63, seed=seed, first=first)
+        check_range(
+            1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"]
+        )
+        check_range(0, 2**63, seed=seed, first=first)
         rows = 1 if self.device.type == "cpu" else rows
         own = sample_generators(seed, num_samples, first)
         batches = [own[i : i + rows] for i in range(0, num_samples, rows)]
@@ -185,7 +187,7 @@ class DiffusionPipeline:
 
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
-        within(0, 2**63, seed=seed)
+        check_range(0, 2**63, seed=seed)
         return text_bound(self.model, text, seed)
 
     __call__ = generate

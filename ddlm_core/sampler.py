@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.apps.checks import check_sampling, has_denoiser, with_given
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, graph_of
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.noise import GeometricNoise, resample_probability
+from ddlm_core.support.checks import check_sampling, has_denoiser, with_given
 
 __all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'reverse_probs', 'churned_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
 
@@ -129,9 +129,9 @@ def churned_probs(
     r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; after Karras et al. 2022.)"""
     if churn == 0:
         return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, *how)
-    aim = -torch.log1p((churn - 1) * corrupted_fraction(sigma_bar_s))  # (B,)
+    aim = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
     probs = reverse_probs(model, x_t, sigma_bar_t, aim, *how)
-    redrawn = corrupted_fraction(_column((sigma_bar_s - aim).clamp(min=0), probs))
+    redrawn = resample_probability(_column((sigma_bar_s - aim).clamp(min=0), probs))
     return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[-1]), redrawn)
 
 

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
-from ddlm_core.apps.checks import check_settings
-from ddlm_core.apps.hardware import adamw, make_accelerator
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, free_mean, graph_of, low_discrepancy_times, prior_kl
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked_mean, prior_kl
+from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.sampler import reverse_probs
+from ddlm_core.support.checkpoints import batches_from, load_checkpoint, measure_and_save
+from ddlm_core.support.checks import check_settings
+from ddlm_core.support.hardware import adamw, make_accelerator
+from ddlm_core.support.progress import Progress
 from ddlm_core.tokenizer import PAD_ID
-from ddlm_core.views.progress import Progress
 
-__all__ = ['TrainingConfig', 'proposal_times', 'draw_given', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'Trainer']  # fmt: skip
+__all__ = ['TrainingConfig', 'proposal_times', 'draw_condition', 'draw_noise', 'training_loss', 'Objective', 'build_optimizers', 'learning_rate_factor', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'train_step', 'Trainer']  # fmt: skip
 
 
 @dataclass
@@ -54,7 +54,7 @@ class TrainingConfig:
     ema_decay: float = 0.995
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
-    given_share: float = 0.1  # share of windows in which parts are given, for infilling
+    condition_share: float = 0.1  # share of windows in which parts are given, for infilling
     objective: str = "guess"  # or "graded", or "score_entropy", the integrand of the bound
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
     torch_compile: bool = False
@@ -91,7 +91,7 @@ def proposal_times(
         width = 1 - sampling_eps
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
-    low, high = corrupted_fraction(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
+    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
@@ -99,7 +99,7 @@ def proposal_times(
     return t.float(), (slope / noise.sigma(t)).float()
 
 
-def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
     """Which tokens are given, bool (B, L): spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
@@ -117,7 +117,7 @@ def draw_noise(
     noise = graph.noise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
-    mask = draw_given(tuple(x_0.shape), config.given_share, generator)
+    mask = draw_condition(tuple(x_0.shape), config.condition_share, generator)
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
@@ -133,7 +133,7 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
     if objective == "graded":
         losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
-    return free_mean(losses, mask).mean()
+    return masked_mean(losses, mask).mean()
 
 
 class Objective(nn.Module):

@@ -159,7 +159,7 @@ def as_float_tensor(value: Tensor | float) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def corrupted_fraction(sigma_bar: Tensor | float) -> Tensor:
+def resample_probability(sigma_bar: Tensor | float) -> Tensor:
     r"""Expected fraction of redrawn characters, $1 - e^{-\bar\sigma}$, of any shape."""
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
@@ -175,7 +175,7 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     stay = torch.eye(vocab_size, dtype=sigma_bar.dtype, device=sigma_bar.device)
-    return torch.exp(-sigma_bar) * stay + corrupted_fraction(sigma_bar) / vocab_size
+    return torch.exp(-sigma_bar) * stay + resample_probability(sigma_bar) / vocab_size
 
 
 # %% [markdown]
@@ -242,7 +242,7 @@ def test_closed_form_equals_matrix_exp():
 def test_small_noise_keeps_its_digits():
     for sigma_bar in (1e-4, 1e-6):
         exact = sigma_bar - sigma_bar**2 / 2 + sigma_bar**3 / 6
-        single = corrupted_fraction(torch.tensor(sigma_bar))
+        single = resample_probability(torch.tensor(sigma_bar))
         kernel = transition_matrix(torch.tensor(sigma_bar), 106)
         assert single.dtype == kernel.dtype == torch.float32
         assert abs(single.double() / exact - 1) < 1e-6
@@ -257,7 +257,7 @@ def test_transition_matrix_refuses_what_is_no_noise():
         transition_matrix(1.0, -2)
     forever = transition_matrix(float("inf"), 4)
     assert torch.equal(forever, torch.full((4, 4), 0.25, dtype=torch.float64))
-    assert corrupted_fraction(torch.tensor([0, 1])).dtype == torch.float64
+    assert resample_probability(torch.tensor([0, 1])).dtype == torch.float64
 
 
 test_rate_matrix_is_what_short_steps_leave()
@@ -402,7 +402,7 @@ noise = GeometricNoise()
 print("   t   sigma_bar      sigma   redrawn of 160")
 for t in torch.linspace(0, 1, 5, dtype=torch.float64):
     sigma_bar, sigma = noise(t)
-    redrawn = 160 * corrupted_fraction(sigma_bar)
+    redrawn = 160 * resample_probability(sigma_bar)
     print(f"{t:.2f}  {sigma_bar:10.5f} {sigma:10.4f}   {redrawn:14.2f}")
 
 # %% [markdown]
@@ -455,7 +455,7 @@ def test_any_shape_and_dtype():
     for dtype in (torch.float32, torch.float64):
         for shape in ((), (5,), (2, 3), (4, 1, 2), (0,)):
             t = torch.full(shape, 0.25, dtype=dtype)
-            for value in (*noise(t), noise.time(t), corrupted_fraction(t)):
+            for value in (*noise(t), noise.time(t), resample_probability(t)):
                 assert value.shape == shape and value.dtype == dtype
     for number in (1, 1.0, torch.tensor(1)):
         assert noise.sigma_bar(number).item() == pytest.approx(20, rel=1e-14)
@@ -523,7 +523,7 @@ upper.semilogy(t, noise.sigma_bar(t), label="total noise σ̄(t)")
 upper.semilogy(t, noise.sigma(t), "--", label="rate σ(t), per unit of time")
 upper.set(ylabel="redraws per character", yticks=[1e-4, 1e-2, 1, 100])
 upper.legend()
-lower.plot(t, 100 * corrupted_fraction(noise.sigma_bar(t)), color="C2")
+lower.plot(t, 100 * resample_probability(noise.sigma_bar(t)), color="C2")
 lower.set(xlabel="time t", ylabel="characters redrawn (%)", xlim=(0, 1), ylim=(0, 103))
 for ax in (upper, lower):
     for start, end in ((0, almost_clean), (almost_gone, 1)):
@@ -602,7 +602,7 @@ sigma_min = math.exp((math.log(-math.log(0.99)) - 0.1 * math.log(20)) / 0.9)
 later = GeometricNoise(sigma_min, 20.0)
 assert abs(later.time(-math.log(0.99)).item() - 0.1) < 1e-12
 assert abs(sigma_min - 0.00432) < 1e-5
-round(sigma_min, 5), round(100 * corrupted_fraction(sigma_min).item(), 2)
+round(sigma_min, 5), round(100 * resample_probability(sigma_min).item(), 2)
 
 # %% [markdown]
 # ## Summary
@@ -614,7 +614,7 @@ round(sigma_min, 5), round(100 * corrupted_fraction(sigma_min).item(), 2)
 # |---|---|
 # | `rate_matrix(vocab_size)` | $Q = \tfrac1V J - I$ |
 # | `transition_matrix(sigma_bar, vocab_size)` | $e^{\bar\sigma Q}$, in closed form |
-# | `corrupted_fraction(sigma_bar)` | $1 - e^{-\bar\sigma}$, with all its digits |
+# | `resample_probability(sigma_bar)` | $1 - e^{-\bar\sigma}$, with all its digits |
 # | `GeometricNoise(sigma_min, sigma_max)` | the clock: `noise(t)` is $(\bar\sigma(t), \sigma(t))$ |
 # | `.sigma_bar(t)`, `.sigma(t)`, `.time(sigma_bar)`, `.log_growth` | total, rate, inverse, slope of $\log\bar\sigma$ |
 # | `as_float_tensor(value)` | numbers and tensors alike, as floating tensors |

@@ -92,7 +92,7 @@ kept = math.exp(-0.5)
 import torch
 from torch import Tensor
 
-from ddlm_core.noise import corrupted_fraction
+from ddlm_core.noise import resample_probability
 
 
 def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
@@ -112,7 +112,7 @@ def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
 #
 # `transition` gives the formula for every character of a batch. It fills a table with the share that
 # everybody gets, $(1 - e^{-\Delta})/V$, and adds $e^{-\Delta}$ at the token that stands there now.
-# (`scatter_add_` adds a number at one chosen place of each row; `corrupted_fraction`, from chapter 3,
+# (`scatter_add_` adds a number at one chosen place of each row; `resample_probability`, from chapter 3,
 # is $1 - e^{-\Delta}$ with all its digits.)
 #
 # Why $\Delta$, and not $\bar\sigma$? The dice do not remember. Whatever happened before, the noise
@@ -130,7 +130,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
     delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
-    leak = corrupted_fraction(delta) / vocab_size
+    leak = resample_probability(delta) / vocab_size
     rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
     stay = torch.exp(-delta).expand(*x_t.shape, 1)
     return rows.scatter_add_(-1, x_t[:, :, None], stay)
@@ -230,7 +230,7 @@ def perturb_batch(
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
-    chance = corrupted_fraction(_noise_column(x_0, sigma_bar))  # (B, 1)
+    chance = resample_probability(_noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
     redraw = u < chance  # (B, L)
@@ -460,7 +460,7 @@ levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
 dots = levels[::14]
 clean = torch.zeros(len(dots), 20_000, dtype=torch.int64)
 noisy = perturb_batch(clean, dots, 106, generator=torch.Generator().manual_seed(7))
-plt.plot(levels, corrupted_fraction(levels) * (1 - 1 / 106), label="formula")
+plt.plot(levels, resample_probability(levels) * (1 - 1 / 106), label="formula")
 plt.plot(dots, (noisy != clean).double().mean(1), "o", label="measured")
 plt.xscale("log")
 plt.xlabel("total noise σ̄")
@@ -605,13 +605,11 @@ test_frames_refuse_other_shapes()
 # A picture of a text needs one mark for each token, `<PAD>` included, or the text would shrink and
 # jump. So padding becomes a faint dot while we watch, and nothing in the text we end with. And a
 # vocabulary can come from somebody else's checkpoint: control characters, which a terminal would
-# *obey*, become `�`. (A view without room for a line break or a tab translates them by `ARROWS`.)
+# *obey*, become `�`. What comes out, a `Picture`, is plain data: whoever draws it knows nothing of tokens.
 
 # %% tags=["export:animation"]
+from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.tokenizer import CharacterLevelTokenizer
-
-PAD_MARK = "·"
-ARROWS = {ord("\n"): "↵", ord("\t"): "⇥"}
 
 
 def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
@@ -621,9 +619,10 @@ def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
 
 
-def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
-    """The text of a frame as it is read: without ``<PAD>``."""
-    return characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
+def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
+    """A frame as plain data: marks to watch, and the text as it is read, without ``<PAD>``."""
+    text = characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
+    return Picture(characters(frame.tokens, tokenizer), text, frame.sigma_bar, frame.changed)
 
 
 # %% [markdown]
@@ -643,29 +642,28 @@ def final_text(frame: Frame, tokenizer: CharacterLevelTokenizer) -> str:
 import json
 
 
-def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> str:
-    """Frames as JSON that is safe inside ``<script>``: the first text, then differences only.
+def encode_pictures(pictures: Sequence[Picture]) -> str:
+    """Pictures as JSON that is safe inside ``<script>``: the first text, then differences only.
 
     A step is ``[noise, gaps, characters]``: the changed positions, each as its distance from the
     one before, and what stands there now.
     """
-    first = before = characters(frames[0].tokens, tokenizer)
+    first = before = pictures[0].marks
     steps = []
-    for frame in frames:
-        text = characters(frame.tokens, tokenizer)
+    for text, _, sigma_bar, _ in pictures:
         moved = [i for i in range(len(text)) if text[i] != before[i]]
         gaps = [here - last for here, last in zip(moved, [0, *moved], strict=False)]
-        noise = float(f"{frame.sigma_bar:.3g}") if frame.sigma_bar < float("inf") else "∞"
+        noise = float(f"{sigma_bar:.3g}") if sigma_bar < float("inf") else "∞"
         steps.append([noise, gaps, "".join(text[i] for i in moved)])
         before = text
-    cleanest = min(range(len(frames)), key=lambda k: frames[k].sigma_bar)
+    cleanest = min(range(len(pictures)), key=lambda k: pictures[k].sigma_bar)
     data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 # %% [markdown]
 # The looks and the script are two small files of the package,
-# [`player.css`](../ddlm_core/views/player.css) and [`player.js`](../ddlm_core/views/player.js): a
+# [`player.css`](../ddlm_core/support/player.css) and [`player.js`](../ddlm_core/support/player.js): a
 # hundred lines that decode the steps, lay out a grid of characters, and connect a button and a slider.
 # Three of their habits are worth stealing. Lines break where the *cleanest* frame has its spaces, in
 # every frame, so noise full of accidental spaces cannot make lines jump. What changed is orange, *and*
@@ -677,13 +675,13 @@ def encode_frames(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -
 #
 # `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view. A
 # notebook that finds `_repr_html_` shows the player. `play_in_terminal` redraws the text in place;
-# `save` writes a page or a GIF. All of these views live beside the player's files, in
-# [`ddlm_core/views`](../ddlm_core/views/player.py), and are imported only when they are called: they have nothing
+# `save` writes a page or a GIF. All of these renderers live beside the player's files, in
+# [`ddlm_core/support`](../ddlm_core/support/player.py), and are imported only when they are called: they have nothing
 # to teach about diffusion.
 
 # %% tags=["export:animation"]
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 
 @dataclass(frozen=True, repr=False)
@@ -703,22 +701,30 @@ class Animation:
     def __repr__(self) -> str:
         return f"Animation({len(self.frames)} frames of {len(self.frames[0].tokens)} characters)"
 
-    def _repr_html_(self) -> str:
-        from ddlm_core.views.player import render_player
+    def __str__(self) -> str:
+        return self.pictures()[-1].text
 
-        return render_player(self)
+    def pictures(self) -> list[Picture]:
+        """The frames as every renderer draws them."""
+        return [draw(frame, self.tokenizer) for frame in self.frames]
+
+    def _repr_html_(self) -> str:
+        from ddlm_core.support.player import render_player
+
+        pictures, how = self.pictures(), {"player_id": self.player_id, "fps": self.fps}
+        return render_player(encode_pictures(pictures), pictures[-1].text, title=self.title, **how)
 
     def to_html(self) -> str:
         """A whole page that holds the player."""
-        from ddlm_core.views.player import render_page
+        from ddlm_core.support.player import render_page
 
-        return render_page(self)
+        return render_page(self._repr_html_(), self.title)
 
-    def play_in_terminal(self, **how: Any) -> None:
-        """Play in place on a terminal (see ``views.terminal``); elsewhere print the final text."""
-        from ddlm_core.views.terminal import render_terminal
+    def play_in_terminal(self, stream: TextIO | None = None, fps: float | None = None) -> None:
+        """Play in place on a terminal (by default, standard output); elsewhere print the final text."""
+        from ddlm_core.support.terminal import render_terminal
 
-        render_terminal(self.frames, self.tokenizer, **{"fps": self.fps} | how)
+        render_terminal(self.pictures(), stream, self.fps if fps is None else fps)
 
     def save(self, path: str | Path) -> Path:
         """Write a page or a picture: ``path`` ends in .html or .gif, else a ``ValueError``."""
@@ -726,9 +732,9 @@ class Animation:
         if path.suffix == ".html":
             path.write_text(self.to_html(), encoding="utf-8")
         elif path.suffix == ".gif":
-            from ddlm_core.views.pictures import save_gif
+            from ddlm_core.support.gif import save_gif
 
-            save_gif(self, path)
+            save_gif(self.pictures(), path, self.fps)
         else:
             raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
         return path
@@ -780,13 +786,15 @@ def test_player_carries_every_frame():
         assert decode_player(Animation(chosen, tokenizer)._repr_html_()) == expected
     assert expected[0].replace("·", "") == tokenizer.decode(frames[0].tokens)
     assert (
-        json.loads(encode_frames(frames, tokenizer))["cleanest"] == 3
+        json.loads(encode_pictures(Animation(frames, tokenizer).pictures()))["cleanest"] == 3
     )  # the lines break by this one
 
 
 def test_player_is_self_contained_and_safe():
     frames, tokenizer = story_frames(), CharacterLevelTokenizer()
-    assert "<" not in encode_frames(frames[::-1], tokenizer)  # the first text holds "</script>"
+    assert "<" not in encode_pictures(
+        Animation(frames[::-1], tokenizer).pictures()
+    )  # the first text holds "</script>"
     html = Animation(frames, tokenizer, "<i>Mo</i>", 'a"b').to_html()
     assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
     assert html.count("</script>") == html.count("<script") == 2
@@ -873,7 +881,7 @@ Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 # redrawn, so each could be anything *but* what it was: noise that still knows the text. Generation must
 # start from noise that knows nothing. Undo the change, export again, and all is well.
 #
-# Something harmless: change the color of changed characters in `ddlm_core/views/player.css`. No test
+# Something harmless: change the color of changed characters in `ddlm_core/support/player.css`. No test
 # fails; `python tools/notebooks.py --force 04_forward` then redraws the player above.
 
 # %% [markdown]
@@ -903,7 +911,7 @@ print(int(keep.sum()), tokenizer.decode(x_t[0]))
 # `chi_squared_tail` at $\bar\sigma = 0.5$ and $V = 5$. (Expected probability: 0.3148.)
 
 # %% tags=["solution", "hide-input"]
-move = corrupted_fraction(0.5).item() * (1 - 1 / 5)
+move = resample_probability(0.5).item() * (1 - 1 / 5)
 generator = torch.Generator().manual_seed(9)
 moved = torch.rand(100_000, generator=generator) < move
 step = torch.randint(1, 5, (100_000,), generator=generator)
@@ -940,9 +948,9 @@ round(expected, 3)
 # | `forward` | `sample_prior` | pure noise: where generation starts |
 # | `animation` | `Frame` | tokens, noise, and what has just changed |
 # | `animation` | `iter_frames`, `make_frames` | frames of a run: as it goes, or afterwards |
-# | `animation` | `characters`, `final_text` | a frame as it is watched, and as it is read |
+# | `animation` | `characters`, `draw` | a frame as plain data: as it is watched, and as it is read |
 # | `animation` | `Animation` | the player, `play_in_terminal`, `save("run.gif")`, `save("run.html")` |
-# | `animation` | `encode_frames` | the frames as safe JSON, for the player |
+# | `animation` | `encode_pictures` | the pictures as safe JSON, for the player |
 # | `animation` | `PAD_MARK`, `ARROWS` | what stands for `<PAD>`, newline and tab |
 #
 # Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.

@@ -1015,7 +1015,7 @@ def low_discrepancy_times(
 
 
 # %% tags=["export"]
-def free_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean of each row (B, L) over the positions that ``mask`` does not keep: (B,); 0 if it keeps all."""
     if mask is None:
         return values.mean(-1)
@@ -1052,7 +1052,7 @@ def compute_loss(
     (sigma_bar, sigma), graph = noise(t), graph_of(model)
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     log_score = model(x_t, sigma_bar) if mask is None else model(x_t, sigma_bar, mask)
-    return sigma * free_mean(graph.loss(log_score, sigma_bar, x_t, x_0), mask)
+    return sigma * masked_mean(graph.loss(log_score, sigma_bar, x_t, x_0), mask)
 
 
 # %% [markdown]
@@ -1124,7 +1124,7 @@ def reconstruction_nats(model, x_0, sigma_bar_0, mask=None, generator=None) -> T
     x_t = perturb_batch(x_0, sigma_bar, model.config.vocab_size, mask, generator)
     log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
     right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    return free_mean(-right, mask)
+    return masked_mean(-right, mask)
 
 
 def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor, Tensor]:
@@ -1612,7 +1612,7 @@ round(factor, 2)
 # | `denoiser_log_score(log_q, sigma_bar, x_t)` | from a guess of the clean character to log-scores |
 # | `log_posterior(log_q, sigma_bar, x_t)` | the guess once $x_t$ at its own position is counted |
 # | `low_discrepancy_times(batch_size)` | a comb of times |
-# | `free_mean(values, mask)` | mean over the positions that are not given |
+# | `masked_mean(values, mask)` | mean over the positions that are not given |
 # | `compute_loss(model, x_0, noise)` | random estimate of the area, nats per character |
 # | `prior_kl(sigma_bar_1, vocab_size)` | what is left of the text at $t = 1$ |
 # | `Graph`, `UNIFORM`, `graph_of(model)` | what training and sampling ask of a kind of noise; ours; a model's |

@@ -275,9 +275,9 @@ plt.show()
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
-from ddlm_core.apps.checks import check_config, check_input
 from ddlm_core.loss import Graph
 from ddlm_core.noise import GeometricNoise
+from ddlm_core.support.checks import check_config, check_input
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
 GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
@@ -402,7 +402,7 @@ import torch
 from torch import Tensor, nn
 
 
-def noise_features(sigma_bar: Tensor, size: int) -> Tensor:
+def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
     r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
     speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
@@ -433,7 +433,7 @@ def features_of_noise_itself(sigma_bar: torch.Tensor, size: int) -> torch.Tensor
 
 
 for name, features, style in (
-    (r"features of $\log\,\bar\sigma$", noise_features, "-"),
+    (r"features of $\log\,\bar\sigma$", sinusoidal_features, "-"),
     (r"features of $\bar\sigma$", features_of_noise_itself, "--"),
 ):
     moved = features(2 * levels, 64) - features(levels, 64)
@@ -447,22 +447,22 @@ plt.show()
 # %% tags=["test"]
 def test_noise_features_tell_levels_apart():
     levels = torch.logspace(-4, math.log10(20), 60, dtype=torch.float64)
-    features = noise_features(levels, 64)
+    features = sinusoidal_features(levels, 64)
     assert features.shape == (60, 64) and features.abs().max() <= 1
     apart = torch.cdist(features, features) + 9 * torch.eye(60)
     assert apart.min() > 1.5  # levels that differ by a fifth are far from each other
     for factor in (1.1, 2.0, 100.0):  # the distance depends on the factor, not on the level
-        moved = (noise_features(factor * levels, 64) - features).norm(dim=-1)
+        moved = (sinusoidal_features(factor * levels, 64) - features).norm(dim=-1)
         assert torch.allclose(moved, moved[0].expand(60), rtol=1e-9)
 
 
 def test_noise_features_are_finite_and_precise():
     ends = torch.tensor([0.0, 1e-30, 1e-4, 20.0, math.inf])
-    assert noise_features(ends, 8).isfinite().all()
+    assert sinusoidal_features(ends, 8).isfinite().all()
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        found = noise_features(ends.to(dtype), 8)
+        found = sinusoidal_features(ends.to(dtype), 8)
         assert found.dtype == torch.promote_types(dtype, torch.float32)
-        exact = noise_features(ends.to(dtype).double(), 8)
+        exact = sinusoidal_features(ends.to(dtype).double(), 8)
         assert (found - exact).abs().max() < 1e-4
 
 
@@ -485,7 +485,7 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
         weight = self.mlp[0].weight  # (cond_dim, cond_dim)
-        return self.mlp(noise_features(sigma_bar, len(weight)).to(weight.dtype))
+        return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
 # %% [markdown]
@@ -536,7 +536,7 @@ class Modulation(nn.Module):
         return self.linear(cond)[:, None].chunk(self.count, dim=-1)  # each (B, 1, n_embd)
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights of its own, then ``shift`` and ``scale``: (B, L, n_embd)."""
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
@@ -550,7 +550,7 @@ def test_modulated_norm_by_hand():
     x = torch.tensor([[[1.0, 3.0], [300.0, 100.0]]], dtype=torch.float64)
     shift, scale = torch.tensor([[[0.0, 10.0]]]), torch.tensor([[[2.0, -0.5]]])
     expected = torch.tensor([[[-3.0, 10.5], [3.0, 9.5]]], dtype=torch.float64)
-    assert torch.allclose(modulated_norm(x, shift, scale), expected, atol=1e-4)
+    assert torch.allclose(modulate(x, shift, scale), expected, atol=1e-4)
 
 
 def test_modulation_hands_out_its_parts_in_order():
@@ -607,7 +607,7 @@ for m, n in ((2, 5), (7, 10), (5, 2)):
 
 
 # %% tags=["export"]
-def rotary_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
+def rope_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
     """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
     speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
     return torch.outer(torch.arange(length, device=device).float(), speeds)
@@ -624,7 +624,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 def test_rotary_products_depend_on_the_distance_only():
     g, length, size = torch.Generator().manual_seed(0), 40, 8
     q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
-    angles = rotary_angles(length, size).double()
+    angles = rope_angles(length, size).double()
     turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
     seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
@@ -637,15 +637,15 @@ def test_rotary_products_depend_on_the_distance_only():
 
 def test_rotation_keeps_lengths_and_the_first_position():
     x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
-    y = rotate(x, rotary_angles(10, 8))
+    y = rotate(x, rope_angles(10, 8))
     assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
     assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
-    assert torch.equal(rotary_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
+    assert torch.equal(rope_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
 
 
 def test_rotation_in_bfloat16_still_counts():
     x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
-    angles = rotary_angles(300, 8)
+    angles = rope_angles(300, 8)
     assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
 
 
@@ -760,7 +760,7 @@ def attention_inputs() -> tuple[Attention, Tensor, Tensor, Tensor]:
 
 def test_attention_is_the_formula():
     attention, x, heard, sees = attention_inputs()
-    found = attention(x, heard, rotary_angles(5, 8).double(), sees)
+    found = attention(x, heard, rope_angles(5, 8).double(), sees)
     for b in range(2):
         by_hand = attention_by_hand(attention, x[b], heard[b], sees)
         assert torch.allclose(found[b], by_hand, atol=1e-6)
@@ -768,11 +768,11 @@ def test_attention_is_the_formula():
 
 def test_large_queries_and_keys_change_nothing():
     attention, x, heard, sees = attention_inputs()
-    before = attention(x, heard, rotary_angles(5, 8), sees)
+    before = attention(x, heard, rope_angles(5, 8), sees)
     with torch.no_grad():
         attention.query.weight *= 1000
         attention.key_value.weight[:16] *= 1000  # the keys, not the values
-    assert torch.allclose(attention(x, heard, rotary_angles(5, 8), sees), before)
+    assert torch.allclose(attention(x, heard, rope_angles(5, 8), sees), before)
 
 
 test_attention_is_the_formula()
@@ -832,11 +832,11 @@ class Block(nn.Module):
         self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
     ) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = nearby(modulated_norm(x, shift_a, scale_a), self.near[0])
-        heard = asks if heard is None else modulated_norm(heard, shift_a, scale_a)
+        asks = nearby(modulate(x, shift_a, scale_a), self.near[0])
+        heard = asks if heard is None else modulate(heard, shift_a, scale_a)
         seen = self.attention(asks, heard, angles, sees)
         x = x + gate_a * self.dropout(seen)
-        thinks = nearby(modulated_norm(x, shift_f, scale_f), self.near[1])
+        thinks = nearby(modulate(x, shift_f, scale_f), self.near[1])
         return x + gate_f * self.dropout(self.feed_forward(thinks))
 
 
@@ -858,7 +858,7 @@ def test_nearby_by_hand():
 
 
 def test_each_gate_opens_its_branch():
-    g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
+    g, angles = torch.Generator().manual_seed(1), rope_angles(5, 8)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
@@ -1022,10 +1022,10 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         if mask is not None:
             x = x + mask[..., None] * self.given
         cond = self.noise_embedding(sigma_bar)
-        angles = rotary_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
+        angles = rope_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
         known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
         x = torch.stack(known) if graded else known[0]
-        logits = self.head(modulated_norm(x, *self.modulation(cond)))
+        logits = self.head(modulate(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def denoise(
@@ -1354,7 +1354,7 @@ def test_precision_of_the_answer():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = network.denoise(x_t, sigma_bar.float())
     assert attended == [torch.float32]  # exact up to here, whatever the linear maps do
-    assert all(torch.equal(a, rotary_angles(200, 16)) for a in angles)  # never rounded
+    assert all(torch.equal(a, rope_angles(200, 16)) for a in angles)  # never rounded
     exact = answers[torch.float64]
     assert exact.std(-1).min() > 0.05
     assert (answers[torch.float32] - exact).abs().max() < 1e-4
@@ -1575,7 +1575,7 @@ largest
 # compare features, not positions.)
 
 # %% tags=["solution", "hide-input"]
-speeds = rotary_angles(2, 32)[1]
+speeds = rope_angles(2, 32)[1]
 rounds = 2 * math.pi / speeds
 assert abs(rounds[0] - 6.283) < 1e-3 and 35_000 < rounds[-1] < 36_000
 round(rounds[0].item(), 1), round(rounds[-1].item())
@@ -1593,8 +1593,8 @@ swapped = x_t[:, [1, 0, 2, 3, 4, 5, 6]]
 
 def answer(bag: DiscreteDiffusionTransformer, x_t: Tensor) -> Tensor:
     x, cond = neighbors(bag.embedding(x_t), 0 * bag.places[:7]), bag.noise_embedding(sigma_bar)
-    judge, _, _ = listen(bag.blocks, *x, cond, 0 * rotary_angles(7, 8))
-    return bag.head(modulated_norm(judge, *bag.modulation(cond)))[0, -1]
+    judge, _, _ = listen(bag.blocks, *x, cond, 0 * rope_angles(7, 8))
+    return bag.head(modulate(judge, *bag.modulation(cond)))[0, -1]
 
 
 bags = [small_network(n_layer=n_layer) for n_layer in (1, 6)]
@@ -1615,9 +1615,9 @@ same
 # | exported | what it is |
 # |---|---|
 # | `DiscreteDiffusionConfig` | sizes, alphabet, noise limits, training step: a checkpoint's description |
-# | `noise_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
-# | `Modulation`, `modulated_norm(x, shift, scale)` | adaLN-zero |
-# | `rotary_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
+# | `sinusoidal_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
+# | `Modulation`, `modulate(x, shift, scale)` | adaLN-zero |
+# | `rope_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
 # | `Attention`, `nearby(x, weights)`, `Block` | one layer, its two branches, and a glance back before each |
 # | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but its own |
 # | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |

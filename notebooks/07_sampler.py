@@ -569,7 +569,7 @@ def noise_levels(
 # those we do.
 
 # %% tags=["test"]
-from ddlm_core.noise import corrupted_fraction
+from ddlm_core.noise import resample_probability
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "fraction"])
@@ -593,7 +593,7 @@ def test_schedules_are_what_they_say():
         ("cosine", 1 - (share * torch.pi / 2).sin()),
     ):
         times = create_timestep_schedule(8, schedule, noise)
-        fraction = corrupted_fraction(noise.sigma_bar(times))
+        fraction = resample_probability(noise.sigma_bar(times))
         torch.testing.assert_close(fraction, expected, rtol=0, atol=1e-8)
     assert torch.equal(create_timestep_schedule(8, "linear", noise), 1 - share)
 
@@ -709,8 +709,8 @@ test_generators_depend_on_seed_and_number_alone()
 # %% tags=["export"]
 from typing import Any
 
-from ddlm_core.apps.checks import check_sampling, has_denoiser, with_given
 from ddlm_core.loss import denoiser_log_score, graph_of
+from ddlm_core.support.checks import check_sampling, has_denoiser, with_given
 
 
 # %% tags=["export"]
@@ -840,7 +840,7 @@ test_temperature_sharpens_what_the_model_believes()
 # its own.)
 
 # %% tags=["export"]
-from ddlm_core.noise import corrupted_fraction
+from ddlm_core.noise import resample_probability
 
 
 def churned_probs(
@@ -849,9 +849,9 @@ def churned_probs(
     r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; after Karras et al. 2022.)"""
     if churn == 0:
         return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, *how)
-    aim = -torch.log1p((churn - 1) * corrupted_fraction(sigma_bar_s))  # (B,)
+    aim = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
     probs = reverse_probs(model, x_t, sigma_bar_t, aim, *how)
-    redrawn = corrupted_fraction(_column((sigma_bar_s - aim).clamp(min=0), probs))
+    redrawn = resample_probability(_column((sigma_bar_s - aim).clamp(min=0), probs))
     return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[-1]), redrawn)
 
 
@@ -877,7 +877,7 @@ def test_churn_keeps_the_law_of_one_letter(churn: float):
 
 def test_churn_goes_too_far_and_comes_back():
     world, rows = two_letter_world(), torch.ones(8, dtype=torch.float64)
-    left = -torch.log1p(-0.25 * corrupted_fraction(0.8 * rows))  # a quarter of what shall be left
+    left = -torch.log1p(-0.25 * resample_probability(0.8 * rows))  # a quarter of what shall be left
     far = reverse_probs(world, world.words, 2.0 * rows, left, temperature=0.7)
     back = far @ transition_matrix(0.8 - left[0], 2)
     step = churned_probs(world, world.words, 2.0 * rows, 0.8 * rows, 0.75, "analytic", 0.7)
@@ -1225,7 +1225,7 @@ top.plot(fractions, [price(fraction) for fraction in fractions])
 top.set_ylabel("price of a step / (δf)²")
 top.set_ylim(0)
 for row, schedule in enumerate(SCHEDULES):
-    stops = corrupted_fraction(noise_levels(noise, 12, schedule))
+    stops = resample_probability(noise_levels(noise, 12, schedule))
     bottom.plot(stops, torch.full_like(stops, row), "|", markersize=12, color=f"C{row}")
 bottom.set_yticks(range(3), SCHEDULES)
 bottom.set_ylim(2.6, -0.6)

@@ -57,7 +57,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ddlm_core.apps.sources import Piece, in_blocks
+from ddlm_core.support.sources import Piece, in_blocks
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 
@@ -286,12 +286,46 @@ def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataL
 # those.
 
 # %% tags=["export:data"]
+import random
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
-from ddlm_core.apps.sources import POCKET
-from ddlm_core.apps.store import stored_stories
+from ddlm_core import stories
+from ddlm_core.support.sources import read_stories, source_key
+from ddlm_core.support.store import stored
+
+POCKET = "pocket-stories"  # the name of the grammar of chapter 2 as a source
 
 
+def pocket_stories(n: int, seed: int) -> Iterator[Piece]:
+    """The stories of ``stories.sample(n, seed)``, without a list of all of them."""
+    grammar, rng = stories.STORIES, random.Random(seed)
+    for _ in range(n):
+        yield stories.tell(rng.choice(grammar.plots), rng, grammar), True
+
+
+def stored_tokens(
+    source: str,
+    split: str,
+    limit: int | None,
+    column: str,
+    seed: int,
+    tokenizer: CharacterLevelTokenizer,
+    pad_to: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Tokens, ends and hashes of a source's stories, memory-mapped; a second call reads no text."""
+    if source == POCKET:
+        grammar = sha256(Path(stories.__file__).read_bytes()).hexdigest()
+        key = (source, limit, seed, grammar)
+        read = partial(pocket_stories, limit or 100_000, seed)
+    else:
+        key = source_key(source, split, limit, column)
+        read = partial(read_stories, source, split, limit, column)
+    return stored((key, tokenizer.vocab, pad_to), lambda: encode_stories(read(), tokenizer, pad_to))
+
+
+# %% tags=["export:data"]
 def setup_dataloaders(
     dataset_name: str = "roneneldan/TinyStories",
     train_samples: int | None = None,
@@ -312,12 +346,13 @@ def setup_dataloaders(
         val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
     """
     tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
-    load = partial(stored_stories, encode_stories, tokenizer, context_len if aligned else None)
+    pad_to = context_len if aligned else None
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = load(dataset_name, "train", limit, text_column, seed)
+    text = stored_tokens(dataset_name, "train", limit, text_column, seed, tokenizer, pad_to)
     train, *held = split_stories(*text, val_samples, parts=2 if val_dataset_name is None else 1)
     if val_dataset_name is not None:
-        held.insert(0, load(val_dataset_name, "validation", val_samples, text_column, seed + 1)[0])
+        other = (val_dataset_name, "validation", val_samples, text_column, seed + 1)
+        held.insert(0, stored_tokens(*other, tokenizer, pad_to)[0])
     sampler = WindowSampler(len(train), context_len, seed, aligned)
     options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
     loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)
@@ -346,7 +381,7 @@ def test_loaders_give_stories_and_running_text(tmp_path):
 # ## What a run needs to know
 #
 # One dataclass holds it. Do not read the list as a lesson: it is the table of contents of what follows. The next three
-# sections explain `noise_power`, `given_share` and `objective`. Then come the optimizers, their rates and the average
+# sections explain `noise_power`, `condition_share` and `objective`. Then come the optimizers, their rates and the average
 # (`ema_decay`), then a step (`gradient_clip`). What makes a run faster or smaller stands at the end. Of the rest,
 # `sampling_eps` leaves out the cleanest times if it is above 0, as SEDD's code does (we need not), and `model` holds
 # the sizes of the network of [chapter 6](06_model.ipynb).
@@ -361,7 +396,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddlm_core.apps.checks import check_settings
+from ddlm_core.support.checks import check_settings
 
 
 @dataclass
@@ -390,7 +425,7 @@ class TrainingConfig:
     ema_decay: float = 0.995
     noise_power: float | None = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: float = 0.0  # training times lie in [sampling_eps, 1]
-    given_share: float = 0.1  # share of windows in which parts are given, for infilling
+    condition_share: float = 0.1  # share of windows in which parts are given, for infilling
     objective: str = "guess"  # or "graded", or "score_entropy", the integrand of the bound
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; auto: what the hardware is fast at
     torch_compile: bool = False
@@ -466,7 +501,7 @@ import torch
 from torch import Tensor
 
 from ddlm_core.loss import low_discrepancy_times
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.noise import GeometricNoise, resample_probability
 
 
 def proposal_times(
@@ -485,7 +520,7 @@ def proposal_times(
         width = 1 - sampling_eps
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
-    low, high = corrupted_fraction(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
+    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
     fraction = (low + (high - low) * u**power).clamp(max=high)
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
@@ -523,7 +558,7 @@ plt.style.use("ddlm_core.book")
 noise = GeometricNoise()
 for row, power in enumerate((None, 2.0, 1.0)):
     t, _ = proposal_times(64, noise, power, generator=torch.Generator().manual_seed(0))
-    plt.plot(corrupted_fraction(noise.sigma_bar(t)), [row] * 64, "|", markersize=18)
+    plt.plot(resample_probability(noise.sigma_bar(t)), [row] * 64, "|", markersize=18)
 plt.yticks(range(3), ["uniform in t", "power 2", "power 1"])
 plt.ylim(-0.7, 2.7)
 plt.xlabel("corrupted fraction of the characters")
@@ -545,10 +580,10 @@ plt.show()
 from torch import nn
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import free_mean, graph_of
+from ddlm_core.loss import graph_of, masked_mean
 
 
-def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
     """Which tokens are given, bool (B, L): spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
@@ -560,12 +595,12 @@ def draw_given(shape: tuple[int, int], share: float, generator: torch.Generator)
 
 # %% tags=["test"]
 def test_given_spans():
-    given = draw_given((4000, 50), 0.25, torch.Generator().manual_seed(0))
+    given = draw_condition((4000, 50), 0.25, torch.Generator().manual_seed(0))
     touched = given.any(-1).double().mean().item()
     assert 0.2 < touched < 0.27  # a chosen row may happen to have no given span
     assert 0.4 < given[given.any(-1)].double().mean().item() < 0.6
     assert (given[:, 1:] != given[:, :-1]).sum(-1).max() <= 4
-    assert not draw_given((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
+    assert not draw_condition((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
 
 
 test_given_spans()
@@ -587,7 +622,7 @@ def draw_noise(
     noise = graph.noise(config.sigma_min, config.sigma_max)
     t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
     sigma_bar, sigma = noise(t)
-    mask = draw_given(tuple(x_0.shape), config.given_share, generator)
+    mask = draw_condition(tuple(x_0.shape), config.condition_share, generator)
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
     return x_0, x_t, mask, sigma_bar, weight * sigma
 
@@ -676,7 +711,7 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
     if objective == "graded":
         losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
-    return free_mean(losses, mask).mean()
+    return masked_mean(losses, mask).mean()
 
 
 class Objective(nn.Module):
@@ -733,7 +768,7 @@ def tiny_network(**changes):
 
 @pytest.mark.parametrize("objective", ["guess", "graded", "score_entropy"])
 def test_parts_of_a_step_add_up(objective):
-    model, config = tiny_network(n_layer=3), TrainingConfig(given_share=0.5)
+    model, config = tiny_network(n_layer=3), TrainingConfig(condition_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, objective)
@@ -742,7 +777,7 @@ def test_parts_of_a_step_add_up(objective):
     if objective == "score_entropy":
         generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
         t, weight = proposal_times(8, model.config.noise, generator=generator)
-        mask = draw_given((8, 160), 0.5, generator)
+        mask = draw_condition((8, 160), 0.5, generator)
         loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
         torch.testing.assert_close((weight * loss).mean(), whole)
     else:
@@ -807,7 +842,7 @@ test_a_network_of_scores_is_trained_on_score_entropy()
 #   tenth of the run. It is smaller up to step 1,790.
 
 # %% tags=["export"]
-from ddlm_core.apps.hardware import adamw
+from ddlm_core.support.hardware import adamw
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
@@ -1039,7 +1074,7 @@ def _update(trainer: "Trainer", loss: float) -> None:
 # The loop itself is short. Every so often it measures the bound, and saves. A signal that asks it to stop (Ctrl-C, or
 # SIGTERM, which a cluster sends before it takes the machine away) only raises a flag: the step is finished, a
 # checkpoint written, and then `fit` raises `KeyboardInterrupt`. So no step is ever half done. Progress bar, log and
-# curve are drawn by `ddlm_core/views/progress.py`.
+# curve are drawn by `ddlm_core/support/progress.py`.
 #
 # With several processes (one on each GPU), each takes its parts of a step, and
 # [accelerate](https://huggingface.co/docs/accelerate) averages the gradients. All of them hold the same weights; the
@@ -1055,9 +1090,9 @@ def _update(trainer: "Trainer", loss: float) -> None:
 import copy
 from pathlib import Path
 
-from ddlm_core.apps.checkpoints import batches_from, load_checkpoint, measure_and_save
-from ddlm_core.apps.hardware import make_accelerator
-from ddlm_core.views.progress import Progress
+from ddlm_core.support.checkpoints import batches_from, load_checkpoint, measure_and_save
+from ddlm_core.support.hardware import make_accelerator
+from ddlm_core.support.progress import Progress
 
 
 @dataclass(eq=False, repr=False)
@@ -1110,7 +1145,7 @@ class Trainer:
 # %% tags=["test"]
 import json
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
+from ddlm_core.support.files import LATEST, PREVIOUS, read_checkpoint
 
 
 def tiny_trainer(folder, dropout=0.1, **changes):
@@ -1564,7 +1599,7 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 generator, shares = torch.Generator().manual_seed(0), []
 for power in (None, 1.0):
     t, _ = proposal_times(100_000, noise, power, generator=generator)
-    shares.append((corrupted_fraction(noise.sigma_bar(t)) < 0.01).double().mean().item())
+    shares.append((resample_probability(noise.sigma_bar(t)) < 0.01).double().mean().item())
 assert abs(shares[0] - 0.378) < 1e-3 and abs(shares[1] - 0.01) < 1e-3
 [round(share, 3) for share in shares]
 
@@ -1605,7 +1640,7 @@ counts
 # | `TokenWindows`, `WindowSampler` | `data` | windows, in an order that depends on seed and epoch alone |
 # | `TrainingConfig`, `Trainer` | `training` | what a run needs to know; the run |
 # | `proposal_times` | `training` | noise levels to practice on, with weights that keep the bound |
-# | `draw_given`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
+# | `draw_condition`, `draw_noise` | `training` | spans that are given, for infilling; all the chance of a step |
 # | `training_loss`, `Objective` | `training` | the surprise at the clean letter (or score entropy); the same as a module |
 # | `build_optimizers`, `learning_rate_factor`, `update_average` | `training` | how weights move, how far, and what is kept of it |
 # | `train_step` | `training` | all of that, once |

@@ -252,7 +252,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlm_core.loss import low_discrepancy_times
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.training import window_nats
 
 
@@ -262,7 +262,7 @@ def spread_times(
     """A comb of times, half uniform in t, half in the corrupted fraction, and their weights dt/dU."""
     u = low_discrepancy_times(count, generator).double()
     t = torch.linspace(0, 1, 1025, dtype=torch.float64)
-    fraction = corrupted_fraction(noise.sigma_bar(t))
+    fraction = resample_probability(noise.sigma_bar(t))
     share = (t + (fraction - fraction[0]) / (fraction[-1] - fraction[0])) / 2  # U(t)
     k = torch.searchsorted(share, u, right=True).clamp(1, 1024)
     weight = (t[k] - t[k - 1]) / (share[k] - share[k - 1])
@@ -303,7 +303,7 @@ for axis, propose, title in (
 ):
     t, weight = propose()
     nats = 20 * weight * compute_loss(model, text, noise, t, generator=g)
-    axis.plot(corrupted_fraction(noise.sigma_bar(t)), nats.clamp(min=0.3), ".", markersize=2)
+    axis.plot(resample_probability(noise.sigma_bar(t)), nats.clamp(min=0.3), ".", markersize=2)
     axis.set(xscale="log", yscale="log", xlabel="corrupted fraction f", title=title)
 axes[0].set_ylabel("one estimate (nats)")
 plt.show()
@@ -428,7 +428,7 @@ def test_levels_are_spread_and_weights_keep_the_integral():
     assert t.min() >= 0 and t.max() <= 1 and weight.max() < 2.001
     for power in (0, 1, 2):  # the integral of t^power over [0, 1]
         assert (weight * t**power).mean().item() == pytest.approx(1 / (1 + power), abs=1e-3)
-    f = corrupted_fraction(noise.sigma_bar(t))
+    f = resample_probability(noise.sigma_bar(t))
     in_the_middle = ((f > 0.3) & (f < 0.7)).double().mean().item()
     assert in_the_middle > 0.2  # 0.4 of the half that is uniform in f
     assert (t < 0.2).double().mean().item() > 0.1  # 0.2 of the half that is uniform in t
@@ -1075,7 +1075,7 @@ class Relay:
         self.config, self.networks, self.fraction = config, (below, above), fraction
 
     def denoise(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
-        noisy = corrupted_fraction(sigma_bar[0].double()).item() > self.fraction
+        noisy = resample_probability(sigma_bar[0].double()).item() > self.fraction
         return self.networks[noisy].denoise(x_t, sigma_bar)
 
 

@@ -169,7 +169,7 @@ test_noise_puts_masks()
 # %% tags=["export"]
 import math
 
-from ddlm_core.noise import as_float_tensor, corrupted_fraction
+from ddlm_core.noise import as_float_tensor, resample_probability
 
 
 class LogLinearNoise:
@@ -187,7 +187,7 @@ class LogLinearNoise:
         return 1 / (1 - as_float_tensor(t))
 
     def time(self, sigma_bar: Tensor | float) -> Tensor:
-        return corrupted_fraction(sigma_bar)
+        return resample_probability(sigma_bar)
 
 
 # %% [markdown]
@@ -217,7 +217,7 @@ def test_schedules_take_endless_noise():
         levels = noise_levels(noise, 8, schedule)
         assert levels[0] == math.inf and levels[-1] == 0 and (levels.diff() < 0).all()
         if schedule != "cosine":
-            torch.testing.assert_close(corrupted_fraction(levels), share)
+            torch.testing.assert_close(resample_probability(levels), share)
     g = torch.Generator().manual_seed(0)
     for times, weight in (proposal_times(999, noise, generator=g), spread_times(999, noise, g)):
         assert times.max() < 1 and times.dtype == torch.float32
@@ -485,8 +485,8 @@ def open_masks(
     log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor | float, sigma_bar_s: Tensor | float
 ) -> Tensor:
     r"""Reverse step: each mask opens with chance $(f_t - f_s)/f_t$, to a draw from $q$: (B, L, V)."""
-    f_t = corrupted_fraction(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
-    f_s = corrupted_fraction(sigma_bar_s).to(log_q)[..., None, None]
+    f_t = resample_probability(sigma_bar_t).to(log_q)[..., None, None]  # (B, 1, 1)
+    f_s = resample_probability(sigma_bar_s).to(log_q)[..., None, None]
     stays = torch.where(x_t[..., None] == log_q.shape[-1] - 1, f_s / f_t, 1.0)  # (B, L, 1)
     q = mask_posterior(log_q, sigma_bar_t, x_t).exp()
     return (1 - stays) * q + stays * one_hot(x_t, log_q.shape[-1])
@@ -835,7 +835,7 @@ def test_an_untrained_network_pays_log_106():
 def test_a_training_step_has_finite_gradients():
     model, g = small_model(), torch.Generator().manual_seed(0)
     x_0 = torch.randint(2, 106, (32, 24), generator=g)
-    drawn = draw_noise(x_0, TrainingConfig(given_share=0.5), model, g)
+    drawn = draw_noise(x_0, TrainingConfig(condition_share=0.5), model, g)
     _, x_t, given, sigma_bar, weight = drawn
     assert torch.equal(x_t[given], x_0[given]) and ((x_t == x_0) | (x_t == 106)).all()
     assert (x_t[~given] == 106).any()
@@ -988,7 +988,7 @@ one = total_variation(written(world, noise_levels(LogLinearNoise(), 1)), world.p
 found = {}
 for schedule in ("cosine", "fraction"):
     levels = noise_levels(LogLinearNoise(), 8, schedule)
-    together = corrupted_fraction(levels).diff().square().sum().item()
+    together = resample_probability(levels).diff().square().sum().item()
     distance = total_variation(written(world, levels), world.probs)
     assert abs(distance - together * one) < 1e-12
     found[schedule] = round(together, 4), round(distance, 4)

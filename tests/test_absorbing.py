@@ -27,7 +27,7 @@ from ddlm_core.evaluation import bound_draws, estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import compute_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.noise import corrupted_fraction
+from ddlm_core.noise import resample_probability
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import (
     SCHEDULES,
@@ -96,7 +96,7 @@ def test_schedules_take_endless_noise():
         levels = noise_levels(noise, 8, schedule)
         assert levels[0] == math.inf and levels[-1] == 0 and (levels.diff() < 0).all()
         if schedule != "cosine":
-            torch.testing.assert_close(corrupted_fraction(levels), share)
+            torch.testing.assert_close(resample_probability(levels), share)
     g = torch.Generator().manual_seed(0)
     for times, weight in (proposal_times(999, noise, generator=g), spread_times(999, noise, g)):
         assert times.max() < 1 and times.dtype == torch.float32
@@ -340,7 +340,7 @@ def test_an_untrained_network_pays_log_106():
 def test_a_training_step_has_finite_gradients():
     model, g = small_model(), torch.Generator().manual_seed(0)
     x_0 = torch.randint(2, 106, (32, 24), generator=g)
-    drawn = draw_noise(x_0, TrainingConfig(given_share=0.5), model, g)
+    drawn = draw_noise(x_0, TrainingConfig(condition_share=0.5), model, g)
     _, x_t, given, sigma_bar, weight = drawn
     assert torch.equal(x_t[given], x_0[given]) and ((x_t == x_0) | (x_t == 106)).all()
     assert (x_t[~given] == 106).any()

@@ -13,7 +13,7 @@ from ddlm_core.animation import (
     Animation,
     Frame,
     characters,
-    encode_frames,
+    encode_pictures,
     iter_frames,
     make_frames,
 )
@@ -71,13 +71,15 @@ def test_player_carries_every_frame():
         assert decode_player(Animation(chosen, tokenizer)._repr_html_()) == expected
     assert expected[0].replace("·", "") == tokenizer.decode(frames[0].tokens)
     assert (
-        json.loads(encode_frames(frames, tokenizer))["cleanest"] == 3
+        json.loads(encode_pictures(Animation(frames, tokenizer).pictures()))["cleanest"] == 3
     )  # the lines break by this one
 
 
 def test_player_is_self_contained_and_safe():
     frames, tokenizer = story_frames(), CharacterLevelTokenizer()
-    assert "<" not in encode_frames(frames[::-1], tokenizer)  # the first text holds "</script>"
+    assert "<" not in encode_pictures(
+        Animation(frames[::-1], tokenizer).pictures()
+    )  # the first text holds "</script>"
     html = Animation(frames, tokenizer, "<i>Mo</i>", 'a"b').to_html()
     assert not re.search(r"https?:|src=|href=|url\(|@import|fetch\(|innerHTML", html)
     assert html.count("</script>") == html.count("<script") == 2

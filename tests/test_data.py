@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ddlm_core import stories
-from ddlm_core.apps.sources import POCKET
-from ddlm_core.data import WindowSampler, encode_stories, setup_dataloaders, split_stories
+from ddlm_core.data import POCKET, WindowSampler, encode_stories, setup_dataloaders, split_stories
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 

@@ -25,7 +25,7 @@ from ddlm_core.evaluation import (
 )
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import denoiser_log_score, kappa
-from ddlm_core.noise import GeometricNoise, corrupted_fraction
+from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.stories import STORIES, Grammar, Word, log_prob, options, parts_of, skeletons
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -90,7 +90,7 @@ def test_levels_are_spread_and_weights_keep_the_integral():
     assert t.min() >= 0 and t.max() <= 1 and weight.max() < 2.001
     for power in (0, 1, 2):  # the integral of t^power over [0, 1]
         assert (weight * t**power).mean().item() == pytest.approx(1 / (1 + power), abs=1e-3)
-    f = corrupted_fraction(noise.sigma_bar(t))
+    f = resample_probability(noise.sigma_bar(t))
     in_the_middle = ((f > 0.3) & (f < 0.7)).double().mean().item()
     assert in_the_middle > 0.2  # 0.4 of the half that is uniform in f
     assert (t < 0.2).double().mean().item() > 0.1  # 0.2 of the half that is uniform in t

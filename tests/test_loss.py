@@ -16,11 +16,11 @@ from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import (
     compute_loss,
     denoiser_log_score,
-    free_mean,
     kappa,
     log_posterior,
     log_ratio,
     low_discrepancy_times,
+    masked_mean,
     prior_kl,
     score_entropy_loss,
 )
@@ -287,7 +287,7 @@ def reconstruction_nats(model, x_0, sigma_bar_0, mask=None, generator=None) -> T
     x_t = perturb_batch(x_0, sigma_bar, model.config.vocab_size, mask, generator)
     log_q = model.denoise(x_t, sigma_bar) if mask is None else model.denoise(x_t, sigma_bar, mask)
     right = log_posterior(log_q, sigma_bar, x_t).gather(-1, x_0[..., None])[..., 0]  # (B, L)
-    return free_mean(-right, mask)
+    return masked_mean(-right, mask)
 
 
 def noise_nodes(sigma_min: float, sigma_max: float, count: int) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,11 @@ from ddlm_core.model import (
     DiscreteDiffusionConfig,
     DiscreteDiffusionTransformer,
     Modulation,
-    modulated_norm,
+    modulate,
     nearby,
-    noise_features,
-    rotary_angles,
+    rope_angles,
     rotate,
+    sinusoidal_features,
 )
 from ddlm_core.noise import GeometricNoise
 
@@ -65,22 +65,22 @@ def test_config_refuses_what_cannot_be_built(message):
 
 def test_noise_features_tell_levels_apart():
     levels = torch.logspace(-4, math.log10(20), 60, dtype=torch.float64)
-    features = noise_features(levels, 64)
+    features = sinusoidal_features(levels, 64)
     assert features.shape == (60, 64) and features.abs().max() <= 1
     apart = torch.cdist(features, features) + 9 * torch.eye(60)
     assert apart.min() > 1.5  # levels that differ by a fifth are far from each other
     for factor in (1.1, 2.0, 100.0):  # the distance depends on the factor, not on the level
-        moved = (noise_features(factor * levels, 64) - features).norm(dim=-1)
+        moved = (sinusoidal_features(factor * levels, 64) - features).norm(dim=-1)
         assert torch.allclose(moved, moved[0].expand(60), rtol=1e-9)
 
 
 def test_noise_features_are_finite_and_precise():
     ends = torch.tensor([0.0, 1e-30, 1e-4, 20.0, math.inf])
-    assert noise_features(ends, 8).isfinite().all()
+    assert sinusoidal_features(ends, 8).isfinite().all()
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        found = noise_features(ends.to(dtype), 8)
+        found = sinusoidal_features(ends.to(dtype), 8)
         assert found.dtype == torch.promote_types(dtype, torch.float32)
-        exact = noise_features(ends.to(dtype).double(), 8)
+        exact = sinusoidal_features(ends.to(dtype).double(), 8)
         assert (found - exact).abs().max() < 1e-4
 
 
@@ -88,7 +88,7 @@ def test_modulated_norm_by_hand():
     x = torch.tensor([[[1.0, 3.0], [300.0, 100.0]]], dtype=torch.float64)
     shift, scale = torch.tensor([[[0.0, 10.0]]]), torch.tensor([[[2.0, -0.5]]])
     expected = torch.tensor([[[-3.0, 10.5], [3.0, 9.5]]], dtype=torch.float64)
-    assert torch.allclose(modulated_norm(x, shift, scale), expected, atol=1e-4)
+    assert torch.allclose(modulate(x, shift, scale), expected, atol=1e-4)
 
 
 def test_modulation_hands_out_its_parts_in_order():
@@ -104,7 +104,7 @@ def test_modulation_hands_out_its_parts_in_order():
 def test_rotary_products_depend_on_the_distance_only():
     g, length, size = torch.Generator().manual_seed(0), 40, 8
     q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
-    angles = rotary_angles(length, size).double()
+    angles = rope_angles(length, size).double()
     turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
     seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
@@ -117,15 +117,15 @@ def test_rotary_products_depend_on_the_distance_only():
 
 def test_rotation_keeps_lengths_and_the_first_position():
     x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
-    y = rotate(x, rotary_angles(10, 8))
+    y = rotate(x, rope_angles(10, 8))
     assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
     assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
-    assert torch.equal(rotary_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
+    assert torch.equal(rope_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
 
 
 def test_rotation_in_bfloat16_still_counts():
     x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
-    angles = rotary_angles(300, 8)
+    angles = rope_angles(300, 8)
     assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
 
 
@@ -171,7 +171,7 @@ def attention_inputs() -> tuple[Attention, Tensor, Tensor, Tensor]:
 
 def test_attention_is_the_formula():
     attention, x, heard, sees = attention_inputs()
-    found = attention(x, heard, rotary_angles(5, 8).double(), sees)
+    found = attention(x, heard, rope_angles(5, 8).double(), sees)
     for b in range(2):
         by_hand = attention_by_hand(attention, x[b], heard[b], sees)
         assert torch.allclose(found[b], by_hand, atol=1e-6)
@@ -179,11 +179,11 @@ def test_attention_is_the_formula():
 
 def test_large_queries_and_keys_change_nothing():
     attention, x, heard, sees = attention_inputs()
-    before = attention(x, heard, rotary_angles(5, 8), sees)
+    before = attention(x, heard, rope_angles(5, 8), sees)
     with torch.no_grad():
         attention.query.weight *= 1000
         attention.key_value.weight[:16] *= 1000  # the keys, not the values
-    assert torch.allclose(attention(x, heard, rotary_angles(5, 8), sees), before)
+    assert torch.allclose(attention(x, heard, rope_angles(5, 8), sees), before)
 
 
 def test_nearby_by_hand():
@@ -199,7 +199,7 @@ def test_nearby_by_hand():
 
 
 def test_each_gate_opens_its_branch():
-    g, angles = torch.Generator().manual_seed(1), rotary_angles(5, 8)
+    g, angles = torch.Generator().manual_seed(1), rope_angles(5, 8)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
@@ -402,7 +402,7 @@ def test_precision_of_the_answer():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = network.denoise(x_t, sigma_bar.float())
     assert attended == [torch.float32]  # exact up to here, whatever the linear maps do
-    assert all(torch.equal(a, rotary_angles(200, 16)) for a in angles)  # never rounded
+    assert all(torch.equal(a, rope_angles(200, 16)) for a in angles)  # never rounded
     exact = answers[torch.float64]
     assert exact.std(-1).min() > 0.05
     assert (answers[torch.float32] - exact).abs().max() < 1e-4

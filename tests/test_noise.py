@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, transition_matrix
+from ddlm_core.noise import GeometricNoise, rate_matrix, resample_probability, transition_matrix
 
 
 def test_rate_matrix_is_what_short_steps_leave():
@@ -40,7 +40,7 @@ def test_closed_form_equals_matrix_exp():
 def test_small_noise_keeps_its_digits():
     for sigma_bar in (1e-4, 1e-6):
         exact = sigma_bar - sigma_bar**2 / 2 + sigma_bar**3 / 6
-        single = corrupted_fraction(torch.tensor(sigma_bar))
+        single = resample_probability(torch.tensor(sigma_bar))
         kernel = transition_matrix(torch.tensor(sigma_bar), 106)
         assert single.dtype == kernel.dtype == torch.float32
         assert abs(single.double() / exact - 1) < 1e-6
@@ -55,7 +55,7 @@ def test_transition_matrix_refuses_what_is_no_noise():
         transition_matrix(1.0, -2)
     forever = transition_matrix(float("inf"), 4)
     assert torch.equal(forever, torch.full((4, 4), 0.25, dtype=torch.float64))
-    assert corrupted_fraction(torch.tensor([0, 1])).dtype == torch.float64
+    assert resample_probability(torch.tensor([0, 1])).dtype == torch.float64
 
 
 def test_noise_adds_up():
@@ -102,7 +102,7 @@ def test_any_shape_and_dtype():
     for dtype in (torch.float32, torch.float64):
         for shape in ((), (5,), (2, 3), (4, 1, 2), (0,)):
             t = torch.full(shape, 0.25, dtype=dtype)
-            for value in (*noise(t), noise.time(t), corrupted_fraction(t)):
+            for value in (*noise(t), noise.time(t), resample_probability(t)):
                 assert value.shape == shape and value.dtype == dtype
     for number in (1, 1.0, torch.tensor(1)):
         assert noise.sigma_bar(number).item() == pytest.approx(20, rel=1e-14)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ddlm_core.apps.models import bundled_models
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline, encode_template, load_model
+from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import PAD_ID
 
 

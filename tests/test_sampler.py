@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score
-from ddlm_core.noise import GeometricNoise, corrupted_fraction, rate_matrix, transition_matrix
+from ddlm_core.noise import GeometricNoise, rate_matrix, resample_probability, transition_matrix
 from ddlm_core.sampler import (
     _sample_categorical,
     analytic_probs,
@@ -179,7 +179,7 @@ def test_schedules_are_what_they_say():
         ("cosine", 1 - (share * torch.pi / 2).sin()),
     ):
         times = create_timestep_schedule(8, schedule, noise)
-        fraction = corrupted_fraction(noise.sigma_bar(times))
+        fraction = resample_probability(noise.sigma_bar(times))
         torch.testing.assert_close(fraction, expected, rtol=0, atol=1e-8)
     assert torch.equal(create_timestep_schedule(8, "linear", noise), 1 - share)
 
@@ -276,7 +276,7 @@ def test_churn_keeps_the_law_of_one_letter(churn: float):
 
 def test_churn_goes_too_far_and_comes_back():
     world, rows = two_letter_world(), torch.ones(8, dtype=torch.float64)
-    left = -torch.log1p(-0.25 * corrupted_fraction(0.8 * rows))  # a quarter of what shall be left
+    left = -torch.log1p(-0.25 * resample_probability(0.8 * rows))  # a quarter of what shall be left
     far = reverse_probs(world, world.words, 2.0 * rows, left, temperature=0.7)
     back = far @ transition_matrix(0.8 - left[0], 2)
     step = churned_probs(world, world.words, 2.0 * rows, 0.8 * rows, 0.75, "analytic", 0.7)

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.data import evaluation_loader, setup_dataloaders
 from ddlm_core.forward import transition
 from ddlm_core.loss import compute_loss, denoiser_log_score, score_entropy_loss
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
+from ddlm_core.support.files import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.training import (
     Objective,
     Trainer,
     TrainingConfig,
     build_optimizers,
-    draw_given,
+    draw_condition,
     draw_noise,
     learning_rate_factor,
     proposal_times,
@@ -69,12 +69,12 @@ def test_every_proposal_has_the_same_integral(power):
 
 
 def test_given_spans():
-    given = draw_given((4000, 50), 0.25, torch.Generator().manual_seed(0))
+    given = draw_condition((4000, 50), 0.25, torch.Generator().manual_seed(0))
     touched = given.any(-1).double().mean().item()
     assert 0.2 < touched < 0.27  # a chosen row may happen to have no given span
     assert 0.4 < given[given.any(-1)].double().mean().item() < 0.6
     assert (given[:, 1:] != given[:, :-1]).sum(-1).max() <= 4
-    assert not draw_given((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
+    assert not draw_condition((100, 50), 0.0, torch.Generator().manual_seed(0)).any()
 
 
 def test_surprise_is_score_entropy_integrated_over_the_own_noise():
@@ -104,7 +104,7 @@ def tiny_network(**changes):
 
 @pytest.mark.parametrize("objective", ["guess", "graded", "score_entropy"])
 def test_parts_of_a_step_add_up(objective):
-    model, config = tiny_network(n_layer=3), TrainingConfig(given_share=0.5)
+    model, config = tiny_network(n_layer=3), TrainingConfig(condition_share=0.5)
     x_0 = torch.randint(2, 106, (8, 160), generator=torch.Generator().manual_seed(1))
     drawn = draw_noise(x_0, config, model, torch.Generator().manual_seed(2))
     whole = training_loss(model, drawn, objective)
@@ -113,7 +113,7 @@ def test_parts_of_a_step_add_up(objective):
     if objective == "score_entropy":
         generator = torch.Generator().manual_seed(2)  # the same draws, through compute_loss
         t, weight = proposal_times(8, model.config.noise, generator=generator)
-        mask = draw_given((8, 160), 0.5, generator)
+        mask = draw_condition((8, 160), 0.5, generator)
         loss = compute_loss(model, x_0, model.config.noise, t, mask, generator)
         torch.testing.assert_close((weight * loss).mean(), whole)
     else:

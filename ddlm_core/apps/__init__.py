@@ -1,1 +1,1 @@
-"""Commands: thin shells over the package, written by hand."""
+"""What stands on the chapters, written by hand: the commands, the web page, the playground."""

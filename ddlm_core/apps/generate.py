@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ddlm_core.apps.errors import OneLineParser, one_line_errors
+from ddlm_core.apps.commandline import OneLineParser, one_line_errors
 
 EXAMPLES = r"""examples:
   ddlm-generate                                    one story by the model that ships with ddlm
@@ -145,8 +145,8 @@ def texts(
 
 def write_one(pipeline: Any, options: dict[str, Any], visible: bool) -> list[Any]:
     """All frames of one text; if somebody watches, it appears in the terminal."""
-    from ddlm_core.animation import iter_frames
-    from ddlm_core.views.terminal import render_terminal
+    from ddlm_core.animation import draw, iter_frames
+    from ddlm_core.support.terminal import render_terminal
 
     kept: list[Any] = []
 
@@ -157,7 +157,7 @@ def write_one(pipeline: Any, options: dict[str, Any], visible: bool) -> list[Any
             yield frame
 
     if visible:
-        render_terminal(frames(), pipeline.tokenizer)
+        render_terminal(draw(frame, pipeline.tokenizer) for frame in frames())
     return kept or list(frames())
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ddlm_core.apps.errors import one_line_errors, told
+from ddlm_core.apps.commandline import one_line_errors
+from ddlm_core.support.errors import error_context
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -60,7 +61,9 @@ def check_overrides(arguments: list[str]) -> None:
         quote = '"' if "'" in value else "'"
         shown = f"{key}={quote}{value}{quote}"
         shown = shlex.quote(shown) if {*'"$`\\!'} & {*shown} else f'"{shown}"'
-        with told(f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"):
+        with error_context(
+            f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"
+        ):
             if parse(argument).is_sweep_override() and one_run:
                 raise ValueError("this means several runs")
 
@@ -69,8 +72,7 @@ def train(settings: dict[str, Any]) -> None:
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
 
-    from ddlm_core.apps.sources import POCKET
-    from ddlm_core.data import setup_dataloaders
+    from ddlm_core.data import POCKET, setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.training import Trainer, TrainingConfig
 

@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ddlm_core.apps.errors import OneLineParser, one_line_errors
+from ddlm_core.apps.commandline import OneLineParser, one_line_errors
 
 EXAMPLES = """examples:
   ddlm-ui                                          the model that ships with ddlm
@@ -125,7 +123,7 @@ def launch(page: Any, **where: Any) -> None:
 
 
 def live_css() -> str:
-    from ddlm_core.views.live import CSS
+    from ddlm_core.support.live import CSS
 
     return CSS
 
@@ -184,10 +182,11 @@ def arguments(
 
 def show(step: Any, seed: int, tokenizer: Any) -> str:
     """HTML of all texts after a step."""
-    from ddlm_core.views.live import status, text_html
+    from ddlm_core.animation import characters
+    from ddlm_core.support.live import status, text_html
 
     texts = [
-        text_html(tokens, changed.nonzero()[:, 0].tolist(), tokenizer)
+        text_html(characters(tokens, tokenizer), changed.nonzero()[:, 0].tolist())
         for tokens, changed in zip(step.tokens.tolist(), step.changed)
     ]
     words = status(step.index, step.num_steps, step.sigma_bar, int(step.changed.sum()))
@@ -223,6 +222,7 @@ def write(pipeline: Any, *controls: Any) -> Iterator[tuple]:
 def write_files(folder: Path, kept: list[tuple], texts: list[str], tokenizer: Any) -> list[str]:
     """The texts; a page with a player for each; a picture of the first, of 64 steps at most."""
     from ddlm_core.animation import Animation, make_frames
+    from ddlm_core.support.player import render_page
 
     def animation(sample: int, every: int = 1) -> Animation:
         states = [*kept[:-1:every], kept[-1]]
@@ -231,12 +231,9 @@ def write_files(folder: Path, kept: list[tuple], texts: list[str], tokenizer: An
         )
         return Animation(frames, tokenizer, f"Text {sample + 1}", f"ddlm-player-{sample + 1}")
 
-    page = Template(files("ddlm_core.views").joinpath("page.html").read_text("utf-8"))
     players = "\n".join(animation(i)._repr_html_() for i in range(len(texts)))
     (folder / "texts.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    (folder / "texts.html").write_text(
-        page.substitute(title="Texts", player=players), encoding="utf-8"
-    )
+    (folder / "texts.html").write_text(render_page(players, "Texts"), encoding="utf-8")
     animation(0, every=-(-len(kept) // 64)).save(folder / "text.gif")
     return [str(folder / name) for name in ("texts.txt", "texts.html", "text.gif")]
 

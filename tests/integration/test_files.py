@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddlm_core.apps.files import read_checkpoint, write_whole
+from ddlm_core.support.files import atomic_write, read_checkpoint
 
 
 def test_a_file_or_folder_is_replaced_when_it_is_whole(tmp_path):
@@ -15,17 +15,17 @@ def test_a_file_or_folder_is_replaced_when_it_is_whole(tmp_path):
         part.mkdir()
         (part / "x").write_text("x")
 
-    write_whole(tmp_path / "a", lambda part: part.write_text("old"))
+    atomic_write(tmp_path / "a", lambda part: part.write_text("old"))
     with pytest.raises(
         OSError, match=r"could not write .*a; [\d,]+ MB are free there: the disk is"
     ):
-        write_whole(tmp_path / "a", fail)
+        atomic_write(tmp_path / "a", fail)
     assert (tmp_path / "a").read_text() == "old"
-    write_whole(tmp_path / "a", lambda part: part.write_text("new"), tmp_path / "b")
+    atomic_write(tmp_path / "a", lambda part: part.write_text("new"), tmp_path / "b")
     (tmp_path / "c.part").mkdir()  # a crash left it
     (tmp_path / "c.part" / "y").touch()
     for _ in range(2):  # a folder, and the same folder again
-        write_whole(tmp_path / "c", two)
+        atomic_write(tmp_path / "c", two)
     assert [(tmp_path / name).read_text() for name in ("a", "b", "c/x")] == ["new", "old", "x"]
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert names == ["a", "b", "c", "c/x"]
@@ -34,12 +34,12 @@ def test_a_file_or_folder_is_replaced_when_it_is_whole(tmp_path):
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     resource = pytest.importorskip("resource")  # not on Windows
     path, first, second = tmp_path / "x.pth", torch.zeros(10_000), torch.ones(10_000)
-    write_whole(path, lambda part: torch.save({"x": first}, part))
+    atomic_write(path, lambda part: torch.save({"x": first}, part))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # no file may be longer
         with pytest.raises(OSError, match=r"could not write .*x.pth; [\d,]+ MB are free there"):
-            write_whole(path, lambda part: torch.save({"x": second}, part), tmp_path / "old.pth")
+            atomic_write(path, lambda part: torch.save({"x": second}, part), tmp_path / "old.pth")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]

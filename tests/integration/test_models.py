@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlm_core.apps.hardware import pick_device
-from ddlm_core.apps.models import bundled_models, model_folder
+from ddlm_core.support.hardware import pick_device
+from ddlm_core.support.models import bundled_models, model_folder
 
 
 def test_a_name_finds_its_folder(tmp_path):

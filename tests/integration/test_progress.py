@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ddlm_core.support.progress import Progress, read_log
 from ddlm_core.training import Bound, TrainingConfig
-from ddlm_core.views.progress import Progress, read_log
 
 
 def run(folder, step=0, main=True, **settings):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ddlm_core.apps.sources import read_file, read_stories
+from ddlm_core.support.sources import read_file, read_stories
 
 
 def test_files_are_read_whole(tmp_path):

@@ -13,8 +13,14 @@ import pytest
 import torch
 
 from ddlm_core import stories
-from ddlm_core.apps import sources, store
-from ddlm_core.data import TokenWindows, encode_stories, setup_dataloaders
+from ddlm_core.data import (
+    TokenWindows,
+    encode_stories,
+    pocket_stories,
+    setup_dataloaders,
+    stored_tokens,
+)
+from ddlm_core.support import sources, store
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 TOLD = stories.sample(300, seed=0)
@@ -45,7 +51,7 @@ def kept(cache):
 
 
 def no_reading(monkeypatch):
-    monkeypatch.setattr(store, "read_stories", lambda *source: pytest.fail("read again"))
+    monkeypatch.setattr("ddlm_core.data.read_stories", lambda *source: pytest.fail("read again"))
 
 
 def test_a_second_start_reads_nothing_and_gives_the_same_batches(cache, file, monkeypatch):
@@ -89,11 +95,9 @@ def test_whatever_the_tokens_depend_on_makes_a_new_key(cache, file):
     (file.parent / "more.jsonl").write_text(json.dumps({"text": "Another file."}))
     batches(file.parent / "*.jsonl")
     assert len(kept(cache)) == 5
-    key = sources.source_key("pocket-stories", "train", 10, "text", 0)
-    assert key != sources.source_key("pocket-stories", "train", 10, "text", 1)
-    key = sources.source_key("someone/some-data", "train", None, "text", 0)
+    key = sources.source_key("someone/some-data", "train", None, "text")
     for other in (("validation", None, "text"), ("train", 5, "text"), ("train", None, "story")):
-        assert key != sources.source_key("someone/some-data", *other, 0)
+        assert key != sources.source_key("someone/some-data", *other)
 
 
 def test_a_vocabulary_has_its_own_tokens(cache, file):
@@ -101,12 +105,12 @@ def test_a_vocabulary_has_its_own_tokens(cache, file):
         (str(file), "train", None, "text", 0),
         CharacterLevelTokenizer(["<UNK>", "<PAD>", "a"]),
     )
-    store.stored_stories(encode_stories, small, None, *source)
-    tokens, _, _ = store.stored_stories(encode_stories, CharacterLevelTokenizer(), None, *source)
+    stored_tokens(*source, small)
+    tokens, _, _ = stored_tokens(*source, CharacterLevelTokenizer())
     assert tokens.max() > 2 and len(kept(cache)) == 2
-    tokens, _, _ = store.stored_stories(encode_stories, small, None, *source)
+    tokens, _, _ = stored_tokens(*source, small)
     assert tokens.max() == 2
-    store.stored_stories(encode_stories, small, 160, *source)
+    stored_tokens(*source, small, 160)
     assert len(kept(cache)) == 3
 
 
@@ -128,7 +132,6 @@ def test_half_a_preparation_is_never_used(cache, file, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from ddlm_core.apps import store
 from ddlm_core.data import encode_stories, setup_dataloaders
 
 def encode(*arguments):
@@ -191,15 +194,14 @@ def test_processes_wait_for_the_first(cache, file):
     """Three start at once: one reads, and all of them have the same tokens."""
     script = """
 import sys, time
-from ddlm_core.apps import store
-from ddlm_core.data import setup_dataloaders
-read = store.read_stories
+from ddlm_core import data
+read = data.read_stories
 def slowly(*source):
     time.sleep(1)
     print("reads", flush=True)
     return read(*source)
-store.read_stories = slowly
-loader, *_ = setup_dataloaders(sys.argv[1], val_samples=10)
+data.read_stories = slowly
+loader, *_ = data.setup_dataloaders(sys.argv[1], val_samples=10)
 print(loader.dataset.tokens.sum())
 """
     environment = os.environ | {"HF_ASSETS_CACHE": str(cache.parent)}
@@ -228,7 +230,7 @@ def test_workers_read_the_same_file(cache, file):
 
 
 def test_pocket_stories_are_those_of_the_grammar(cache):
-    told = [story for story, _ in sources.read_stories("pocket-stories", limit=300, seed=0)]
+    told = [story for story, _ in pocket_stories(300, seed=0)]
     assert told == TOLD
     train, val, test = batches("pocket-stories", context_len=160, train_samples=60)
     assert [len(part) for part in (train, val, test)] == [64, 8, 8]
@@ -259,9 +261,8 @@ def test_memory_does_not_grow_with_the_text(cache, tmp_path, kind):
             yield encoded
 
     tokenizer = CharacterLevelTokenizer()
-    source = (str(path), "train", None, "text", 0)
-    encode = lambda *arguments: watched(encode_stories(*arguments))  # noqa: E731
-    tokens, ends, _ = store.stored_stories(encode, tokenizer, None, *source)
+    pieces = sources.read_stories(str(path))
+    tokens, ends, _ = store.stored(str(path), lambda: watched(encode_stories(pieces, tokenizer)))
     assert tokens.size > 9 * 10**7 and (len(ends) > 90_000 or kind == "txt")
     loader, *_ = setup_dataloaders(str(path), context_len=64)
     next(iter(loader))

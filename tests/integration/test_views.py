@@ -8,10 +8,11 @@ from unittest import mock
 import pytest
 import torch
 
-from ddlm_core.animation import ARROWS, Frame, make_frames
+from ddlm_core.animation import draw, make_frames
+from ddlm_core.support.drawing import ARROWS, Picture
+from ddlm_core.support.gif import _font, _lay_out
+from ddlm_core.support.terminal import _rows, render_terminal
 from ddlm_core.tokenizer import CharacterLevelTokenizer
-from ddlm_core.views.pictures import _font, _lay_out
-from ddlm_core.views.terminal import _rows, render_terminal
 
 
 class Terminal(io.StringIO):
@@ -19,24 +20,25 @@ class Terminal(io.StringIO):
         return True
 
 
-def story_frames() -> list[Frame]:
+def story_pictures() -> list[Picture]:
     """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
     tokenizer = CharacterLevelTokenizer()
     end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
     start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
     middle = torch.where(torch.arange(40) % 2 == 0, start, end)
-    return make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
+    frames = make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
+    return [draw(frame, tokenizer) for frame in frames]
 
 
 SCREEN = {"TERM": "xterm", "COLUMNS": "21", "LINES": "24"}
 
 
 def test_terminal_draws_in_place():
-    tokenizer, stream = CharacterLevelTokenizer(), Terminal()
+    stream = Terminal()
     with mock.patch.dict(os.environ, SCREEN):
-        last = render_terminal(iter(story_frames()), tokenizer, stream, fps=0)
+        last = render_terminal(iter(story_pictures()), stream, fps=0)
     shown = stream.getvalue()
-    assert last == story_frames()[-1]
+    assert last == story_pictures()[-1]
     assert shown.startswith("\x1b[?25l") and shown.endswith("\x1b[?25h")
     assert shown.count("\x1b[3A") == 4  # two rows and a status line, gone over four times
     assert "\x1b[1;4;35m" in shown
@@ -48,7 +50,7 @@ def test_terminal_draws_in_place():
 def test_a_text_taller_than_the_terminal_does_not_scroll_it():
     stream = Terminal()
     with mock.patch.dict(os.environ, SCREEN | {"COLUMNS": "6", "LINES": "5"}):
-        render_terminal(story_frames()[:1], CharacterLevelTokenizer(), stream, fps=0)
+        render_terminal(story_pictures()[:1], stream, fps=0)
     # 3 of 8 rows and the status: one line less than the screen.
     assert "\x1b[4A" in stream.getvalue()
 
@@ -60,40 +62,41 @@ def test_terminal_marks_exactly_what_changed():
 
 def test_terminal_shows_each_frame_before_it_asks_for_the_next():
     stream, seen = Terminal(), []
-    live = (seen.append(stream.getvalue().count("step")) or frame for frame in story_frames())
+    live = (seen.append(stream.getvalue().count("step")) or frame for frame in story_pictures())
     with mock.patch.dict(os.environ, SCREEN):
-        render_terminal(live, CharacterLevelTokenizer(), stream, fps=0)
+        render_terminal(live, stream, fps=0)
     assert seen == [0, 1, 2, 3]
 
 
 def test_terminal_gives_back_the_cursor_on_interrupt():
     def interrupted():
-        yield story_frames()[0]
+        yield story_pictures()[0]
         raise KeyboardInterrupt
 
     stream = Terminal()
     with mock.patch.dict(os.environ, SCREEN), pytest.raises(KeyboardInterrupt):
-        render_terminal(interrupted(), CharacterLevelTokenizer(), stream, fps=0)
+        render_terminal(interrupted(), stream, fps=0)
     assert stream.getvalue().endswith("\x1b[?25h")
 
 
 def test_no_terminal_gets_the_final_text_alone():
-    stream, tokenizer = io.StringIO(), CharacterLevelTokenizer()
-    render_terminal(iter(story_frames()), tokenizer, stream)
+    stream = io.StringIO()
+    render_terminal(iter(story_pictures()), stream)
     assert stream.getvalue() == "“Hi,” said\nMo. </script><b>&\n"
-    assert render_terminal([], tokenizer, stream) is None
+    assert render_terminal([], stream) is None
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    render_terminal(story_frames(), tokenizer, narrow)
+    render_terminal(story_pictures(), narrow)
     assert narrow.buffer.getvalue() == b"?Hi,? said\nMo. </script><b>&\n"
     dumb = Terminal()
     with mock.patch.dict(os.environ, TERM="dumb"):
-        render_terminal(story_frames(), tokenizer, dumb)
+        render_terminal(story_pictures(), dumb)
     assert dumb.getvalue() == stream.getvalue()
 
 
 def test_control_characters_do_not_reach_the_terminal():
     tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
-    render_terminal(make_frames([torch.tensor([2, 3, 1, 0])], [0.0]), tokenizer, stream)
+    (frame,) = make_frames([torch.tensor([2, 3, 1, 0])], [0.0])
+    render_terminal([draw(frame, tokenizer)], stream)
     assert stream.getvalue() == "a��\n"
 
 

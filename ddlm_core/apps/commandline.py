@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from textwrap import shorten
 from typing import NoReturn
 
 
@@ -37,12 +36,3 @@ def drop_output() -> None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def told(what: str, mend: str) -> Iterator[None]:
-    """Turn every error of a block into a ``ValueError`` of one line."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{what} ({shorten(str(error), 200)}): {mend}") from error

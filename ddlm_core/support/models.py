@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from ddlm_core.apps.errors import told
+from ddlm_core.support.errors import error_context
 
 
 def bundled_models() -> dict[str, Path]:
@@ -21,7 +21,9 @@ def model_folder(source: str | Path | None) -> Path:
         return Path(name)
     if name in bundled:
         return bundled[name]
-    with told(f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"):
+    with error_context(
+        f"no model {name!r}", f"name a folder, a Hub id (user/model), {', '.join(bundled)}"
+    ):
         if Path(name).parent.is_dir():
             raise FileNotFoundError("no such folder")
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))

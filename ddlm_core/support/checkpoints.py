@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ddlm_core.apps.files import LATEST, PREVIOUS, read_checkpoint, write_whole
+from ddlm_core.support.files import LATEST, PREVIOUS, atomic_write, read_checkpoint
 
 
 def _state(trainer: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, trainer: Any) -> None:
     """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
     content = {name: part.state_dict() for name, part in _state(trainer).items()}
     content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
-    write_whole(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
+    atomic_write(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
 
 
 def load_checkpoint(path: Path, trainer: Any) -> None:
@@ -41,7 +41,7 @@ def load_checkpoint(path: Path, trainer: Any) -> None:
 def save_weights(folder: Path, trainer: Any) -> None:
     """Write the averaged weights as a folder that ``from_pretrained`` loads."""
     config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
-    write_whole(folder, lambda part: trainer.average.save_pretrained(part, config=config))
+    atomic_write(folder, lambda part: trainer.average.save_pretrained(part, config=config))
 
 
 def measure_and_save(trainer: Any, stopped: bool) -> Any:

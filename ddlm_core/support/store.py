@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ddlm_core.apps.files import not_written
-from ddlm_core.apps.sources import read_stories, source_key
+from ddlm_core.support.files import not_written
 
 # a row of tokens, and where its stories end, and a hash of each story
 FIELDS = {"tokens": np.uint8, "ends": np.int64, "hashes": np.uint64}
@@ -57,12 +56,6 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE) / "ddlm"
-
-
-def stored_stories(encode: Callable, tokenizer: Any, pad_to: int | None, *source: Any) -> Arrays:
-    """What ``encode`` makes of the text that ``read_stories(*source)`` reads, memory-mapped."""
-    key = (source_key(*source), tokenizer.vocab, pad_to)
-    return stored(key, lambda: encode(read_stories(*source), tokenizer, pad_to))
 
 
 def stored(key: Any, blocks: Callable[[], Iterable[Arrays]]) -> Arrays:

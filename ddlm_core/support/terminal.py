@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TextIO
 
-from ddlm_core.animation import ARROWS, Frame, characters, final_text
-from ddlm_core.tokenizer import CharacterLevelTokenizer
+from ddlm_core.support.drawing import ARROWS, Picture
 
 
 def _rows(text: str, changed: Iterable[int], width: int) -> list[str]:
@@ -28,50 +27,44 @@ def _write(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
-def _draw(
-    frames: Iterable[Frame], tokenizer: CharacterLevelTokenizer, stream: TextIO, fps: float
-) -> Frame | None:
-    """Draw each frame over the one before, then leave the final text and give back the cursor."""
-    frame, up = None, ""
+def _draw(pictures: Iterable[Picture], stream: TextIO, fps: float) -> Picture | None:
+    """Draw each picture over the one before, then leave the final text and give back the cursor."""
+    picture, up = None, ""
     columns, height = shutil.get_terminal_size()
     try:
         _write(stream, "\x1b[?25l")
-        for step, frame in enumerate(frames):
+        for step, picture in enumerate(pictures):
             due = time.monotonic() + (1 / fps if fps else 0)
-            rows = _rows(characters(frame.tokens, tokenizer), frame.changed, max(columns - 1, 1))
-            status = f"step {step} · noise {frame.sigma_bar:.3g} · {len(frame.changed)} changed"
+            rows = _rows(picture.marks, picture.changed, max(columns - 1, 1))
+            status = f"step {step} · noise {picture.sigma_bar:.3g} · {len(picture.changed)} changed"
             lines = [*rows[: max(height - 2, 1)], status[: columns - 1]]
             _write(stream, up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
             up = f"\x1b[{len(lines)}A"
             time.sleep(max(0, due - time.monotonic()))
-        if frame is not None:
-            _write(stream, f"{up}\x1b[J{final_text(frame, tokenizer)}\n")
-        return frame
+        if picture is not None:
+            _write(stream, f"{up}\x1b[J{picture.text}\n")
+        return picture
     finally:
         _write(stream, "\x1b[0m\x1b[?25h")
 
 
 def render_terminal(
-    frames: Iterable[Frame],
-    tokenizer: CharacterLevelTokenizer,
-    stream: TextIO | None = None,
-    fps: float = 12.0,
-) -> Frame | None:
-    """Show frames in place as they arrive; where that cannot be, print the final text alone.
+    pictures: Iterable[Picture], stream: TextIO | None = None, fps: float = 12.0
+) -> Picture | None:
+    """Show pictures in place as they arrive; where that cannot be, print the final text alone.
 
     Args:
-        frames: frames, from a list or from a sampler that is still at work.
-        tokenizer: gives the characters.
+        pictures: from a list, or from a sampler that is still at work.
         stream: where to write; by default the standard output.
-        fps: frames per second at most; 0 never waits.
+        fps: pictures per second at most; 0 never waits.
 
     Returns:
-        The last frame; None if there was none.
+        The last picture; None if there was none.
     """
     stream = sys.stdout if stream is None else stream
     if stream.isatty() and os.environ.get("TERM") != "dumb":
-        return _draw(frames, tokenizer, stream, fps)
-    for frame in deque(frames, maxlen=1):
-        _write(stream, final_text(frame, tokenizer) + "\n")
-        return frame
+        return _draw(pictures, stream, fps)
+    for picture in deque(pictures, maxlen=1):
+        _write(stream, picture.text + "\n")
+        return picture
     return None

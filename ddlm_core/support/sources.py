@@ -1,19 +1,15 @@
-"""Where text comes from: files, the Hugging Face Hub, or the grammar of chapter 2."""
+"""Where text comes from: files, or the Hugging Face Hub."""
 
 import glob
 import json
-import random
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddlm_core import stories
-
-POCKET = "pocket-stories"
 BLOCK = 1 << 20  # characters that are read and encoded at a time
 Piece = tuple[str, bool]  # some text, and whether a story ends after it
 
@@ -71,26 +67,17 @@ def hub_stories(source: str, split: str, column: str) -> Iterator[Piece]:
     except Exception as error:
         raise ConnectionError(
             f"could not load {source!r} from the Hugging Face Hub ({type(error).__name__}); "
-            f"without a network, {POCKET!r} and paths of local .txt, .jsonl and .parquet files work"
+            "without a network, 'pocket-stories' and paths of local .txt, .jsonl and .parquet files work"
         ) from error
     yield from _texts(_column(rows, column), column, source)
 
 
-def pocket_stories(n: int, seed: int) -> Iterator[Piece]:
-    """The stories of ``stories.sample(n, seed)``, without a list of all of them."""
-    grammar, rng = stories.STORIES, random.Random(seed)
-    for _ in range(n):
-        yield stories.tell(rng.choice(grammar.plots), rng, grammar), True
-
-
 def read_stories(
-    source: str, split: str = "train", limit: int | None = None, column: str = "text", seed: int = 0
+    source: str, split: str = "train", limit: int | None = None, column: str = "text"
 ) -> Iterator[Piece]:
     """The first ``limit`` pieces of a source: see :func:`setup_dataloaders` for what that can be."""
     paths = sorted(glob.glob(source, recursive=True))
-    if source == POCKET:
-        pieces = pocket_stories(limit or 100_000, seed)
-    elif paths:
+    if paths:
         pieces = (piece for path in paths for piece in read_file(Path(path), column))
     elif Path(source).suffix in (".txt", ".jsonl", ".parquet") or source.startswith((".", "/")):
         raise FileNotFoundError(f"no file matches {source}")
@@ -99,14 +86,11 @@ def read_stories(
     yield from islice(pieces, limit)
 
 
-def source_key(source: str, split: str, limit: int | None, column: str, seed: int) -> tuple:
+def source_key(source: str, split: str, limit: int | None, column: str) -> tuple:
     """All that the text of :func:`read_stories` depends on, to know whether it is still the same.
 
     Of a file these are name, size and time of the last change; of a data set on the Hub, its name.
     """
-    if source == POCKET:
-        grammar = sha256(Path(stories.__file__).read_bytes()).hexdigest()
-        return source, limit, seed, grammar
     paths = [Path(path).resolve() for path in sorted(glob.glob(source, recursive=True))]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return files or (source, split), limit, column

@@ -7,9 +7,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ddlm_core.animation import Frame, iter_frames
+from ddlm_core.animation import Frame, characters, iter_frames
 from ddlm_core.sampler import SCHEDULES
-from ddlm_core.views.live import CSS, noise_plot, status, text_html
+from ddlm_core.support.live import CSS, noise_plot, status, text_html
 
 
 class Playground(widgets.VBox):
@@ -150,8 +150,9 @@ class Playground(widgets.VBox):
             here = min(self.position.value, len(self.frames) - 1)
             frame, levels = self.frames[here], [frame.sigma_bar for frame in self.frames]
             words = status(here, self.steps.value, frame.sigma_bar, len(frame.changed))
+            marks = characters(frame.tokens, self.pipeline.tokenizer)
             self.view.value = (
                 f'<style>{CSS}</style><div class="ddlm-live"><p>{words}</p>'
-                f"{text_html(frame.tokens, frame.changed, self.pipeline.tokenizer)}"
+                f"{text_html(marks, frame.changed)}"
                 f"{noise_plot(levels, here, self.steps.value)}</div>"
             )

@@ -12,7 +12,7 @@ import torch
 LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
 
 
-def write_whole(path: Path, write: Callable[[Path], Any], keep: Path | None = None) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = None) -> None:
     """Let ``write`` make a file or folder beside ``path``; once it is whole, put it in its place.
 
     A rename happens whole or not at all. What was in its place (a file) goes to ``keep``.

@@ -11,7 +11,7 @@ from torch import Tensor
 WHOLE, ANY = (int, int | None), (float, float | None)  # types of fields
 FROM_ZERO = ("num_workers", "warmup_steps", "seed")
 NAMES = {"optimizer": ("muon", "adamw"), "objective": ("guess", "graded", "score_entropy")}
-SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "given_share", "weight_decay")
+SHARES = ("decay_fraction", "ema_decay", "sampling_eps", "condition_share", "weight_decay")
 
 
 def check_settings(config: Any) -> None:
@@ -84,14 +84,14 @@ def check_sampling(
     if temperature != 1 and not (0 < temperature < torch.inf and has_denoiser(model)):
         limits = "1, or above 0 and finite if the model has a denoiser"
         raise ValueError(f"temperature must be {limits}, got {temperature}")
-    within(0.0, 1.0, churn=churn)
+    check_range(0.0, 1.0, churn=churn)
     if churn and not uniform:
         raise ValueError(f"churn is made for the uniform graph alone: it must be 0, got {churn}")
     if len(each) != shape[0]:
         raise ValueError(f"got {len(each)} generators for a batch of {shape[0]}")
 
 
-def within(least: float, most: float, **values: Any) -> None:
+def check_range(least: float, most: float, **values: Any) -> None:
     """Raise a ``ValueError`` that names a value out of limits, or not whole if the limits are."""
     kind, what = (Integral, "a whole number") if isinstance(least, int) else (Real, "a number")
     for name, value in values.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ddlm_core.apps.errors import told
+from ddlm_core.support.errors import error_context
 
 
 def make_accelerator(precision: str) -> Any:
@@ -43,6 +43,6 @@ def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:
 def pick_device(name: str | None) -> torch.device:
     """A device, once it has held a number; by default a GPU if there is one."""
     name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    with told(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
+    with error_context(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
         torch.ones(1, device=name).item()
     return torch.device(name)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ddlm_core.animation import ARROWS, PAD_MARK, Animation, Frame, characters
-from ddlm_core.tokenizer import CharacterLevelTokenizer
+from ddlm_core.support.drawing import ARROWS, PAD_MARK, Picture
 
 
 def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
@@ -36,28 +35,28 @@ def _font(size: int):
         return ImageFont.load_default(size)
 
 
-def _pictures(frames: Sequence[Frame], tokenizer: CharacterLevelTokenizer) -> Iterator:
-    """One PIL image a frame: a grid of characters, with what changed in red and underlined."""
+def _images(pictures: Sequence[Picture]) -> Iterator[Image.Image]:
+    """One image per picture: a grid of characters, with what changed in red and underlined."""
     font, columns = _font(16), 64
-    cleanest = min(frames, key=lambda frame: frame.sigma_bar)
-    cells = _lay_out(characters(cleanest.tokens, tokenizer), columns)
+    cleanest = min(pictures, key=lambda picture: picture.sigma_bar)
+    cells = _lay_out(cleanest.marks, columns)
     bottom = 8 + 22 * (max((row for row, _ in cells), default=0) + 1)
-    for step, frame in enumerate(frames):
+    for step, picture in enumerate(pictures):
         image = Image.new("RGB", (columns * 10 + 24, bottom + 36), "white")
-        draw, changed = ImageDraw.Draw(image), set(frame.changed)
-        for i, mark in enumerate(characters(frame.tokens, tokenizer)):
+        draw, changed = ImageDraw.Draw(image), set(picture.changed)
+        for i, mark in enumerate(picture.marks):
             x, y = 12 + 10 * cells[i][1], 8 + 22 * cells[i][0]
             ink = "#b34700" if i in changed else "#222" if mark not in f"{PAD_MARK}\n\t" else "#bbb"
             draw.text((x, y), mark.translate(ARROWS), ink, font)
             if i in changed:
                 draw.line((x, y + 19, x + 9, y + 19), ink)
-        status = f"step {step} of {len(frames) - 1}   noise {frame.sigma_bar:.3g}"
+        status = f"step {step} of {len(pictures) - 1}   noise {picture.sigma_bar:.3g}"
         draw.text((12, bottom + 8), status, "#666", font)
         yield image.quantize(32)
 
 
-def save_gif(animation: Animation, path: Path) -> None:
+def save_gif(pictures: Sequence[Picture], path: Path, fps: float = 12.0) -> None:
     """All pictures in one file; the last one stays for three seconds, then it starts again."""
-    first, *rest = _pictures(animation.frames, animation.tokenizer)
-    times = [round(1000 / animation.fps)] * len(rest) + [3000]
+    first, *rest = _images(pictures)
+    times = [round(1000 / fps)] * len(rest) + [3000]
     first.save(path, save_all=True, append_images=rest, duration=times, loop=0)

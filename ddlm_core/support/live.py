@@ -6,17 +6,14 @@ from importlib.resources import files
 from itertools import groupby
 from math import exp
 
-from ddlm_core.animation import ARROWS, PAD_MARK, characters
-from ddlm_core.tokenizer import CharacterLevelTokenizer
+from ddlm_core.support.drawing import ARROWS, PAD_MARK
 
-CSS = files("ddlm_core.views").joinpath("live.css").read_text("utf-8")
+CSS = files("ddlm_core.support").joinpath("live.css").read_text("utf-8")
 
 
-def text_html(
-    tokens: Iterable[int], changed: Iterable[int], tokenizer: CharacterLevelTokenizer
-) -> str:
+def text_html(marks: str, changed: Iterable[int]) -> str:
     """One text: ``<b>`` marks what has changed, ``<i>`` the dots of ``<PAD>``."""
-    marks, moved = characters(tokens, tokenizer).translate(ARROWS), set(changed)
+    marks, moved = marks.translate(ARROWS), set(changed)
     kinds = ["b" if i in moved else "i" if mark == PAD_MARK else "" for i, mark in enumerate(marks)]
     html = ""
     for kind, group in groupby(zip(kinds, marks), key=lambda pair: pair[0]):
