@@ -3,7 +3,8 @@
 `python tools/pins.py` lets uv resolve what pyproject.toml asks for, and keeps the pins that still
 fit. Options of `uv pip compile` go through: `--upgrade` takes the newest versions,
 `--upgrade-package NAME` that of one. With `--check` it needs no network and no uv: it fails where
-a pin is missing, or does not fit what pyproject.toml asks for.
+a pin is missing, or does not fit what pyproject.toml asks for. `--lowest` prints the lowest version
+that pyproject.toml allows for each (torch keeps its pin), to try whether these bounds are true.
 """
 
 import argparse
@@ -43,15 +44,29 @@ def pin_lines(root: Path) -> list[str]:
     return [line for line in lines if re.match(r"[\w.-]+==", line)]
 
 
+def wanted(root: Path) -> list[Requirement]:
+    """What pyproject.toml asks for, extras included."""
+    project = read_project(root)
+    lines = [*project["dependencies"]]
+    for extra in EXTRAS:
+        lines += project["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines]
+
+
+def lowest(root: Path) -> list[str]:
+    """The lower bound of each requirement as a pin."""
+    lines = [line for line in pin_lines(root) if line.startswith("torch==")]
+    for need in wanted(root):
+        if need.name != "torch":
+            lines += [f"{need.name}=={s.version}" for s in need.specifier if s.operator == ">="]
+    return lines
+
+
 def problems(root: Path) -> list[str]:
     """Requirements that have no pin, or one that does not fit."""
-    project = read_project(root)
-    wanted = [*project["dependencies"]]
-    for extra in EXTRAS:
-        wanted += project["optional-dependencies"][extra]
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pin_lines(root))}
     found = []
-    for need in map(Requirement, wanted):
+    for need in wanted(root):
         pin = pins.get(canonicalize_name(need.name))
         if pin is None:
             found.append(f"requirements.txt has no pin for {need}: run `make pins`")
@@ -80,7 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare only")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
+    parser.add_argument("--lowest", action="store_true", help="print the lower bounds as pins")
     options, for_uv = parser.parse_known_args(arguments)
+    if options.lowest:
+        print(*lowest(options.root), sep="\n")
+        return 0
     if not options.check:
         text = resolve(options.root.resolve(), for_uv)
         (options.root / "requirements.txt").write_text(text, encoding="utf-8")
