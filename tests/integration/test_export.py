@@ -148,6 +148,15 @@ def test_a_long_list_of_names_has_a_line_for_each(book, export):
     assert all(f'    "{name}",' in lines for name in names)
 
 
+def test_only_files_with_long_texts_may_have_long_lines(book, export):
+    text = "long " * 25
+    edit(book, "02_wall.py", "    return", f'    """{text}"""\n    return')
+    assert export() == ""
+    assert (book / "ddlm_core/wall.py").read_text().splitlines()[1] == "# ruff: noqa: E501"
+    assert "noqa" not in (book / "ddlm_core/rain.py").read_text()
+    assert exporter.ruff(book, book, "check", "--select=E501,RUF100") == ""
+
+
 def test_exporting_twice_changes_nothing(book, export):
     export()
     first = snapshot(book)
