@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pins
 import tracked
@@ -104,3 +105,35 @@ def test_a_tracked_file_that_is_ignored_is_found(tmp_path, capsys):
     (tmp_path / ".gitignore").write_text("*.bin\n")
     assert tracked.main([f"--root={tmp_path}"]) == 1
     assert "made.bin is tracked and ignored" in capsys.readouterr().err
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text(encoding="utf-8"))
+
+
+def commands(jobs: dict) -> str:
+    return "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+
+
+def test_ci_runs_the_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    wanted = ["ddlm-generate --visualize", "pytest --all"]
+    bash = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert [line.split(" && ")[-1] for line in bash] == wanted
+    shell = [line for line in readme.splitlines() if line.startswith("py -m venv")]
+    assert [line.rsplit("\\", 1)[-1] for line in shell] == wanted
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == "pytest --all"
+    assert ".ci/run" in commands(workflow("ci")["jobs"])
+
+
+def test_ci_has_every_system_and_the_first_and_newest_python():
+    matrix = workflow("ci")["jobs"]["quick"]["strategy"]["matrix"]
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == ["3.11", "3.13"]
+    weekly = commands(workflow("weekly")["jobs"])
+    assert "cache" not in weekly and "-r requirements.txt" not in weekly
+    for name in ("ci", "weekly", "book"):
+        for job in workflow(name)["jobs"].values():
+            assert job["timeout-minutes"]
+            for step in job["steps"]:
+                assert ("run" in step) != ("uses" in step)
