@@ -1,5 +1,5 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
-"""How good is it, really?"""
+"""How good a model is, in numbers that come with a 95 % confidence interval."""
 
 import math
 import os
@@ -17,10 +17,17 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import PAD_ID
 from ddlm_core.training import window_nats
 
-__all__ = ['Estimate', 'mean_of', 'spread_times', 'bound_draws', 'estimate_bound', 'bits_per_character', 'wilson', 'first_flaw', 'word_entropy']  # fmt: skip
-
-"""How good a model is, in numbers that come with a 95 % confidence interval."""
-
+__all__ = [
+    "Estimate",
+    "mean_of",
+    "spread_times",
+    "bound_draws",
+    "estimate_bound",
+    "bits_per_character",
+    "wilson",
+    "first_flaw",
+    "word_entropy",
+]
 
 _Z = 1.96  # a bell curve has 95 % of its area within so many standard deviations
 

@@ -12,7 +12,23 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import noise_column, perturb_batch, sample_prior, transition
 from ddlm_core.noise import GeometricNoise, NoiseSchedule, as_float_tensor
 
-__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'masked_mean', 'ScoreModel', 'Denoiser', 'compute_loss', 'prior_kl', 'Graph', 'UniformGraph', 'UNIFORM', 'graph_of']  # fmt: skip
+__all__ = [
+    "kappa",
+    "log_ratio",
+    "score_entropy_loss",
+    "denoiser_log_score",
+    "log_posterior",
+    "low_discrepancy_times",
+    "masked_mean",
+    "ScoreModel",
+    "Denoiser",
+    "compute_loss",
+    "prior_kl",
+    "Graph",
+    "UniformGraph",
+    "UNIFORM",
+    "graph_of",
+]
 
 
 def kappa(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:

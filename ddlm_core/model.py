@@ -1,5 +1,5 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
-"""The denoising transformer."""
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
 
 from typing import Any, Self
 
@@ -11,9 +11,20 @@ from torch.utils.checkpoint import checkpoint
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.support.checks import check_input
 
-__all__ = ['sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
-
-"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
+__all__ = [
+    "sinusoidal_features",
+    "NoiseEmbedding",
+    "Modulation",
+    "modulate",
+    "rope_angles",
+    "apply_rope",
+    "Attention",
+    "causal_conv",
+    "Block",
+    "neighbors",
+    "hollow_attention",
+    "DiscreteDiffusionTransformer",
+]
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:

@@ -1,5 +1,5 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
-"""How good is it, really?: reference."""
+"""Reference networks that need no training: what they score is known, or cannot be beaten."""
 
 import itertools
 import math
@@ -17,9 +17,7 @@ from ddlm_core.stories import Grammar, Word, parts_of, skeletons
 from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['UnigramModel', 'BayesDenoiser']  # fmt: skip
-
-"""Reference networks that need no training: what they score is known, or cannot be beaten."""
+__all__ = ["UnigramModel", "BayesDenoiser"]
 
 
 class UnigramModel:

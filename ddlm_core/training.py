@@ -31,7 +31,37 @@ from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 from ddlm_core.support.seeds import derive_seed
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['Count', 'CountOrNone', 'Natural', 'Positive', 'PositiveOrNone', 'Share', 'Beta', 'TrainingConfig', 'every_key', 'load_preset', 'proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'plan_steps', 'draw_step', 'accumulate_gradients', 'Trainer']  # fmt: skip
+__all__ = [
+    "Count",
+    "CountOrNone",
+    "Natural",
+    "Positive",
+    "PositiveOrNone",
+    "Share",
+    "Beta",
+    "TrainingConfig",
+    "every_key",
+    "load_preset",
+    "proposal_times",
+    "draw_condition",
+    "NoisyBatch",
+    "draw_noise",
+    "training_loss",
+    "TrainingLoss",
+    "build_optimizers",
+    "learning_rate_factor",
+    "default_lr_schedule",
+    "update_average",
+    "Bound",
+    "window_nats",
+    "validation_bound",
+    "TrainState",
+    "update_weights",
+    "plan_steps",
+    "draw_step",
+    "accumulate_gradients",
+    "Trainer",
+]
 
 Count = Annotated[int, Limits(1)]
 CountOrNone = Annotated[int | None, Limits(1)]

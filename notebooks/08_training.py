@@ -1286,14 +1286,14 @@ from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.testing import same_bits, tiny_trainer
 
 
-def test_resume_is_exact(tmp_path, number=signal.SIGTERM):
+def test_resume_is_exact(tmp_path):
     """State and losses: the same bits as without the stop, dropout included."""
     whole, second = tiny_trainer(tmp_path / "whole"), tiny_trainer(tmp_path / "halves")
     whole.train()
 
     def interrupt(result):
         if result.step == 5:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
         tiny_trainer(tmp_path / "halves", callbacks=[interrupt]).train()

@@ -40,14 +40,14 @@ def test_surprise_is_score_entropy_integrated_over_the_own_noise():
         assert area == pytest.approx(-log_q[clean].item(), rel=1e-4)
 
 
-def test_resume_is_exact(tmp_path, number=signal.SIGTERM):
+def test_resume_is_exact(tmp_path):
     """State and losses: the same bits as without the stop, dropout included."""
     whole, second = tiny_trainer(tmp_path / "whole"), tiny_trainer(tmp_path / "halves")
     whole.train()
 
     def interrupt(result):
         if result.step == 5:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
         tiny_trainer(tmp_path / "halves", callbacks=[interrupt]).train()

@@ -15,7 +15,7 @@ from ddlm_core.support.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a finite number may be; ``least`` and ``most`` are allowed themselves, ``above``, ``below`` not."""
+    """What a finite number may be: ``least`` and ``most`` included, ``above`` and ``below`` not."""
 
     least: float = -inf
     most: float = inf
