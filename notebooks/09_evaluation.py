@@ -294,7 +294,7 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
 
 # %% tags=["hide-input"]
 from ddlm_core.loss import compute_loss
-from ddlm_core.training import proposal_times
+from ddlm_core.objective import proposal_times
 
 g, model, noise = torch.Generator().manual_seed(0), Letters(0.6, 0.4), GeometricNoise()
 text = draw(3000, 20, g)
