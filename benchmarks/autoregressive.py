@@ -29,7 +29,8 @@ from ddlm_core.model import (
     rope_angles,
 )
 from ddlm_core.sampler import sample_diffusion, sample_generators
-from ddlm_core.training import Trainer, TrainingConfig, load_preset
+from ddlm_core.settings import TrainingConfig, load_preset
+from ddlm_core.training import Trainer
 
 OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/autoregressive.json"  # package data
 

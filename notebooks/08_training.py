@@ -14,8 +14,8 @@
 # **We want** weights: text goes in, a model comes out, and a stop in the middle costs nothing.
 # **Why**: everything so far was exact for any network. Only now does the network learn what a story is.
 #
-# The first half turns any text into batches of tokens (module `data`). The second half uses them (module
-# `training`).
+# The first half turns any text into batches of tokens (module `data`). The second half uses them (modules `settings`,
+# `objective`, `optimizers` and `training`).
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -398,7 +398,7 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # reads one. The noise belongs to the network (`model.config`), which keeps it for sampling. `sigma_min` and `sigma_max`
 # stand here for `ddlm-train` alone, which hands them on to the network that it makes.
 
-# %% tags=["export"]
+# %% tags=["export:settings"]
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -513,7 +513,7 @@ def load_preset(name: str, **changes: Any) -> TrainingConfig:
 # $$ \frac{dt}{du} = \frac{dt}{d\bar\sigma}\cdot\frac{d\bar\sigma}{df}\cdot\frac{df}{du}
 # = \frac{1}{\sigma(t)} \cdot \frac{1}{1-f} \cdot (f_1 - f_0)\,p\,u^{p-1}. $$
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 import torch
 from torch import Tensor
 
@@ -597,7 +597,7 @@ plt.show()
 #
 # By hand: a window of 10 with cuts at 2, 5, 7 and 7, beginning with a given span: `GG···GGGGG` (between 7 and 7 lies nothing).
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from ddlm_core.forward import perturb_batch
 from ddlm_core.loss import graph_of, masked_mean
 
@@ -620,7 +620,7 @@ def draw_condition(shape: tuple[int, int], share: float, generator: torch.Genera
 # weight of score entropy, $\sigma(t)$ of the bound times $dt/du$ from above; the guess, below, does not use it.
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from typing import NamedTuple
 
 from torch import nn
@@ -715,7 +715,7 @@ def draw_noise(
 # only holds the network, and changes nothing in it. A network that gives scores has no guess to grade, so it gets score
 # entropy, whatever the configuration says.
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from collections.abc import Sequence
 
 
@@ -813,7 +813,7 @@ test_surprise_is_score_entropy_integrated_over_the_own_noise()
 #   random start, so in step $k$ we use $(1+k)/(10+k)$ as long as it is smaller: then the average looks back over a
 #   tenth of the run. It is smaller up to step 1,790.
 
-# %% tags=["export"]
+# %% tags=["export:optimizers"]
 from ddlm_core.support.hardware import adamw
 
 
@@ -830,7 +830,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torc
     return found
 
 
-# %% tags=["export"]
+# %% tags=["export:optimizers"]
 from collections.abc import Callable
 from functools import partial
 
@@ -1109,7 +1109,6 @@ from ddlm_core.data import batches_from
 from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
 from ddlm_core.support.runs import RunFiles, check_fit, describe_run
-from ddlm_core.support.seeds import derive_seed
 
 
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
@@ -1121,6 +1120,14 @@ def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[in
     return micro_batches, total_steps, min(config.save_every_steps, config.save_every * epoch)
 
 
+# %% [markdown]
+# `draw_step` draws a step, and `accumulate_gradients` does this process's share of it:
+
+
+# %% tags=["export:objective"]
+from ddlm_core.support.seeds import derive_seed
+
+
 def draw_step(
     x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
 ) -> NoisyBatch:
@@ -1128,10 +1135,6 @@ def draw_step(
     torch.manual_seed(derive_seed(config.seed, "dropout", step, process))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "noise", step))
     return draw_noise(x_0.long(), config, model, generator)
-
-
-# %% [markdown]
-# `draw_step` draws a step, and `accumulate_gradients` does this process's share of it:
 
 
 # %% tags=["export"]
@@ -1609,12 +1612,12 @@ counts
 # | `setup_dataloaders`, `Loaders` | `data` | any text → batches for training, validation and testing |
 # | `encode_stories`, `split_stories` | `data` | the steps inside it |
 # | `TokenWindows`, `WindowSampler`, `batches_from` | `data` | windows, in an order that depends on seed and epoch alone |
-# | `TrainingConfig`, `load_preset` | `training` | what a run needs to know; the settings of a preset |
+# | `TrainingConfig`, `load_preset` | `settings` | what a run needs to know; the settings of a preset |
 # | `Trainer` | `training` | the run: `train`, `resume`, `evaluate`, `train_step` |
-# | `proposal_times` | `training` | noise levels to practice on, with weights that keep the bound |
-# | `draw_condition`, `draw_noise`, `NoisyBatch` | `training` | spans that are given, for infilling; all the chance of a step |
-# | `training_loss`, `TrainingLoss` | `training` | the surprise at the clean letter (or score entropy); the same as a module |
-# | `build_optimizers`, `learning_rate_factor`, `update_average` | `training` | how weights move, how far, and what is kept of it |
+# | `proposal_times` | `objective` | noise levels to practice on, with weights that keep the bound |
+# | `draw_condition`, `draw_noise`, `NoisyBatch` | `objective` | spans that are given, for infilling; all the chance of a step |
+# | `training_loss`, `TrainingLoss` | `objective` | the surprise at the clean letter (or score entropy); the same as a module |
+# | `build_optimizers`, `learning_rate_factor`, `update_average` | `optimizers` | how weights move, how far, and what is kept of it |
 # | `accumulate_gradients`, `update_weights` | `training` | the two halves of a step |
 # | `TrainState` | `training` | what changes during a run |
 # | `validation_bound`, `Bound` | `training` | nats per window, bits per character |

@@ -321,7 +321,7 @@ def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.G
 
 # %% tags=["hide-input"]
 from ddlm_core.loss import compute_loss
-from ddlm_core.training import proposal_times
+from ddlm_core.objective import proposal_times
 
 g, model, noise = torch.Generator().manual_seed(0), UnigramModel(0.6, 0.4), GeometricNoise()
 text = draw(3000, 20, g)

@@ -58,7 +58,7 @@ from typing import Any
 
 import torch
 
-from ddlm_core.training import load_preset
+from ddlm_core.settings import load_preset
 
 preset = os.environ.get("DDLM_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
 smoke = preset == "smoke"  # only to see that the chapter runs
@@ -82,7 +82,8 @@ print(f"preset {preset}: {load_preset(preset).model}")
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.training import build_optimizers, training_loss
+from ddlm_core.objective import training_loss
+from ddlm_core.optimizers import build_optimizers
 
 large = load_preset("gpu")
 batch, length = large.batch_size, large.context_length

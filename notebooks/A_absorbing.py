@@ -602,7 +602,8 @@ import os
 from tempfile import TemporaryDirectory
 
 from ddlm_core.data import setup_dataloaders
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.settings import TrainingConfig
+from ddlm_core.training import Trainer
 
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 steps = 4 if smoke else 150

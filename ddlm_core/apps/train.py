@@ -12,7 +12,8 @@ from ddlm_core.support.errors import UserError, error_context
 from ddlm_core.support.presets import CONFIGS, register_defaults
 
 if TYPE_CHECKING:
-    from ddlm_core.training import Bound, Trainer, TrainingConfig
+    from ddlm_core.settings import TrainingConfig
+    from ddlm_core.training import Bound, Trainer
 
 HELP = """ddlm-train: train a discrete diffusion language model.
 
@@ -72,7 +73,8 @@ def train(settings: dict[str, Any]) -> None:
 
     from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-    from ddlm_core.training import Trainer, TrainingConfig
+    from ddlm_core.settings import TrainingConfig
+    from ddlm_core.training import Trainer
 
     resume_from = settings.pop("resume_from", None)
     try:
@@ -145,7 +147,7 @@ def main() -> None:
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
-    from ddlm_core.training import every_key
+    from ddlm_core.settings import every_key
 
     register_defaults(every_key(), HELP)
 

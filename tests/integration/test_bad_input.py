@@ -20,8 +20,8 @@ from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.tokenizer import CharacterLevelTokenizer
-from ddlm_core.training import TrainingConfig
 
 SIZES = {"block_size": 24, "n_layer": 1, "n_head": 1, "n_embd": 8, "cond_dim": 4}
 WHOLE = "must be a whole number"

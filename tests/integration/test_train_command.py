@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from ddlm_core.apps.train import network_settings
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.optimizers import build_optimizers
+from ddlm_core.settings import TrainingConfig, every_key, load_preset
 from ddlm_core.support.presets import CONFIGS, preset_names
-from ddlm_core.training import TrainingConfig, build_optimizers, every_key, load_preset
 
 SMALL = [
     *("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.cond_dim=8"),
