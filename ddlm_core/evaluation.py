@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddlm_core.loss import low_discrepancy_times
 from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.tokenizer import PAD_ID
-from ddlm_core.training import window_nats
+from ddlm_core.training import low_discrepancy_times, window_nats
 
 __all__ = ['Estimate', 'mean_of', 'spread_times', 'bound_draws', 'estimate_bound', 'bits_per_character', 'wilson', 'word_entropy']  # fmt: skip
 

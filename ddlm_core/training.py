@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ddlm_core.data import batches_from
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked_mean
+from ddlm_core.graph import ScoreModel, graph_of
 from ddlm_core.model import DiscreteDiffusionConfig
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.sampler import reverse_probs
@@ -33,7 +33,7 @@ from ddlm_core.support.seeds import derive_seed
 from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['Count', 'CountOrNone', 'Natural', 'Positive', 'PositiveOrNone', 'Share', 'Beta', 'TrainingConfig', 'every_key', 'load_preset', 'proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
+__all__ = ['Count', 'CountOrNone', 'Natural', 'Positive', 'PositiveOrNone', 'Share', 'Beta', 'TrainingConfig', 'every_key', 'load_preset', 'low_discrepancy_times', 'proposal_times', 'masked_mean', 'compute_loss', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
 
 Count = Annotated[int, Limits(1)]
 CountOrNone = Annotated[int | None, Limits(1)]
@@ -116,6 +116,18 @@ def load_preset(name: str, **changes: Any) -> TrainingConfig:
     return TrainingConfig(**settings)
 
 
+def low_discrepancy_times(
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
+    where = device if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, device=where)
+    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
+    return times if device is None else times.to(device)
+
+
 def proposal_times(
     batch_size: int,
     noise: NoiseSchedule,
@@ -139,6 +151,43 @@ def proposal_times(
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
     return t.float(), (slope / noise.sigma(t)).float()
+
+
+def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
+    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
+
+    A row that is given as a whole has the mean 0.
+    """
+    if condition_mask is None:
+        return values.mean(-1)
+    free = ~condition_mask
+    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
+
+
+def compute_loss(
+    model: ScoreModel,
+    x_0: Tensor,
+    noise: NoiseSchedule,
+    t: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
+
+    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
+    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
+    ``condition_mask``, bool (B, L), is true where a token of ``x_0``, int64 (B, L), is given: neither
+    corrupted nor counted. The model is handed it only if there is one. Other shapes raise a ValueError.
+    """
+    vocab_size = vocab_size or model.config.vocab_size
+    if t is None:
+        t = low_discrepancy_times(len(x_0), generator, x_0.device)
+    (sigma_bar, sigma), graph = noise(t), graph_of(model)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, condition_mask, generator, graph.sample_prior)
+    given = () if condition_mask is None else (condition_mask,)
+    losses = graph.loss(model(x_t, sigma_bar, *given), sigma_bar, x_t, x_0)  # (B, L)
+    return sigma * masked_mean(losses, condition_mask)
 
 
 def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:

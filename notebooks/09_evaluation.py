@@ -253,9 +253,8 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 import torch
 from torch import Tensor, nn
 
-from ddlm_core.loss import low_discrepancy_times
 from ddlm_core.noise import GeometricNoise, resample_probability
-from ddlm_core.training import window_nats
+from ddlm_core.training import low_discrepancy_times, window_nats
 
 
 def spread_times(
@@ -293,8 +292,7 @@ def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Ge
 # both, what is below 0.3 nats is drawn at 0.3.)
 
 # %% tags=["hide-input"]
-from ddlm_core.loss import compute_loss
-from ddlm_core.training import proposal_times
+from ddlm_core.training import compute_loss, proposal_times
 
 g, model, noise = torch.Generator().manual_seed(0), Letters(0.6, 0.4), GeometricNoise()
 text = draw(3000, 20, g)

@@ -60,7 +60,8 @@ def modules_of(node: ast.Import | ast.ImportFrom, home: dict[str, str]) -> set[s
 def check_imports(chapters: list[Chapter], owner: dict[str, int]) -> None:
     """A chapter imports by name, and only from chapters before it."""
     home = {name: m for chapter in chapters for name, m in chapter.exports().items()}
-    place = owner | {"absorbing": owner.get("loss", -1) + 0.5}  # appendix A's: right after loss
+    # appendix A's modules lie right after loss
+    place = owner | dict.fromkeys(("graph", "absorbing"), owner.get("loss", -1) + 0.5)
     for order, chapter in enumerate(chapters):
         for cell in chapter.cells:
             for node in filter(is_import, ast.walk(cell.tree)):
