@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ddlm_core.forward import noise_column
-from ddlm_core.loss import Graph
+from ddlm_core.graph import Graph
 from ddlm_core.noise import NoiseSchedule, as_float_tensor, resample_probability
 
 __all__ = [
@@ -110,7 +110,7 @@ def mask_loss(log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Te
 class AbsorbingGraph(Graph):
     """The absorbing graph (D3PM, Austin et al. 2021; SEDD): noise turns a token into the mask, for good.
 
-    The mask is the last state. Shapes as in :class:`~ddlm_core.loss.Graph`.
+    The mask is the last state. Shapes as in :class:`~ddlm_core.graph.Graph`.
     """
 
     name = "absorbing"

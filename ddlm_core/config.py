@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from ddlm_core.absorbing import ABSORBING
-from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.graph import UNIFORM, Graph
 from ddlm_core.noise import NoiseSchedule
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields

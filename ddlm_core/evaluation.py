@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddlm_core.loss import ScoreModel, low_discrepancy_times
+from ddlm_core.graph import ScoreModel
 from ddlm_core.noise import NoiseSchedule, resample_probability
+from ddlm_core.objective import low_discrepancy_times
 from ddlm_core.stories import STORIES, log_prob, options, parts_of
 from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import PAD_ID

@@ -8,37 +8,72 @@ import torch
 from torch import Tensor, nn
 
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import graph_of, low_discrepancy_times, masked_mean
-from ddlm_core.noise import NoiseSchedule, resample_probability
+from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.noise import NoiseSchedule
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.seeds import derive_seed
+from ddlm_core.training import proposal_times
 
-__all__ = ['proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'draw_step']  # fmt: skip
+__all__ = [
+    "low_discrepancy_times",
+    "masked_mean",
+    "compute_loss",
+    "draw_condition",
+    "NoisyBatch",
+    "draw_noise",
+    "training_loss",
+    "TrainingLoss",
+    "draw_step",
+]
 
 
-def proposal_times(
+def low_discrepancy_times(
     batch_size: int,
-    noise: NoiseSchedule,
-    power: float | None = 1.0,
-    sampling_eps: float = 0.0,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Times in [sampling_eps, 1] and their importance weights $dt/du$, both float32 (B,).
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
+    where = device if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, device=where)
+    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
+    return times if device is None else times.to(device)
 
-    The corruption probability is $u^{power}$ in the range of the noise, u low-discrepancy; without
-    a power, the times are uniform.
+
+def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
+    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
+
+    A row that is given as a whole has the mean 0.
     """
-    u = low_discrepancy_times(batch_size, generator).double()
-    if power is None:
-        width = 1 - sampling_eps
-        return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
-    u = u.clamp(min=1e-9)
-    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = low + (high - low) * u**power
-    sigma_bar = -torch.log1p(-fraction)
-    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
-    t = noise.time(sigma_bar)
-    return t.float(), (slope / noise.sigma(t)).float()
+    if condition_mask is None:
+        return values.mean(-1)
+    free = ~condition_mask
+    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
+
+
+def compute_loss(
+    model: ScoreModel,
+    x_0: Tensor,
+    noise: NoiseSchedule,
+    t: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
+
+    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
+    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
+    ``condition_mask``, bool (B, L), is true where a token of ``x_0``, int64 (B, L), is given: neither
+    corrupted nor counted. The model is handed it only if there is one. Other shapes raise a ValueError.
+    """
+    vocab_size = vocab_size or model.config.vocab_size
+    if t is None:
+        t = low_discrepancy_times(len(x_0), generator, x_0.device)
+    (sigma_bar, sigma), graph = noise(t), graph_of(model)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, condition_mask, generator, graph.sample_prior)
+    given = () if condition_mask is None else (condition_mask,)
+    losses = graph.loss(model(x_t, sigma_bar, *given), sigma_bar, x_t, x_0)  # (B, L)
+    return sigma * masked_mean(losses, condition_mask)
 
 
 def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.hardware import adamw
 
-__all__ = ['build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average']  # fmt: skip
+__all__ = ["build_optimizers", "learning_rate_factor", "default_lr_schedule", "update_average"]
 
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:

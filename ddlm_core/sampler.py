@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddlm_core.forward import noise_column, transition
-from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of
+from ddlm_core.graph import UNIFORM, Denoiser, Graph, ScoreModel, graph_of
 from ddlm_core.noise import GeometricNoise, NoiseSchedule, resample_probability
 from ddlm_core.support.checks import check_range
 from ddlm_core.support.errors import UserError

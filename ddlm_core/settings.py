@@ -9,7 +9,18 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields, checked
 from ddlm_core.support.presets import compose_preset
 
-__all__ = ['Count', 'CountOrNone', 'Natural', 'Positive', 'PositiveOrNone', 'Share', 'Beta', 'TrainingConfig', 'every_key', 'load_preset']  # fmt: skip
+__all__ = [
+    "Count",
+    "CountOrNone",
+    "Natural",
+    "Positive",
+    "PositiveOrNone",
+    "Share",
+    "Beta",
+    "TrainingConfig",
+    "every_key",
+    "load_preset",
+]
 
 Count = Annotated[int, Limits(1)]
 CountOrNone = Annotated[int | None, Limits(1)]

@@ -811,108 +811,10 @@ plt.show()
 # is the entropy of the data, the least that any model can have. **A perfect network does not have
 # zero loss.** It does not know $x_0$, and its loss is exactly the price of not knowing.
 #
-# ## The random estimate
+# %% [markdown]
+# ## The two small terms
 #
-# The integral is an average over a uniform $t$, so we draw one $t$ and one $x_t$ for each text of a
-# batch of $B$. Independent times would be wasteful: by chance some batches would see more noise than others, and their losses
-# would jump about. Draw
-# *one* offset $u$ and take $t_b = (u + b/B) \bmod 1$, a comb (as in [Variational Diffusion
-# Models](https://arxiv.org/abs/2107.00630)). Each $t_b$ alone is uniform, so the mean stays right;
-# together they cover $[0, 1)$ evenly.
-
-
-# %% tags=["export"]
-def low_discrepancy_times(
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
-    where = device if generator is None else generator.device
-    offset = torch.rand(1, generator=generator, device=where)
-    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
-    return times if device is None else times.to(device)
-
-
-# %% [markdown]
-# When part of a text is given (infilling), it is neither corrupted nor counted. `condition_mask` is true at
-# such characters, and losses are averaged over the others. (*Departure:* the paper sums over
-# positions. A mean reads as nats per character, whatever the length.)
-
-
-# %% tags=["export"]
-def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
-    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
-
-    A row that is given as a whole has the mean 0.
-    """
-    if condition_mask is None:
-        return values.mean(-1)
-    free = ~condition_mask
-    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
-
-
-# %% [markdown]
-# Two *protocols* say what a model is to the code of this book. To learn and to measure, it must give log-scores when it is
-# called. To write, it can also have a method `denoise`, which gives $\log q$. Any object that does this will do.
-
-
-# %% tags=["export"]
-from typing import Any, Protocol
-
-from ddlm_core.forward import perturb_batch
-from ddlm_core.noise import GeometricNoise, NoiseSchedule
-
-
-class ScoreModel(Protocol):
-    """What gives log-scores: a network, or an exact answer from an enumerated world."""
-
-    config: Any  # config.vocab_size is V; asked for only where no vocab_size is handed over
-
-    def __call__(
-        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
-    ) -> Tensor:
-        """Log-scores (B, L, V) for tokens (B, L) and noise (B,); the mask, bool, is true where given."""
-
-
-class Denoiser(ScoreModel, Protocol):
-    """What also has a distribution over the clean token, from which its scores follow."""
-
-    def denoise(
-        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
-    ) -> Tensor:
-        r"""$\log q$, (B, L, V), before the evidence of ``x_t`` at its own position."""
-
-
-# %% tags=["export"]
-def compute_loss(
-    model: ScoreModel,
-    x_0: Tensor,
-    noise: NoiseSchedule,
-    t: Tensor | None = None,
-    condition_mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    vocab_size: int | None = None,
-) -> Tensor:
-    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
-
-    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
-    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
-    ``condition_mask``, bool (B, L), is true where a token of ``x_0``, int64 (B, L), is given: neither
-    corrupted nor counted. The model is handed it only if there is one. Other shapes raise a ValueError.
-    """
-    vocab_size = vocab_size or model.config.vocab_size
-    if t is None:
-        t = low_discrepancy_times(len(x_0), generator, x_0.device)
-    (sigma_bar, sigma), graph = noise(t), graph_of(model)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, condition_mask, generator, graph.sample_prior)
-    given = () if condition_mask is None else (condition_mask,)
-    losses = graph.loss(model(x_t, sigma_bar, *given), sigma_bar, x_t, x_0)  # (B, L)
-    return sigma * masked_mean(losses, condition_mask)
-
-
-# %% [markdown]
-# Now the two small terms. For the prior, put $\epsilon = e^{-\bar\sigma}$, as in chapter 3. Then $V p$ is
+# The prior and the reconstruction are small. For the prior, put $\epsilon = e^{-\bar\sigma}$, as in chapter 3. Then $V p$ is
 # $1+(V-1)\epsilon$ at $x_0$ and $1-\epsilon$ at each other character, and $KL = \sum_y p_y\log(V p_y)$.
 
 
@@ -926,131 +828,6 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
     excess = torch.stack([(vocab_size - 1) * kept, -kept])  # p V - 1: at x_0, at any other token
     terms = torch.special.xlog1py(1 + excess, excess) / vocab_size  # p log(p V)
     return (terms[0] + (vocab_size - 1) * terms[1]).clamp(min=0)
-
-
-# %% [markdown]
-# All of this is about one *forward process*, uniform noise. `compute_loss` asks for its parts by way of an object
-# that has them all. SEDD calls it the *graph*, for it says which token may turn into which. A model may bring another:
-# [appendix A](A_absorbing.ipynb) builds one, and trains it with the code of this book as it stands. So first
-# the questions, as methods without answers:
-
-
-# %% tags=["export"]
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
-
-
-class Graph(ABC):
-    """A forward process, which SEDD calls the graph: what training, bound and sampler ask of it.
-
-    Shapes: tokens int64 (B, L), ``log_q`` and log-scores (B, L, V), noise a scalar or (B,).
-    """
-
-    name: ClassVar[str]  # as in config.json
-    supports_churn: ClassVar[bool]  # may fresh noise be added between steps?
-    supports_scores: ClassVar[bool]  # do log-scores alone lead back: "score", the Euler step?
-
-    @abstractmethod
-    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
-        """All V states of a position: the vocabulary, and what this process adds to it."""
-
-    @abstractmethod
-    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
-        """The total noise over time, between these limits if it has a choice."""
-
-    @abstractmethod
-    def sample_prior(
-        self,
-        batch_size: int,
-        length: int,
-        vocab_size: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Pure noise, int64 (B, L) on ``device``; what is random is drawn on the generator's."""
-
-    @abstractmethod
-    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
-        r"""$KL(p(x_1 \mid x_0)\,\|\,\text{pure noise})$, nats per position, of the shape of the noise."""
-
-    @abstractmethod
-    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
-        """From the denoising distribution to log-scores (B, L, V), 0 at y = x_t."""
-
-    @abstractmethod
-    def loss(
-        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
-    ) -> Tensor:
-        """Score entropy of each position, (B, L), in nats per unit of noise: at least 0."""
-
-    @abstractmethod
-    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
-        r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if $q$ has drawn the clean token."""
-
-    @abstractmethod
-    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-        r"""$p(x_t \mid x_s = y)$ after more noise, (B, L, V), up to a factor for each position."""
-
-
-# %% [markdown]
-# And the answers of uniform noise. Most are the functions of this chapter and the last. The two at the end are for
-# the step back of [chapter 7](07_sampler.ipynb), which multiplies them: how likely a character $y$ was at an earlier noise, and
-# how likely it then became what we see.
-
-
-# %% tags=["export"]
-from ddlm_core.forward import sample_prior, transition
-
-
-class UniformGraph(Graph):
-    """The uniform graph of SEDD: noise puts any token in place of any other, with equal chance."""
-
-    name = "uniform"
-    supports_churn = True
-    supports_scores = True
-
-    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
-        return tuple(vocab)
-
-    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
-        return GeometricNoise(sigma_min, sigma_max)
-
-    def sample_prior(
-        self,
-        batch_size: int,
-        length: int,
-        vocab_size: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        return sample_prior(batch_size, length, vocab_size, generator, device)
-
-    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
-        return prior_kl(sigma_bar_1, vocab_size)
-
-    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
-        return denoiser_log_score(log_q, sigma_bar, x_t)
-
-    def loss(
-        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
-    ) -> Tensor:
-        return score_entropy_loss(log_score, sigma_bar, x_t, x_0)
-
-    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
-        noise = noise_column(sigma_bar, log_q)  # (B, 1, 1)
-        return torch.exp(-noise) * log_q.exp() - torch.expm1(-noise) / log_q.shape[-1]
-
-    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-        return transition(x_t, delta_sigma, vocab_size)  # the kernel is symmetric
-
-
-UNIFORM = UniformGraph()
-
-
-def graph_of(model: ScoreModel) -> Graph:
-    """The forward process of a model: its ``graph``, and the uniform one if it has none."""
-    return getattr(model, "graph", UNIFORM)
 
 
 # %% [markdown]
@@ -1397,25 +1174,6 @@ assert torch.allclose(recovered, q)
 recovered
 
 # %% [markdown]
-# **4. What the comb buys.** Take the second of `small_worlds()` with its true score, and batches of
-# 64 texts. By what factor does the standard deviation of the mean loss of a batch shrink when the
-# times are a comb? (Expected: about 1.3, as if the batch were 1.8 times as large. We had hoped for
-# more; the rest of the noise comes from *which* letters are hit.)
-
-# %% tags=["solution", "hide-input"]
-g, noise = torch.Generator().manual_seed(0), GeometricNoise()
-world = small_worlds()[1]
-means = {"comb": [], "independent": []}
-for _ in range(300):
-    x_0 = world.draw(64, g)
-    for name, t in (("comb", None), ("independent", torch.rand(64, generator=g))):
-        means[name].append(compute_loss(world, x_0, noise, t, generator=g).mean())
-spread = {name: torch.stack(values).std().item() for name, values in means.items()}
-factor = spread["independent"] / spread["comb"]
-assert 1.1 < factor < 1.6
-round(factor, 2)
-
-# %% [markdown]
 # ## Summary
 #
 # * Backward rates are forward rates times ratios of probabilities; the normalizer cancels.
@@ -1435,11 +1193,6 @@ round(factor, 2)
 # | `score_entropy_loss(log_score, sigma_bar, x_t, x_0)` | $\ell$ per position, nats per unit of noise |
 # | `denoiser_log_score(log_q, sigma_bar, x_t)` | from a guess of the clean character to log-scores |
 # | `log_posterior(log_q, sigma_bar, x_t)` | the guess once $x_t$ at its own position is counted |
-# | `low_discrepancy_times(batch_size)` | a comb of times |
-# | `masked_mean(values, condition_mask)` | mean over the positions that are not given |
-# | `compute_loss(model, x_0, noise)` | random estimate of the area, nats per character |
 # | `prior_kl(sigma_bar_1, vocab_size)` | what is left of the text at $t = 1$ |
-# | `ScoreModel`, `Denoiser` | what a model is to the code that trains, measures and samples |
-# | `Graph`, `UniformGraph`, `UNIFORM`, `graph_of(model)` | what they ask of a forward process; ours; a model's |
 #
 # Next: [chapter 6](06_model.ipynb) builds the network that guesses $q$.

@@ -286,7 +286,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from ddlm_core.absorbing import ABSORBING
-from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.graph import UNIFORM, Graph
 from ddlm_core.noise import NoiseSchedule
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
@@ -985,9 +985,19 @@ test_fresh_network_is_the_uniform_baseline()
 # on one text, and the size of the gradient in each part before each step:
 
 # %%
-from ddlm_core.loss import compute_loss
+from ddlm_core.forward import perturb_batch
 
 x_0 = config.tokenizer.encode("The cat sat on the mat. " * 4).repeat(16, 1)
+
+
+def mean_loss(network, generator):
+    t = (torch.rand(1, generator=generator) + torch.arange(16) / 16) % 1
+    sigma_bar, sigma = config.noise(t)
+    x_t = perturb_batch(x_0, sigma_bar, config.vocab_size, generator=generator)
+    losses = score_entropy_loss(network(x_t, sigma_bar), sigma_bar, x_t, x_0)
+    return (sigma * losses.mean(-1)).mean()
+
+
 parts = {
     "head": network.head.weight,
     "gates": network.blocks[0].modulation.linear.weight,
@@ -1001,7 +1011,7 @@ print("gradient of         " + "".join(f"   step {step}" for step in range(4)))
 rows = {name: [] for name in parts}
 for step in range(4):
     optimizer.zero_grad()
-    compute_loss(network, x_0, config.noise, generator=g).mean().backward()
+    mean_loss(network, g).backward()
     for name, parameter in parts.items():
         size = parameter.grad
         if name in ("gates", "shifts, scales"):  # of six parts, the third and the last are gates
@@ -1209,7 +1219,7 @@ for block in sleeper.blocks:
 optimizer, g = torch.optim.SGD(sleeper.parameters(), lr=0.1), torch.Generator().manual_seed(0)
 for _ in range(20):
     optimizer.zero_grad()
-    compute_loss(sleeper, x_0, config.noise, generator=g).mean().backward()
+    mean_loss(sleeper, g).backward()
     optimizer.step()
 block = sleeper.blocks[0]
 gate_of_attention = block.modulation.linear.weight[2 * 128 : 3 * 128]

@@ -369,7 +369,7 @@ for start in (3.0, 5.0):
 
 
 # %% tags=["export"]
-from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.graph import UNIFORM, Graph
 
 
 def analytic_probs(
@@ -612,7 +612,7 @@ def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.
 # %% tags=["export"]
 from typing import TypeGuard
 
-from ddlm_core.loss import Denoiser, ScoreModel, graph_of
+from ddlm_core.graph import Denoiser, ScoreModel, graph_of
 
 METHODS = ("analytic", "euler")
 

@@ -513,11 +513,28 @@ def load_preset(name: str, **changes: Any) -> TrainingConfig:
 # $$ \frac{dt}{du} = \frac{dt}{d\bar\sigma}\cdot\frac{d\bar\sigma}{df}\cdot\frac{df}{du}
 # = \frac{1}{\sigma(t)} \cdot \frac{1}{1-f} \cdot (f_1 - f_0)\,p\,u^{p-1}. $$
 
+# %% [markdown]
+# For each text of a batch of $B$ we draw one time. *Low-discrepancy* times share one random offset $u$, $t_b = (u + b/B) \bmod 1$, so that each is
+# uniform and together they cover $[0, 1)$ evenly ([Variational Diffusion Models](https://arxiv.org/abs/2107.00630)).
+
 # %% tags=["export:objective"]
 import torch
 from torch import Tensor
 
-from ddlm_core.loss import low_discrepancy_times
+
+def low_discrepancy_times(
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
+    where = device if generator is None else generator.device
+    offset = torch.rand(1, generator=generator, device=where)
+    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
+    return times if device is None else times.to(device)
+
+
+# %% tags=["export"]
 from ddlm_core.noise import NoiseSchedule, resample_probability
 
 
@@ -597,11 +614,55 @@ plt.show()
 #
 # By hand: a window of 10 with cuts at 2, 5, 7 and 7, beginning with a given span: `GG···GGGGG` (between 7 and 7 lies nothing).
 
+# %% [markdown]
+# Losses are averaged over the characters that are not given. `compute_loss` is the estimate of chapter 5's integral from one time and one
+# corruption per text, as a mean over characters.
+
+
+# %% tags=["export:objective"]
+def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
+    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
+
+    A row that is given as a whole has the mean 0.
+    """
+    if condition_mask is None:
+        return values.mean(-1)
+    free = ~condition_mask
+    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
+
+
 # %% tags=["export:objective"]
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import graph_of, masked_mean
+from ddlm_core.graph import ScoreModel, graph_of
 
 
+def compute_loss(
+    model: ScoreModel,
+    x_0: Tensor,
+    noise: NoiseSchedule,
+    t: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
+
+    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
+    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
+    ``condition_mask``, bool (B, L), is true where a token of ``x_0``, int64 (B, L), is given: neither
+    corrupted nor counted. The model is handed it only if there is one. Other shapes raise a ValueError.
+    """
+    vocab_size = vocab_size or model.config.vocab_size
+    if t is None:
+        t = low_discrepancy_times(len(x_0), generator, x_0.device)
+    (sigma_bar, sigma), graph = noise(t), graph_of(model)
+    x_t = perturb_batch(x_0, sigma_bar, vocab_size, condition_mask, generator, graph.sample_prior)
+    given = () if condition_mask is None else (condition_mask,)
+    losses = graph.loss(model(x_t, sigma_bar, *given), sigma_bar, x_t, x_0)  # (B, L)
+    return sigma * masked_mean(losses, condition_mask)
+
+
+# %% tags=["export:objective"]
 def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
     """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
@@ -876,7 +937,6 @@ from itertools import islice
 
 from torch.utils.data import DataLoader
 
-from ddlm_core.loss import compute_loss
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 

@@ -260,8 +260,9 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 import torch
 from torch import Tensor
 
-from ddlm_core.loss import ScoreModel, low_discrepancy_times
+from ddlm_core.graph import ScoreModel
 from ddlm_core.noise import NoiseSchedule, resample_probability
+from ddlm_core.objective import low_discrepancy_times
 from ddlm_core.training import window_nats
 
 
@@ -320,8 +321,7 @@ def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.G
 # both, what is below 0.3 nats is drawn at 0.3.)
 
 # %% tags=["hide-input"]
-from ddlm_core.loss import compute_loss
-from ddlm_core.objective import proposal_times
+from ddlm_core.objective import compute_loss, proposal_times
 
 g, model, noise = torch.Generator().manual_seed(0), UnigramModel(0.6, 0.4), GeometricNoise()
 text = draw(3000, 20, g)

@@ -360,9 +360,190 @@ test_loss_of_a_denoiser_is_cross_entropy()
 # a factor that all $y$ share, so `likelihood` puts 1 in its place. Otherwise a given letter would get $0/0$
 # in the first step, where $\Delta=\infty$.
 #
+# ## What the code asks of a noise
+#
+# TODO
+
+# %% [markdown]
+# Two *protocols* say what a model is to the code of this book. To learn and to measure, it must give log-scores when it is
+# called. To write, it can also have a method `denoise`, which gives $\log q$. Any object that does this will do.
+
+
+# %% tags=["export:graph"]
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ScoreModel(Protocol):
+    """What gives log-scores: a network, or an exact answer from an enumerated world."""
+
+    config: Any  # config.vocab_size is V; asked for only where no vocab_size is handed over
+
+    def __call__(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores (B, L, V) for tokens (B, L) and noise (B,); the mask, bool, is true where given."""
+
+
+class Denoiser(ScoreModel, Protocol):
+    """What also has a distribution over the clean token, from which its scores follow."""
+
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$, (B, L, V), before the evidence of ``x_t`` at its own position."""
+
+
+# %% [markdown]
+# All of this is about one *forward process*, uniform noise. `compute_loss` asks for its parts by way of an object
+# that has them all. SEDD calls it the *graph*, for it says which token may turn into which. A model may bring another:
+# [appendix A](A_absorbing.ipynb) builds one, and trains it with the code of this book as it stands. So first
+# the questions, as methods without answers:
+
+
+# %% tags=["export:graph"]
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ddlm_core.noise import NoiseSchedule
+
+
+class Graph(ABC):
+    """A forward process, which SEDD calls the graph: what training, bound and sampler ask of it.
+
+    Shapes: tokens int64 (B, L), ``log_q`` and log-scores (B, L, V), noise a scalar or (B,).
+    """
+
+    name: ClassVar[str]  # as in config.json
+    supports_churn: ClassVar[bool]  # may fresh noise be added between steps?
+    supports_scores: ClassVar[bool]  # do log-scores alone lead back: "score", the Euler step?
+
+    @abstractmethod
+    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
+        """All V states of a position: the vocabulary, and what this process adds to it."""
+
+    @abstractmethod
+    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        """The total noise over time, between these limits if it has a choice."""
+
+    @abstractmethod
+    def sample_prior(
+        self,
+        batch_size: int,
+        length: int,
+        vocab_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Pure noise, int64 (B, L) on ``device``; what is random is drawn on the generator's."""
+
+    @abstractmethod
+    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+        r"""$KL(p(x_1 \mid x_0)\,\|\,\text{pure noise})$, nats per position, of the shape of the noise."""
+
+    @abstractmethod
+    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
+        """From the denoising distribution to log-scores (B, L, V), 0 at y = x_t."""
+
+    @abstractmethod
+    def loss(
+        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
+    ) -> Tensor:
+        """Score entropy of each position, (B, L), in nats per unit of noise: at least 0."""
+
+    @abstractmethod
+    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
+        r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if $q$ has drawn the clean token."""
+
+    @abstractmethod
+    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+        r"""$p(x_t \mid x_s = y)$ after more noise, (B, L, V), up to a factor for each position."""
+
+
+# %% [markdown]
+# And the answers of uniform noise. Most are the functions of this chapter and the last. The two at the end are for
+# the step back of [chapter 7](07_sampler.ipynb), which multiplies them: how likely a character $y$ was at an earlier noise, and
+# how likely it then became what we see.
+
+
+# %% tags=["export:graph"]
+from ddlm_core.forward import noise_column, sample_prior, transition
+from ddlm_core.loss import denoiser_log_score, prior_kl, score_entropy_loss
+from ddlm_core.noise import GeometricNoise
+
+
+class UniformGraph(Graph):
+    """The uniform graph of SEDD: noise puts any token in place of any other, with equal chance."""
+
+    name = "uniform"
+    supports_churn = True
+    supports_scores = True
+
+    def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
+        return tuple(vocab)
+
+    def schedule(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        return GeometricNoise(sigma_min, sigma_max)
+
+    def sample_prior(
+        self,
+        batch_size: int,
+        length: int,
+        vocab_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return sample_prior(batch_size, length, vocab_size, generator, device)
+
+    def prior_kl(self, sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
+        return prior_kl(sigma_bar_1, vocab_size)
+
+    def log_score(self, log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
+        return denoiser_log_score(log_q, sigma_bar, x_t)
+
+    def loss(
+        self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
+    ) -> Tensor:
+        return score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+
+    def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
+        noise = noise_column(sigma_bar, log_q)  # (B, 1, 1)
+        return torch.exp(-noise) * log_q.exp() - torch.expm1(-noise) / log_q.shape[-1]
+
+    def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+        return transition(x_t, delta_sigma, vocab_size)  # the kernel is symmetric
+
+
+UNIFORM = UniformGraph()
+
+
+def graph_of(model: ScoreModel) -> Graph:
+    """The forward process of a model: its ``graph``, and the uniform one if it has none."""
+    return getattr(model, "graph", UNIFORM)
+
+
+# %% tags=["test:graph"]
+from ddlm_core.noise import transition_matrix
+
+
+def test_two_factors_of_the_uniform_step_are_the_kernel():
+    q, x_t = torch.tensor([[[0.5, 0.3, 0.2]]], dtype=torch.float64), torch.tensor([[1]])
+    earlier, later, step = (transition_matrix(noise, 3) for noise in (0.7, 1.2, 0.5))
+    was, became = UNIFORM.marginal(q.log(), x_t, 0.7), UNIFORM.likelihood(x_t, 0.5, 3)
+    torch.testing.assert_close(was, q @ earlier)
+    torch.testing.assert_close(became[0, 0].double(), step[:, 1], rtol=1e-6, atol=0)
+    torch.testing.assert_close((was * became).sum(-1)[0], (q @ later)[0, :, 1], rtol=1e-6, atol=0)
+
+
+test_two_factors_of_the_uniform_step_are_the_kernel()
+
+# %% [markdown]
 # ## The graph: all of it as one object
 #
-# These are the things that change. [Chapter 5](05_loss.ipynb) lists them as the methods of `Graph`:
+# These are the things that change, the methods of `Graph`:
 #
 # | what it is asked for | uniform | absorbing |
 # |---|---|---|
@@ -379,14 +560,14 @@ test_loss_of_a_denoiser_is_cross_entropy()
 # of chapter 7 use the rates of the uniform graph.
 
 # %% tags=["export"]
-from ddlm_core.loss import Graph
+from ddlm_core.graph import Graph
 from ddlm_core.noise import NoiseSchedule
 
 
 class AbsorbingGraph(Graph):
     """The absorbing graph (D3PM, Austin et al. 2021; SEDD): noise turns a token into the mask, for good.
 
-    The mask is the last state. Shapes as in :class:`~ddlm_core.loss.Graph`.
+    The mask is the last state. Shapes as in :class:`~ddlm_core.graph.Graph`.
     """
 
     name = "absorbing"

@@ -23,10 +23,10 @@ from ddlm_core.animation import encode_pictures
 from ddlm_core.data import evaluation_loader
 from ddlm_core.evaluation import bound_draws, estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
-from ddlm_core.loss import UNIFORM, compute_loss
+from ddlm_core.graph import UNIFORM
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import resample_probability
-from ddlm_core.objective import proposal_times
+from ddlm_core.objective import compute_loss, draw_noise, proposal_times, training_loss
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import (
     SCHEDULES,

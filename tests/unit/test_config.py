@@ -9,7 +9,7 @@ import pytest
 
 from ddlm_core.absorbing import ABSORBING
 from ddlm_core.config import GRAPHS, DiscreteDiffusionConfig
-from ddlm_core.loss import UNIFORM
+from ddlm_core.graph import UNIFORM
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.testing import small_config
 

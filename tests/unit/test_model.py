@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ddlm_core.config import DiscreteDiffusionConfig
-from ddlm_core.loss import compute_loss
 from ddlm_core.model import (
     Attention,
     Block,
@@ -26,6 +25,7 @@ from ddlm_core.model import (
 )
 from ddlm_core.support.errors import UserError
 from ddlm_core.testing import fresh_network, noised_batch, randomize, small_config, small_network
+from ddlm_core.training import compute_loss
 
 # The noise level
 

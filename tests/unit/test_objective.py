@@ -1,19 +1,26 @@
 """Chapter 8, module objective: noise levels, draws, the loss."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from ddlm_core.loss import compute_loss
+from ddlm_core.loss import score_entropy_loss
 from ddlm_core.noise import GeometricNoise, resample_probability
 from ddlm_core.objective import (
     TrainingLoss,
+    compute_loss,
     draw_condition,
     draw_noise,
     draw_step,
+    low_discrepancy_times,
+    masked_mean,
     proposal_times,
     training_loss,
 )
 from ddlm_core.settings import TrainingConfig
+from ddlm_core.support.worlds import World, noise_nodes, small_worlds
 from ddlm_core.testing import same_bits, tiny_network
 
 
@@ -162,3 +169,112 @@ def test_a_network_of_scores_is_trained_on_score_entropy():
     drawn = draw_noise(torch.full((2, 160), 7), TrainingConfig(), model, generator(2))
     expected = training_loss(model, drawn, "score_entropy")
     assert torch.equal(TrainingLoss(model, "cross_entropy", 0.3)(*drawn), expected)
+
+
+# the estimate of chapter 5's integral
+
+
+def test_times_are_stratified_and_each_is_uniform():
+    g = torch.Generator().manual_seed(0)
+    draws = torch.stack([low_discrepancy_times(8, g) for _ in range(2000)])  # (2000, 8)
+    assert draws.min() >= 0 and draws.max() < 1
+    gaps = draws.sort(dim=-1).values.diff(dim=-1)
+    assert torch.allclose(gaps, torch.full_like(gaps, 1 / 8), atol=1e-6)
+    for column in draws.T:  # ten bins of 200 expected: chi-squared with 9 degrees of freedom
+        bins = torch.histc(column, 10, 0, 1)
+        assert ((bins - 200) ** 2 / 200).sum() < 33.7  # probability 1e-4
+
+
+def test_times_land_on_the_device_that_is_asked_for():
+    assert low_discrepancy_times(3).device.type == "cpu"
+    assert low_discrepancy_times(3, device="meta").device.type == "meta"
+    g = torch.Generator().manual_seed(0)
+    assert low_discrepancy_times(3, g, "meta").device.type == "meta"
+    again = low_discrepancy_times(3, torch.Generator().manual_seed(0), "cpu")
+    assert torch.equal(low_discrepancy_times(3, g.manual_seed(0)), again)
+
+
+def test_masked_mean():
+    values = torch.tensor([[1.0, 2.0, 6.0], [1.0, 2.0, math.nan]])
+    given = torch.tensor([[False, False, True], [False, True, True]])
+    assert masked_mean(values, given).tolist() == [1.5, 1.0]
+    assert masked_mean(values[:1]).tolist() == [3.0]
+    assert masked_mean(values, torch.ones(2, 3, dtype=torch.bool)).tolist() == [0.0, 0.0]
+
+
+def exact_area(world: World, power: int = 1) -> float:
+    """Mean of the loss (or of its square) of a text over noises from 0.2 to 5, by quadrature."""
+    sigma_bar, weight = noise_nodes(0.2, 5.0)
+    loss = world.expected_loss(score_entropy_loss, world.log_score(sigma_bar), sigma_bar, power)
+    slope = sigma_bar * math.log(5.0 / 0.2)  # the rate, for one more power
+    return (weight * loss * slope ** (power - 1)).sum().item()
+
+
+def test_estimates_are_unbiased():
+    g, noise = torch.Generator().manual_seed(0), GeometricNoise(0.2, 5.0)
+    for world in small_worlds()[:2]:
+        x_0 = world.draw(4000, g)
+        area = (world.information(0.2) - world.information(5.0)) / world.length
+        square = exact_area(world, 2) / world.length**2
+        assert exact_area(world) / world.length == pytest.approx(area, abs=1e-12)
+        for values, exact in (
+            (compute_loss(world, x_0, noise, generator=g), area),
+            (compute_loss(world, x_0, noise, torch.rand(4000, generator=g)), area),
+            (compute_loss(world, x_0, noise, generator=g).square(), square),
+        ):
+            assert values.shape == (4000,)
+            assert abs(values.mean() - exact) < 4 * values.std() / 4000**0.5
+
+
+class Recorder:
+    """A network that remembers what it was asked and always gives the same answer."""
+
+    config = SimpleNamespace(vocab_size=7)
+
+    def __call__(self, x_t, sigma_bar, *condition_mask):
+        self.x_t, self.condition_mask = x_t, condition_mask
+        return torch.linspace(-1, 1, 7).log_softmax(-1).expand(*x_t.shape, 7)
+
+
+def test_given_positions_are_neither_noised_nor_counted():
+    x_0 = torch.arange(40).view(4, 10) % 7
+    given = torch.zeros(4, 10, dtype=torch.bool)
+    given[:3, 2:6], given[3] = True, True  # in the last text everything is given
+    model, noise, t = Recorder(), GeometricNoise(), torch.full((4,), 0.9)
+    found = compute_loss(model, x_0, noise, t, given, torch.Generator().manual_seed(0))
+    assert model.condition_mask == (given,)
+    assert (model.x_t[given] == x_0[given]).all() and (model.x_t != x_0).any()
+    sigma_bar, sigma = noise(t)
+    answer = Recorder()(model.x_t, sigma_bar)
+    each = sigma[:, None] * score_entropy_loss(answer, sigma_bar, model.x_t, x_0)
+    expected = [row[~keep].mean() for row, keep in zip(each[:3], given[:3], strict=True)]
+    assert torch.allclose(found, torch.stack([*expected, torch.tensor(0.0)]))
+    by_name = compute_loss(
+        model, x_0, noise, t, condition_mask=given, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(by_name, found)
+    compute_loss(model, x_0, noise)
+    assert model.condition_mask == ()  # none given, none passed on
+
+
+def test_a_vocabulary_size_can_be_handed_over():
+    model = Recorder()
+    x_0 = torch.zeros(50, 10, dtype=torch.int64)
+    compute_loss(model, x_0, GeometricNoise(), torch.ones(50), vocab_size=3)
+    assert model.x_t.max() == 2
+
+
+def test_the_estimate_runs_on_another_device():
+    """On `meta`, where any mixture of devices fails as it does on a GPU."""
+    noise, x_0 = GeometricNoise(), torch.zeros(2, 3, dtype=torch.int64, device="meta")
+
+    class Model(Recorder):
+        config = SimpleNamespace(vocab_size=5)
+
+        def __call__(self, x_t, sigma_bar, condition_mask=None):
+            assert x_t.device.type == sigma_bar.device.type == "meta"
+            return torch.zeros(2, 3, 5, device="meta")
+
+    given = torch.zeros(2, 3, dtype=torch.bool, device="meta")
+    assert compute_loss(Model(), x_0, noise, None, given, generator()).device.type == "meta"
+    assert compute_loss(Model(), x_0, noise).shape == (2,)

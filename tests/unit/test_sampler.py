@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ddlm_core.forward import transition
-from ddlm_core.loss import UniformGraph, denoiser_log_score
+from ddlm_core.graph import UniformGraph
+from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise, rate_matrix, resample_probability, transition_matrix
 from ddlm_core.sampler import (
     METHODS,
