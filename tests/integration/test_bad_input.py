@@ -254,7 +254,8 @@ def run_training(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", TRAIN)
-def test_train_command(line, here, capfd):
+def test_train_command(line, here, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "gettrace", lambda: None)  # Hydra takes coverage for a debugger
     small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.cond_dim=4"]
     small = [setting for setting in small if setting.split("=")[0] not in line]
     arguments = [*small, "context_length=32", *line.format(long="long.txt").split()]

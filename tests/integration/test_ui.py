@@ -118,7 +118,6 @@ def test_limits_hold_on_the_server(reason, pipeline):
     assert reason in caught.value.message and "\n" not in caught.value.message
 
 
-@pytest.mark.slow
 def memory() -> int:
     """Bytes in use, without what the allocator keeps for later (where it can be told to let go)."""
     gc.collect()
@@ -127,6 +126,7 @@ def memory() -> int:
     return psutil.Process().memory_info().rss
 
 
+@pytest.mark.slow
 def test_a_crowd_of_good_and_bad_requests(page, pipeline):
     from gradio_client import Client
 
