@@ -100,6 +100,7 @@ from .objective import draw_noise as draw_noise
 from .objective import draw_step as draw_step
 from .objective import low_discrepancy_times as low_discrepancy_times
 from .objective import masked_mean as masked_mean
+from .objective import proposal_times as proposal_times
 from .objective import training_loss as training_loss
 from .optimizers import build_optimizers as build_optimizers
 from .optimizers import default_lr_schedule as default_lr_schedule
@@ -147,7 +148,6 @@ from .training import Trainer as Trainer
 from .training import TrainState as TrainState
 from .training import accumulate_gradients as accumulate_gradients
 from .training import plan_steps as plan_steps
-from .training import proposal_times as proposal_times
 from .training import update_weights as update_weights
 from .training import validation_bound as validation_bound
 from .training import window_nats as window_nats

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import ScoreModel, graph_of
-from ddlm_core.noise import NoiseSchedule
+from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.seeds import derive_seed
-from ddlm_core.training import proposal_times
 
 __all__ = [
     "low_discrepancy_times",
+    "proposal_times",
     "masked_mean",
     "compute_loss",
     "draw_condition",
@@ -37,6 +37,31 @@ def low_discrepancy_times(
     offset = torch.rand(1, generator=generator, device=where)
     times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
     return times if device is None else times.to(device)
+
+
+def proposal_times(
+    batch_size: int,
+    noise: NoiseSchedule,
+    power: float | None = 1.0,
+    sampling_eps: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Times in [sampling_eps, 1] and their importance weights $dt/du$, both float32 (B,).
+
+    The corruption probability is $u^{power}$ in the range of the noise, u low-discrepancy; without
+    a power, the times are uniform.
+    """
+    u = low_discrepancy_times(batch_size, generator).double()
+    if power is None:
+        width = 1 - sampling_eps
+        return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
+    u = u.clamp(min=1e-9)
+    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
+    fraction = low + (high - low) * u**power
+    sigma_bar = -torch.log1p(-fraction)
+    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
+    t = noise.time(sigma_bar)
+    return t.float(), (slope / noise.sigma(t)).float()
 
 
 def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:

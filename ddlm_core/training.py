@@ -18,14 +18,8 @@ from torch.utils.data import DataLoader
 from ddlm_core.data import batches_from
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import graph_of
-from ddlm_core.noise import NoiseSchedule, resample_probability
-from ddlm_core.objective import (
-    NoisyBatch,
-    TrainingLoss,
-    compute_loss,
-    draw_step,
-    low_discrepancy_times,
-)
+from ddlm_core.noise import NoiseSchedule
+from ddlm_core.objective import NoisyBatch, TrainingLoss, compute_loss, draw_step, proposal_times
 from ddlm_core.optimizers import build_optimizers, default_lr_schedule, update_average
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.settings import TrainingConfig
@@ -36,7 +30,6 @@ from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 from ddlm_core.tokenizer import PAD_ID
 
 __all__ = [
-    "proposal_times",
     "Bound",
     "window_nats",
     "validation_bound",
@@ -46,31 +39,6 @@ __all__ = [
     "accumulate_gradients",
     "Trainer",
 ]
-
-
-def proposal_times(
-    batch_size: int,
-    noise: NoiseSchedule,
-    power: float | None = 1.0,
-    sampling_eps: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Times in [sampling_eps, 1] and their importance weights $dt/du$, both float32 (B,).
-
-    The corruption probability is $u^{power}$ in the range of the noise, u low-discrepancy; without
-    a power, the times are uniform.
-    """
-    u = low_discrepancy_times(batch_size, generator).double()
-    if power is None:
-        width = 1 - sampling_eps
-        return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
-    u = u.clamp(min=1e-9)
-    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = low + (high - low) * u**power
-    sigma_bar = -torch.log1p(-fraction)
-    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
-    t = noise.time(sigma_bar)
-    return t.float(), (slope / noise.sigma(t)).float()
 
 
 @dataclass(frozen=True)

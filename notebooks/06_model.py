@@ -31,8 +31,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -687,7 +687,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
-        """x (B, L, n_embd) → the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
+        """From x (B, L, n_embd) to the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
 
         ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
         With ``gradient_checkpointing`` the inner values are computed again in the backward pass.

@@ -9,9 +9,9 @@ import torch
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, score_entropy_loss
 from ddlm_core.noise import GeometricNoise
+from ddlm_core.objective import proposal_times
 from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.testing import same_bits, tiny_trainer
-from ddlm_core.training import proposal_times
 
 
 @pytest.mark.parametrize("power", [None, 0.7, 1.0, 2.0])
