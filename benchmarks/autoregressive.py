@@ -41,7 +41,7 @@ CONFIGS = Path(training.__file__).parent / "configs"
 def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
     """What the network says about each token, having read those before it: (B, L) → (B, L, V)."""
     config, length = model.config, tokens.shape[1]
-    left, _ = neighbors(model.embedding(tokens), model.places[:length])
+    left, _ = neighbors(model.embedding(tokens), model.position_embedding[:length])
     cond = model.noise_embedding(torch.ones(len(tokens), device=tokens.device))
     angles = rope_angles(length, config.n_embd // config.n_head, tokens.device)
     before = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()

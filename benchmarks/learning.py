@@ -42,8 +42,8 @@ class Plain(DiscreteDiffusionTransformer):
     """A stack of blocks in which every position hears all others and itself."""
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Any = None, *_: Any) -> Tensor:
-        x = self.embedding(input_ids) + self.places[: input_ids.shape[1]]
-        x = x if mask is None else x + mask[..., None] * self.given
+        x = self.embedding(input_ids) + self.position_embedding[: input_ids.shape[1]]
+        x = x if mask is None else x + mask[..., None] * self.condition_embedding
         cond, length = self.noise_embedding(sigma_bar), x.shape[1]
         angles = rope_angles(length, self.config.n_embd // self.config.n_head)
         for block in self.blocks:
@@ -200,7 +200,7 @@ OLD = {"optimizer": "adamw", "objective": "score_entropy", "condition_share": 0.
 SCALE = {
     "copied recipe": Variant(
         OLD | {"learning_rate": 1e-4, "noise_power": None, "ema_decay": 0.0},
-        {"n_layer": 4, "near": 0, "parametrization": "score"},
+        {"n_layer": 4, "conv_size": 0, "parametrization": "score"},
         kind=Plain,
         patches=(
             (training_module, "learning_rate_factor", constant),
@@ -209,7 +209,7 @@ SCALE = {
     ),
     "prototype": Variant(
         OLD | {"learning_rate": 2e-3, "ema_decay": 0.99},
-        {"n_layer": 4, "near": 0},
+        {"n_layer": 4, "conv_size": 0},
         kind=Plain,
         patches=((training_module, "learning_rate_factor", cosine),),
     ),
@@ -221,7 +221,9 @@ VARIANTS = {
     "score entropy, times uniform in t": Variant(
         {"objective": "score_entropy", "noise_power": None}
     ),
-    "plain stack, score entropy": Variant({"objective": "score_entropy"}, {"near": 0}, kind=Plain),
+    "plain stack, score entropy": Variant(
+        {"objective": "score_entropy"}, {"conv_size": 0}, kind=Plain
+    ),
     "readers are graded, too": Variant({"objective": "graded"}),
     "no given spans": Variant({"condition_share": 0.0}),
     "more low noise: power 2": Variant({"noise_power": 2.0}),
@@ -254,8 +256,8 @@ VARIANTS = {
             ),
         )
     ),
-    "no glance back": Variant(network={"near": 0}),
-    "no rotary positions": Variant(patches=((model_module, "rotate", lambda x, angles: x),)),
+    "no glance back": Variant(network={"conv_size": 0}),
+    "no rotary positions": Variant(patches=((model_module, "apply_rope", lambda x, angles: x),)),
     "gated feed-forward (SwiGLU)": Variant(change=gated),
     "tied embedding and head": Variant(change=tied),
     "wide: 3 blocks of 184": Variant(network={"n_layer": 3, "n_embd": 184}),

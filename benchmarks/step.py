@@ -84,7 +84,7 @@ def loss_tensors(batch: int, length: int, vocab: int, objective: str) -> list[st
     logits = torch.randn(batch, length, vocab, requires_grad=True)
     x_0, x_t = torch.randint(vocab, (2, batch, length)).unbind()
     sigma_bar, mask = torch.ones(batch), torch.zeros(batch, length, dtype=torch.bool)
-    model = SimpleNamespace(denoise=lambda *_, graded: logits.log_softmax(-1))
+    model = SimpleNamespace(denoise=lambda *_: logits.log_softmax(-1))
     with LargeTensors(batch * length * vocab) as counter:
         if objective == "guess":
             training_loss(model, (x_0, x_t, mask, sigma_bar, sigma_bar), objective).backward()

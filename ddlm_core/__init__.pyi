@@ -72,12 +72,12 @@ from .model import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .model import DiscreteDiffusionTransformer as DiscreteDiffusionTransformer
 from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
-from .model import listen as listen
+from .model import apply_rope as apply_rope
+from .model import causal_conv as causal_conv
+from .model import hollow_attention as hollow_attention
 from .model import modulate as modulate
-from .model import nearby as nearby
 from .model import neighbors as neighbors
 from .model import rope_angles as rope_angles
-from .model import rotate as rotate
 from .model import sinusoidal_features as sinusoidal_features
 from .noise import GeometricNoise as GeometricNoise
 from .noise import NoiseSchedule as NoiseSchedule

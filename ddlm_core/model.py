@@ -2,73 +2,100 @@
 """The denoising transformer."""
 
 from dataclasses import dataclass
-from pkgutil import resolve_name
-from typing import Any, Self
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ddlm_core.loss import Graph
-from ddlm_core.noise import GeometricNoise
-from ddlm_core.support.checks import check_config, check_input
+from ddlm_core.absorbing import ABSORBING
+from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.noise import NoiseSchedule
+from ddlm_core.support.checks import check_input
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'rotate', 'Attention', 'nearby', 'Block', 'neighbors', 'listen', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
 
-GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
+GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 
 
-@dataclass
+@dataclass(frozen=True)
 class DiscreteDiffusionConfig:
-    """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
+    """What a checkpoint says of itself: everything but the weights, as plain values.
 
-    block_size: int = 256  # longest text, in tokens
-    n_layer: int = 6  # blocks in all: two readers and a judge
-    n_head: int = 4
-    n_embd: int = 128
-    cond_dim: int = 64  # width of the noise-level embedding
-    dropout: float = 0.0
+    Raises ``UserError`` (a ``ValueError``) in one line if no network can be built like this.
+    """
+
+    block_size: Annotated[int, Limits(1)] = 256  # longest text, in tokens
+    n_layer: Annotated[int, Limits(1)] = 6  # blocks of all three stacks together
+    n_head: Annotated[int, Limits(1)] = 4
+    n_embd: Annotated[int, Limits(1)] = 128
+    cond_dim: Annotated[int, Limits(1)] = 64  # width of the noise-level embedding
+    dropout: Annotated[float, Limits(0, below=1)] = 0.0
     bias: bool = False  # in the linear maps of the blocks
-    near: int = 3  # places that a reader glances back at
-    parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"  # or "absorbing": appendix A
+    conv_size: Annotated[int, Limits(0)] = 3  # positions that a causal convolution looks back
+    parametrization: Literal["denoiser", "score"] = (
+        "denoiser"  # what the logits are: log q or log s
+    )
+    graph: str = "uniform"  # the forward process, a name in GRAPHS
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
     padded: bool = False  # whether every text was filled with <PAD> up to block_size
-    step: int = 0  # training steps behind the weights
+    step: Annotated[int, Limits(0)] = 0  # training steps behind the weights
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        check_config(self, GRAPHS)
-        self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
-        self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
+        check_fields(self)
+        if self.n_embd % (unit := 2 * self.n_head):
+            raise UserError(f"n_embd must be a multiple of 2 n_head = {unit}, got {self.n_embd}")
+        if self.cond_dim % 2:
+            raise UserError(f"cond_dim must be even, got {self.cond_dim}")
+        if self.graph not in GRAPHS:
+            raise UserError(f"graph must be {' or '.join(GRAPHS)}, got {self.graph!r}")
+        if self.parametrization == "score" and not self.process.supports_scores:
+            raise UserError(f"the {self.graph} graph needs the parametrization denoiser")
+        object.__setattr__(self, "vocab", self.process.states(self.vocab))  # the only way, frozen
         _ = self.noise, self.tokenizer  # they check their own limits
+
+    @cached_property
+    def process(self) -> Graph:
+        """The forward process that ``graph`` names."""
+        return GRAPHS[self.graph]
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens, V."""
         return len(self.vocab)
 
-    @property
-    def noise(self) -> GeometricNoise:
-        return self.kind.schedule(self.sigma_min, self.sigma_max)
+    @cached_property
+    def noise(self) -> NoiseSchedule:
+        """The noise schedule, between ``sigma_min`` and ``sigma_max``."""
+        return self.process.schedule(self.sigma_min, self.sigma_max)
 
-    @property
+    @cached_property
     def tokenizer(self) -> CharacterLevelTokenizer:
+        """From text to tokens and back."""
         return CharacterLevelTokenizer(self.vocab)
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
-    r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
+    r"""Sines and cosines of $\log\bar\sigma$, low frequencies first: (B,) → (B, size).
+
+    At least in float32. ``size`` is even. Zero and infinite noise are allowed.
+    """
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
-    speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
-    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
+    frequencies = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
+    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * frequencies  # (B, size / 2)
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 class NoiseEmbedding(nn.Module):
-    """From the noise level to the vector that steers every block, (B,) → (B, cond_dim)."""
+    """Two small layers that make the noise level a vector, which steers every block."""
 
     def __init__(self, cond_dim: int) -> None:
         super().__init__()
@@ -76,12 +103,13 @@ class NoiseEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU())
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
+        r"""Total noise $\bar\sigma$ (B,) → features $c$ (B, cond_dim)."""
         weight = self.mlp[0].weight  # (cond_dim, cond_dim)
         return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
 class Modulation(nn.Module):
-    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales, gates from the noise; 0 at first."""
+    """adaLN-zero (DiT, Peebles & Xie 2023, §3.2): shifts, scales, gates, zero-initialized."""
 
     def __init__(self, cond_dim: int, n_embd: int, count: int) -> None:
         super().__init__()
@@ -91,29 +119,33 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(cond)[:, None].chunk(self.count, dim=-1)  # each (B, 1, n_embd)
+        """Noise features (B, cond_dim) → ``count`` tensors (B, 1, n_embd)."""
+        return self.linear(cond)[:, None].chunk(self.count, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights of its own, then ``shift`` and ``scale``: (B, L, n_embd)."""
+    """Layer norm without weights of its own, then scaled by 1 + ``scale`` and shifted: (B, L, n_embd)."""
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
 def rope_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
-    """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
-    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
-    return torch.outer(torch.arange(length, device=device).float(), speeds)
+    """Angles of the rotary position embedding: (length, head_size / 2), in radians, float32.
+
+    Position times frequency, with the frequencies of RoFormer (Su et al. 2021, §3.2.2).
+    """
+    frequencies = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+    return torch.outer(torch.arange(length, device=device).float(), frequencies)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
+def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 class Attention(nn.Module):
-    """Each position of x (B, L, n_embd) listens where ``sees`` lets it among ``heard`` (B, M, n_embd)."""
+    """Multi-head attention with rotary positions and RMS-normed queries and keys (Henry et al. 2020)."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
@@ -124,130 +156,204 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
-    def forward(self, x: Tensor, heard: Tensor, angles: Tensor, sees: Tensor) -> Tensor:
-        exact = self.query_norm.weight.dtype  # norms and angles in full precision
+    def forward(self, x: Tensor, context: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
+        """Queries from x (B, L, n_embd), keys and values from ``context`` (B, M, n_embd) → as x.
+
+        ``attn_mask``, bool (L, M), is true where a query may attend. The M keys are one or more
+        tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
+        """
+        exact = self.query_norm.weight.dtype  # norms and rotations in full precision
         q = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, L, s)
-        k, v = self.key_value(heard).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, s)
-        q = rotate(self.query_norm(q), angles)
-        k = rotate(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
+        q = apply_rope(self.query_norm(q), angles)
+        k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(q, k, v, sees)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Each place of x (B, L, n_embd) plus the few before it, each times its weights (few, n_embd)."""
+def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
+    """Depthwise causal convolution plus its input: (B, L, n_embd) → the same shape.
+
+    Adds to each position the ``conv_size`` positions before it, feature by feature:
+    ``weights[k]``, of shape (n_embd,), belongs to the position k + 1 places back.
+    """
     total = x
-    for back, weight in enumerate(weights if weights is not None else (), 1):
+    for back, weight in enumerate(weights, 1):
         total = total + weight * nn.functional.pad(x, (0, 0, back, 0))[:, : x.shape[1]]
     return total
 
 
 class Block(nn.Module):
-    """One layer: listen, then think; each step is gated by the noise level, shut at first."""
+    """One layer: attention, then feed-forward, each with an adaLN-zero gate.
 
-    def __init__(self, config: DiscreteDiffusionConfig, reads: bool = False) -> None:
+    A ``causal`` block has a :func:`causal_conv` before each of the two.
+    """
+
+    def __init__(self, config: DiscreteDiffusionConfig, causal: bool = False) -> None:
         super().__init__()
-        self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
-        self.attention = Attention(config)
         d, bias = config.n_embd, config.bias
+        self.gradient_checkpointing = False
+        self.modulation = Modulation(config.cond_dim, d, 6)
+        self.attention = Attention(config)
         self.feed_forward = nn.Sequential(
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.near = (None, None)  # weights of the glances before listening and before thinking
-        if reads and config.near:
-            self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in range(2))
+        size = config.conv_size if causal else 0
+        self.conv = nn.ParameterList(torch.zeros(size, d) for _ in range(2 if size else 0))
 
     def forward(
-        self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
+        self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
+        """x (B, L, n_embd) → the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
+
+        ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
+        With ``gradient_checkpointing`` the inner values are computed again in the backward pass.
+        """
+        inputs = (x, context, cond, angles, attn_mask)
+        if self.gradient_checkpointing:
+            return checkpoint(self.layer, *inputs, use_reentrant=False)
+        return self.layer(*inputs)
+
+    def layer(
+        self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
+    ) -> Tensor:
+        """What ``forward`` computes."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = nearby(modulate(x, shift_a, scale_a), self.near[0])
-        heard = asks if heard is None else modulate(heard, shift_a, scale_a)
-        seen = self.attention(asks, heard, angles, sees)
-        x = x + gate_a * self.dropout(seen)
-        thinks = nearby(modulate(x, shift_f, scale_f), self.near[1])
-        return x + gate_f * self.dropout(self.feed_forward(thinks))
+        y = modulate(x, shift_a, scale_a)
+        y = causal_conv(y, self.conv[0]) if self.conv else y
+        context = y if context is None else modulate(context, shift_a, scale_a)
+        x = x + gate_a * self.dropout(self.attention(y, context, angles, attn_mask))
+        y = modulate(x, shift_f, scale_f)
+        y = causal_conv(y, self.conv[1]) if self.conv else y
+        return x + gate_f * self.dropout(self.feed_forward(y))
 
 
-def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors on the left and on the right of each place, and the place's own: (B, L, n_embd)."""
+def neighbors(x: Tensor, position_embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """What the two causal stacks start from: x (B, L, n_embd) → left, right neighbor (B, L, n_embd).
+
+    Zeros beyond the ends; both plus ``position_embedding`` (L, n_embd) of the position itself.
+    """
     padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)
-    return padded[:, :-2] + places, padded[:, 2:] + places
+    return padded[:, :-2] + position_embedding, padded[:, 2:] + position_embedding
 
 
-def listen(
+def hollow_attention(
     blocks: nn.ModuleList, left: Tensor, right: Tensor, cond: Tensor, angles: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What judge, left and right reader know of each position, never from itself: (B, L, n_embd).
+    """States of the merge, left-to-right and right-to-left stacks, blind to their own letter.
 
-    The hollow transformer of Sun et al. 2023 (arXiv:2211.16750), without weights shared by the readers.
+    ``left``, ``right`` and the results: (B, L, n_embd). The hollow transformer of Sun et al. 2023
+    (arXiv:2211.16750, §4.2), here without weights shared by the two causal stacks.
     """
-    readers, length = (len(blocks) - 1) // 2, left.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
-    for block in blocks[:readers]:
-        left = block(left, None, cond, angles, before)
-    right = right.flip(1)  # it reads backwards
-    for block in blocks[readers : 2 * readers]:
-        right = block(right, None, cond, angles, before)
+    depth, length = (len(blocks) - 1) // 2, left.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
+    for block in blocks[:depth]:
+        left = block(left, None, cond, angles, causal)
+    right = right.flip(1)  # so that one causal mask serves both
+    for block in blocks[depth : 2 * depth]:
+        right = block(right, None, cond, angles, causal)
     right = right.flip(1)
-    heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
-    judge = left + right
-    for block in blocks[2 * readers :]:
-        judge = block(judge, heard, cond, angles, sees)
-    return judge, left, right
+    context = torch.cat([left, right], 1)  # (B, 2 L, n_embd)
+    attn_mask = torch.cat([causal, causal.T], 1)  # (L, 2 L)
+    merge = left + right
+    for block in blocks[2 * depth :]:
+        merge = block(merge, context, cond, angles, attn_mask)
+    return merge, left, right
 
 
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
-    """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
+    """The network: noised tokens and the total noise to log-scores.
+
+    ``save_pretrained`` and ``from_pretrained`` write and read a folder. All methods take tokens,
+    int64 (B, L), the noise of each text (B,), and perhaps ``condition_mask``, bool (B, L), true at
+    given tokens; they raise a ``UserError`` (a ``ValueError``) for other shapes or types.
+    """
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
-        self.config, self.graph = config, config.kind
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
-        self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
+        self.config, self.graph = config, config.process
+        d, causal_blocks = config.n_embd, (config.n_layer - 1) // 2 * 2
+        self.embedding = nn.Embedding(config.vocab_size, d)
+        self.position_embedding = nn.Parameter(torch.zeros(config.block_size, d))
+        self.condition_embedding = nn.Parameter(torch.zeros(d))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
-        reading = (config.n_layer - 1) // 2 * 2  # so many of the blocks
-        self.blocks = nn.ModuleList(Block(config, i < reading) for i in range(config.n_layer))
-        self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
-        self.head = nn.Linear(config.n_embd, config.vocab_size)
+        self.blocks = nn.ModuleList(Block(config, i < causal_blocks) for i in range(config.n_layer))
+        self.modulation = Modulation(config.cond_dim, d, 2)
+        self.head = nn.Linear(d, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)  # not 1, for the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def logits(
-        self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
-    ) -> Tensor:
-        """What the judge says, not yet q or a score: (B, L, V). ``graded``: and each reader, (3, B, L, V)."""
-        check_input(input_ids, sigma_bar, mask, self.config.block_size)
-        x = self.embedding(input_ids)  # (B, L, n_embd)
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether blocks compute their inner values again in the backward pass; False at first."""
+        return self.blocks[0].gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        for block in self.blocks:
+            block.gradient_checkpointing = value
+
+    def _stacks(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """States of the three stacks, each (B, L, n_embd), and the noise features (B, cond_dim)."""
+        check_input(x_t, sigma_bar, mask, self.config.block_size)
+        x, length = self.embedding(x_t), x_t.shape[1]  # (B, L, n_embd)
         if mask is not None:
-            x = x + mask[..., None] * self.given
+            x = x + mask[..., None] * self.condition_embedding
         cond = self.noise_embedding(sigma_bar)
-        angles = rope_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
-        x = torch.stack(known) if graded else known[0]
+        angles = rope_angles(length, self.config.n_embd // self.config.n_head, x.device)
+        left, right = neighbors(x, self.position_embedding[:length])
+        return *hollow_attention(self.blocks, left, right, cond, angles), cond
+
+    def _read_out(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Last norm and head: (..., L, n_embd) → (..., L, V), at least in float32."""
         logits = self.head(modulate(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(
-        self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
+    def logits(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts: shape of ``logits``, at least float32."""
+        """Output of the head on the merge stack, not yet log q or log s: (B, L, V)."""
+        merge, _, _, cond = self._stacks(x_t, sigma_bar, condition_mask)
+        return self._read_out(merge, cond)
+
+    def stack_logits(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """The same head on all stacks: merge, left-to-right, right-to-left: (3, B, L, V)."""
+        *states, cond = self._stacks(x_t, sigma_bar, condition_mask)
+        return self._read_out(torch.stack(states), cond)
+
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of each clean token given all letters but its own: (B, L, V), at least float32."""
+        self._check_denoiser()
+        return self.logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+
+    def denoise_stacks(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of the merge, left-to-right and right-to-left stacks: (3, B, L, V)."""
+        self._check_denoiser()
+        return self.stack_logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+
+    def forward(
+        self, input_ids: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores (B, L, V), 0 at the current token."""
+        if self.config.parametrization == "score":
+            log_score = self.logits(input_ids, sigma_bar, condition_mask)
+            return log_score - log_score.gather(-1, input_ids[..., None])
+        log_q = self.denoise(input_ids, sigma_bar, condition_mask)
+        return self.graph.log_score(log_q, sigma_bar, input_ids)
+
+    def _check_denoiser(self) -> None:
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, mask, graded).log_softmax(-1)
-
-    def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
-        if self.config.parametrization == "score":
-            log_score = self.logits(input_ids, sigma_bar, mask)
-            return log_score - log_score.gather(-1, input_ids[..., None])
-        log_q = self.denoise(input_ids, sigma_bar, mask)
-        return self.graph.log_score(log_q, sigma_bar, input_ids)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

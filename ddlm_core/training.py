@@ -5,14 +5,12 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from ddlm_core.forward import perturb_batch
@@ -129,7 +127,8 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
     else:
-        log_q = model.denoise(x_t, sigma_bar, mask, graded=objective == "graded")
+        denoise = model.denoise_stacks if objective == "graded" else model.denoise
+        log_q = denoise(x_t, sigma_bar, mask)
         losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
     if objective == "graded":
         losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
@@ -143,8 +142,7 @@ class Objective(nn.Module):
         super().__init__()
         guesses = model.config.parametrization == "denoiser"  # else there is no guess to grade
         self.model, self.objective = model, config.objective if guesses else "score_entropy"
-        for block in model.blocks if config.gradient_checkpointing else ():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        model.gradient_checkpointing = config.gradient_checkpointing
         if config.torch_compile:
             model.logits = torch.compile(model.logits)
 

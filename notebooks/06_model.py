@@ -157,7 +157,7 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # its own letter from its neighbors. But there is a way (*two readers and a judge*, below), and it is worth it twice. The
 # guess is then what it claims to be, whatever the weights. And a network that has nothing to copy can be asked for the clean
 # letter itself, at every position: [chapter 8](08_training.ipynb) makes a loss of that. On real stories (the preset
-# `cpu` with `model.near=0`, the same steps of the same learning rate), the two changes together stood at 2.14 bits a
+# `cpu` with `model.conv_size=0`, the same steps of the same learning rate), the two changes together stood at 2.14 bits a
 # character after 1,000 steps and at 2.00 after 2,000; the first draft, trained on score entropy, at 2.75 and 2.37.
 #
 # And whatever the network says, right or wrong, its guess and its score fit together. Call the guess once the own
@@ -275,53 +275,76 @@ plt.show()
 
 # %% tags=["export"]
 from dataclasses import dataclass
-from pkgutil import resolve_name
+from functools import cached_property
+from typing import Annotated, Literal
 
-from ddlm_core.loss import Graph
-from ddlm_core.noise import GeometricNoise
-from ddlm_core.support.checks import check_config, check_input
+from ddlm_core.absorbing import ABSORBING
+from ddlm_core.loss import UNIFORM, Graph
+from ddlm_core.noise import NoiseSchedule
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-GRAPHS = {"uniform": "ddlm_core.loss:UNIFORM", "absorbing": "ddlm_core.absorbing:ABSORBING"}
+GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 
 
-@dataclass
+@dataclass(frozen=True)
 class DiscreteDiffusionConfig:
-    """What a checkpoint says of itself; a ``ValueError`` of one line if a value makes no sense."""
+    """What a checkpoint says of itself: everything but the weights, as plain values.
 
-    block_size: int = 256  # longest text, in tokens
-    n_layer: int = 6  # blocks in all: two readers and a judge
-    n_head: int = 4
-    n_embd: int = 128
-    cond_dim: int = 64  # width of the noise-level embedding
-    dropout: float = 0.0
+    Raises ``UserError`` (a ``ValueError``) in one line if no network can be built like this.
+    """
+
+    block_size: Annotated[int, Limits(1)] = 256  # longest text, in tokens
+    n_layer: Annotated[int, Limits(1)] = 6  # blocks of all three stacks together
+    n_head: Annotated[int, Limits(1)] = 4
+    n_embd: Annotated[int, Limits(1)] = 128
+    cond_dim: Annotated[int, Limits(1)] = 64  # width of the noise-level embedding
+    dropout: Annotated[float, Limits(0, below=1)] = 0.0
     bias: bool = False  # in the linear maps of the blocks
-    near: int = 3  # places that a reader glances back at
-    parametrization: str = "denoiser"  # or "score": the network outputs log-scores itself
-    graph: str = "uniform"  # or "absorbing": appendix A
+    conv_size: Annotated[int, Limits(0)] = 3  # positions that a causal convolution looks back
+    parametrization: Literal["denoiser", "score"] = (
+        "denoiser"  # what the logits are: log q or log s
+    )
+    graph: str = "uniform"  # the forward process, a name in GRAPHS
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
     vocab: tuple[str, ...] = VOCAB
     padded: bool = False  # whether every text was filled with <PAD> up to block_size
-    step: int = 0  # training steps behind the weights
+    step: Annotated[int, Limits(0)] = 0  # training steps behind the weights
     ema: bool = False  # whether the weights are a moving average
 
     def __post_init__(self) -> None:
-        check_config(self, GRAPHS)
-        self.kind: Graph = resolve_name(GRAPHS[self.graph])  # its module is imported when asked for
-        self.vocab = self.kind.states(self.vocab)  # a tuple; JSON knows lists only
+        check_fields(self)
+        if self.n_embd % (unit := 2 * self.n_head):
+            raise UserError(f"n_embd must be a multiple of 2 n_head = {unit}, got {self.n_embd}")
+        if self.cond_dim % 2:
+            raise UserError(f"cond_dim must be even, got {self.cond_dim}")
+        if self.graph not in GRAPHS:
+            raise UserError(f"graph must be {' or '.join(GRAPHS)}, got {self.graph!r}")
+        if self.parametrization == "score" and not self.process.supports_scores:
+            raise UserError(f"the {self.graph} graph needs the parametrization denoiser")
+        object.__setattr__(self, "vocab", self.process.states(self.vocab))  # the only way, frozen
         _ = self.noise, self.tokenizer  # they check their own limits
+
+    @cached_property
+    def process(self) -> Graph:
+        """The forward process that ``graph`` names."""
+        return GRAPHS[self.graph]
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens, V."""
         return len(self.vocab)
 
-    @property
-    def noise(self) -> GeometricNoise:
-        return self.kind.schedule(self.sigma_min, self.sigma_max)
+    @cached_property
+    def noise(self) -> NoiseSchedule:
+        """The noise schedule, between ``sigma_min`` and ``sigma_max``."""
+        return self.process.schedule(self.sigma_min, self.sigma_max)
 
-    @property
+    @cached_property
     def tokenizer(self) -> CharacterLevelTokenizer:
+        """From text to tokens and back."""
         return CharacterLevelTokenizer(self.vocab)
 
 
@@ -339,6 +362,8 @@ class DiscreteDiffusionConfig:
 
 # %% tags=["test"]
 import pytest
+
+from ddlm_core.noise import GeometricNoise
 
 
 def small_config(**changes) -> DiscreteDiffusionConfig:
@@ -361,10 +386,10 @@ BAD_CONFIGS = {
     "n_head must be a whole number, at least 1": {"n_head": -1},
     "step must be a whole number, at least 0": {"step": -1},
     "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
-    "near must be a whole number, at least 0, got -1": {"near": -1},
+    "conv_size must be a whole number, at least 0, got -1": {"conv_size": -1},
     "cond_dim must be even, got 7": {"cond_dim": 7},
-    r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
-    r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
+    "dropout must be a number, at least 0 and below 1, got 1.0": {"dropout": 1.0},
+    "dropout must be a number, .* got '0.1'": {"dropout": "0.1"},
     "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
     "graph must be uniform or absorbing, got 'ring'": {"graph": "ring"},
     "absorbing graph needs the parametrization": {"graph": "absorbing", "parametrization": "score"},
@@ -405,10 +430,13 @@ from torch import Tensor, nn
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
-    r"""Sines and cosines of $\log\bar\sigma$ (B,), slow to fast: (B, size) at least in float32."""
+    r"""Sines and cosines of $\log\bar\sigma$, low frequencies first: (B,) → (B, size).
+
+    At least in float32. ``size`` is even. Zero and infinite noise are allowed.
+    """
     wide = torch.promote_types(sigma_bar.dtype, torch.float32)
-    speeds = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
-    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * speeds  # (B, size / 2)
+    frequencies = torch.logspace(-1.5, 1.0, size // 2, dtype=wide, device=sigma_bar.device)
+    phase = sigma_bar.to(wide).clamp(1e-12, 1e12).log()[:, None] * frequencies  # (B, size / 2)
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
@@ -478,7 +506,7 @@ test_noise_features_are_finite_and_precise()
 
 # %% tags=["export"]
 class NoiseEmbedding(nn.Module):
-    """From the noise level to the vector that steers every block, (B,) → (B, cond_dim)."""
+    """Two small layers that make the noise level a vector, which steers every block."""
 
     def __init__(self, cond_dim: int) -> None:
         super().__init__()
@@ -486,6 +514,7 @@ class NoiseEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU())
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
+        r"""Total noise $\bar\sigma$ (B,) → features $c$ (B, cond_dim)."""
         weight = self.mlp[0].weight  # (cond_dim, cond_dim)
         return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
@@ -494,7 +523,7 @@ class NoiseEmbedding(nn.Module):
 # ## adaLN-zero: steer, and start at nothing
 #
 # *Layer norm* takes the features $x$ of one position, subtracts their mean and divides by their standard
-# deviation. `(1, 3)` becomes `(-1, 1)`, and so does `(100, 300)`: what follows sees the pattern and not the
+# deviation. `(1, 3)` becomes `(-1, 1)`, and so does `(100, 300)`: what follows attn_mask the pattern and not the
 # size. The usual layer norm then multiplies and shifts with learned numbers, the same for every input. The
 # *adaptive* one (adaLN) lets the noise level choose them. With $c$ from above and a linear map $W$,
 #
@@ -525,7 +554,7 @@ class NoiseEmbedding(nn.Module):
 
 # %% tags=["export"]
 class Modulation(nn.Module):
-    """adaLN-zero (DiT, Peebles & Xie 2023): shifts, scales, gates from the noise; 0 at first."""
+    """adaLN-zero (DiT, Peebles & Xie 2023, §3.2): shifts, scales, gates, zero-initialized."""
 
     def __init__(self, cond_dim: int, n_embd: int, count: int) -> None:
         super().__init__()
@@ -535,11 +564,12 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(cond)[:, None].chunk(self.count, dim=-1)  # each (B, 1, n_embd)
+        """Noise features (B, cond_dim) → ``count`` tensors (B, 1, n_embd)."""
+        return self.linear(cond)[:, None].chunk(self.count, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights of its own, then ``shift`` and ``scale``: (B, L, n_embd)."""
+    """Layer norm without weights of its own, then scaled by 1 + ``scale`` and shifted: (B, L, n_embd)."""
     return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
@@ -610,13 +640,16 @@ for m, n in ((2, 5), (7, 10), (5, 2)):
 
 # %% tags=["export"]
 def rope_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
-    """Angles of the rotary positions (RoFormer, Su et al. 2021), shape (length, head_size / 2)."""
-    speeds = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
-    return torch.outer(torch.arange(length, device=device).float(), speeds)
+    """Angles of the rotary position embedding: (length, head_size / 2), in radians, float32.
+
+    Position times frequency, with the frequencies of RoFormer (Su et al. 2021, §3.2.2).
+    """
+    frequencies = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+    return torch.outer(torch.arange(length, device=device).float(), frequencies)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
+def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotate each pair of features of x (B, heads, L, head_size) by its angle (L, head_size / 2)."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -627,7 +660,7 @@ def test_rotary_products_depend_on_the_distance_only():
     g, length, size = torch.Generator().manual_seed(0), 40, 8
     q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
     angles = rope_angles(length, size).double()
-    turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
+    turned_q, turned_k = (apply_rope(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
     seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
     for distance in range(-39, 40):
@@ -639,7 +672,7 @@ def test_rotary_products_depend_on_the_distance_only():
 
 def test_rotation_keeps_lengths_and_the_first_position():
     x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
-    y = rotate(x, rope_angles(10, 8))
+    y = apply_rope(x, rope_angles(10, 8))
     assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
     assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
     assert torch.equal(rope_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
@@ -648,7 +681,7 @@ def test_rotation_keeps_lengths_and_the_first_position():
 def test_rotation_in_bfloat16_still_counts():
     x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
     angles = rope_angles(300, 8)
-    assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
+    assert (apply_rope(x.bfloat16(), angles) - apply_rope(x, angles)).abs().max() < 0.05
 
 
 test_rotary_products_depend_on_the_distance_only()
@@ -672,7 +705,7 @@ test_rotation_in_bfloat16_still_counts()
 #
 # $S_i$ are the places that position $i$ may listen to. In a GPT these are the $j \le i$; who they are here, a section
 # below says. So the function takes four things: `x`, who asks; `heard`, who can be heard; `angles`, the turns; and
-# `sees`, true where $j$ is in $S_i$. What is heard is `x` itself, or (for the *judge*, below) two tables of $L$ places,
+# `attn_mask`, true where $j$ is in $S_i$. What is heard is `x` itself, or (for the *judge*, below) two tables of $L$ places,
 # one behind the other; then the turns begin anew with the second. `<PAD>` is not masked: to this model it is a
 # character like any other, and where a story ends is something to be guessed. The $h$ heads do this side by side, with
 # $s = d/h$ features each.
@@ -691,7 +724,7 @@ test_rotation_in_bfloat16_still_counts()
 
 # %% tags=["export"]
 class Attention(nn.Module):
-    """Each position of x (B, L, n_embd) listens where ``sees`` lets it among ``heard`` (B, M, n_embd)."""
+    """Multi-head attention with rotary positions and RMS-normed queries and keys (Henry et al. 2020)."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
@@ -702,15 +735,20 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
-    def forward(self, x: Tensor, heard: Tensor, angles: Tensor, sees: Tensor) -> Tensor:
-        exact = self.query_norm.weight.dtype  # norms and angles in full precision
+    def forward(self, x: Tensor, context: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
+        """Queries from x (B, L, n_embd), keys and values from ``context`` (B, M, n_embd) → as x.
+
+        ``attn_mask``, bool (L, M), is true where a query may attend. The M keys are one or more
+        tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
+        """
+        exact = self.query_norm.weight.dtype  # norms and rotations in full precision
         q = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, L, s)
-        k, v = self.key_value(heard).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, s)
-        q = rotate(self.query_norm(q), angles)
-        k = rotate(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
+        q = apply_rope(self.query_norm(q), angles)
+        k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(q, k, v, sees)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -729,7 +767,7 @@ def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     return module
 
 
-def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, sees: Tensor) -> Tensor:
+def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, attn_mask: Tensor) -> Tensor:
     """One text (L, 16) that listens to others (M, 16), two heads of 8 features, by the formula."""
     speeds = 10_000 ** -(torch.arange(4).double() / 4)
 
@@ -744,7 +782,10 @@ def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, sees: Tens
         query = x @ attention.query.weight[here].T
         key, value = heard @ keys[here].T, heard @ values[here].T
         for i in range(len(x)):
-            q, may = arrows(query[i], attention.query_norm, i), sees[i].nonzero()[:, 0].tolist()
+            q, may = (
+                arrows(query[i], attention.query_norm, i),
+                attn_mask[i].nonzero()[:, 0].tolist(),
+            )
             k = [arrows(key[j], attention.key_norm, j % len(x)) for j in may]
             weights = torch.stack([(q * kj.conj()).real.sum() / 8**0.5 for kj in k]).softmax(0)
             seen[i, here] = weights @ value[may]
@@ -756,25 +797,25 @@ def attention_inputs() -> tuple[Attention, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     heard = torch.randn(2, 10, 16, generator=g, dtype=torch.float64)
-    sees = torch.rand(5, 10, generator=g) < 0.6
-    return randomize(Attention(small_config()).double()), x, heard, sees
+    attn_mask = torch.rand(5, 10, generator=g) < 0.6
+    return randomize(Attention(small_config()).double()), x, heard, attn_mask
 
 
 def test_attention_is_the_formula():
-    attention, x, heard, sees = attention_inputs()
-    found = attention(x, heard, rope_angles(5, 8).double(), sees)
+    attention, x, heard, attn_mask = attention_inputs()
+    found = attention(x, heard, rope_angles(5, 8).double(), attn_mask)
     for b in range(2):
-        by_hand = attention_by_hand(attention, x[b], heard[b], sees)
+        by_hand = attention_by_hand(attention, x[b], heard[b], attn_mask)
         assert torch.allclose(found[b], by_hand, atol=1e-6)
 
 
 def test_large_queries_and_keys_change_nothing():
-    attention, x, heard, sees = attention_inputs()
-    before = attention(x, heard, rope_angles(5, 8), sees)
+    attention, x, heard, attn_mask = attention_inputs()
+    before = attention(x, heard, rope_angles(5, 8), attn_mask)
     with torch.no_grad():
         attention.query.weight *= 1000
         attention.key_value.weight[:16] *= 1000  # the keys, not the values
-    assert torch.allclose(attention(x, heard, rope_angles(5, 8), sees), before)
+    assert torch.allclose(attention(x, heard, rope_angles(5, 8), attn_mask), before)
 
 
 test_attention_is_the_formula()
@@ -792,7 +833,7 @@ test_large_queries_and_keys_change_nothing()
 # **A glance back.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor: it must
 # find the place by its turn, and then carry the letter over. So in a block that `reads` (a section below says which do),
 # what goes into each of the two branches, already normed, shifted and scaled, is not the place alone: the three places
-# before it, in the order of reading, are added, each with a weight of its own for each feature (`nearby`). The thick
+# before it, in the order of reading, are added, each with a weight of its own for each feature (`causal_conv`). The thick
 # line itself is left as it is. By hand, with one feature, the text `1, 2, 4, 8`, and two weights only, 10 for one back
 # and 100 for two back: the last place becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. The weights are zero at first. (That is
 # safe behind a gate of zero: the place itself still passes, so the gate opens first.) They are few, $6d$ in a block of
@@ -806,40 +847,65 @@ test_large_queries_and_keys_change_nothing()
 
 
 # %% tags=["export"]
-def nearby(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Each place of x (B, L, n_embd) plus the few before it, each times its weights (few, n_embd)."""
+from torch.utils.checkpoint import checkpoint
+
+
+def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
+    """Depthwise causal convolution plus its input: (B, L, n_embd) → the same shape.
+
+    Adds to each position the ``conv_size`` positions before it, feature by feature:
+    ``weights[k]``, of shape (n_embd,), belongs to the position k + 1 places back.
+    """
     total = x
-    for back, weight in enumerate(weights if weights is not None else (), 1):
+    for back, weight in enumerate(weights, 1):
         total = total + weight * nn.functional.pad(x, (0, 0, back, 0))[:, : x.shape[1]]
     return total
 
 
 class Block(nn.Module):
-    """One layer: listen, then think; each step is gated by the noise level, shut at first."""
+    """One layer: attention, then feed-forward, each with an adaLN-zero gate.
 
-    def __init__(self, config: DiscreteDiffusionConfig, reads: bool = False) -> None:
+    A ``causal`` block has a :func:`causal_conv` before each of the two.
+    """
+
+    def __init__(self, config: DiscreteDiffusionConfig, causal: bool = False) -> None:
         super().__init__()
-        self.modulation = Modulation(config.cond_dim, config.n_embd, 6)
-        self.attention = Attention(config)
         d, bias = config.n_embd, config.bias
+        self.gradient_checkpointing = False
+        self.modulation = Modulation(config.cond_dim, d, 6)
+        self.attention = Attention(config)
         self.feed_forward = nn.Sequential(
             nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.near = (None, None)  # weights of the glances before listening and before thinking
-        if reads and config.near:
-            self.near = nn.ParameterList(torch.zeros(config.near, d) for _ in range(2))
+        size = config.conv_size if causal else 0
+        self.conv = nn.ParameterList(torch.zeros(size, d) for _ in range(2 if size else 0))
 
     def forward(
-        self, x: Tensor, heard: Tensor | None, cond: Tensor, angles: Tensor, sees: Tensor
+        self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
+        """x (B, L, n_embd) → the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
+
+        ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
+        With ``gradient_checkpointing`` the inner values are computed again in the backward pass.
+        """
+        inputs = (x, context, cond, angles, attn_mask)
+        if self.gradient_checkpointing:
+            return checkpoint(self.layer, *inputs, use_reentrant=False)
+        return self.layer(*inputs)
+
+    def layer(
+        self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
+    ) -> Tensor:
+        """What ``forward`` computes."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(cond)
-        asks = nearby(modulate(x, shift_a, scale_a), self.near[0])
-        heard = asks if heard is None else modulate(heard, shift_a, scale_a)
-        seen = self.attention(asks, heard, angles, sees)
-        x = x + gate_a * self.dropout(seen)
-        thinks = nearby(modulate(x, shift_f, scale_f), self.near[1])
-        return x + gate_f * self.dropout(self.feed_forward(thinks))
+        y = modulate(x, shift_a, scale_a)
+        y = causal_conv(y, self.conv[0]) if self.conv else y
+        context = y if context is None else modulate(context, shift_a, scale_a)
+        x = x + gate_a * self.dropout(self.attention(y, context, angles, attn_mask))
+        y = modulate(x, shift_f, scale_f)
+        y = causal_conv(y, self.conv[1]) if self.conv else y
+        return x + gate_f * self.dropout(self.feed_forward(y))
 
 
 # %% [markdown]
@@ -847,16 +913,15 @@ class Block(nn.Module):
 
 
 # %% tags=["test"]
-def test_nearby_by_hand():
+def test_causal_conv_by_hand():
     x = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]])[..., None]  # (2, 4, 1)
     weights = torch.tensor([[10.0], [100.0]])  # one back, two back
     expected = [
         [1.0, 2 + 10, 4 + 20 + 100, 8 + 40 + 200],
         [3.0, 5 + 30, 7 + 50 + 300, 9 + 70 + 500],
     ]
-    assert nearby(x, weights)[..., 0].tolist() == expected
-    assert torch.equal(nearby(x[:, :1], weights), x[:, :1])  # nothing is before the first
-    assert nearby(x, None) is x
+    assert causal_conv(x, weights)[..., 0].tolist() == expected
+    assert torch.equal(causal_conv(x[:, :1], weights), x[:, :1])  # nothing is before the first
 
 
 def test_each_gate_opens_its_branch():
@@ -864,31 +929,31 @@ def test_each_gate_opens_its_branch():
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
-    sees = torch.ones(5, 5, dtype=torch.bool).tril()
-    block = Block(small_config(), reads=True).double()
-    assert torch.equal(block(x, None, cond, angles, sees), x)
+    attn_mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    block = Block(small_config(), causal=True).double()
+    assert torch.equal(block(x, None, cond, angles, attn_mask), x)
     randomize(block.attention)
     randomize(block.feed_forward)
-    randomize(block.near, seed=2)
-    assert torch.equal(block(x, others, cond, angles, sees), x)
+    randomize(block.conv, seed=2)
+    assert torch.equal(block(x, others, cond, angles, attn_mask), x)
     parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
 
     def normed(y: Tensor) -> Tensor:
         return 1.5 * nn.functional.layer_norm(y, (16,)) + 0.2
 
     for heard in (None, others):
-        asks, thinks = (nearby(normed(x), weights) for weights in block.near)
+        asks, thinks = (causal_conv(normed(x), weights) for weights in block.conv)
         asked = asks if heard is None else normed(heard)
         for first, step in (
-            (0, block.attention(asks, asked, angles, sees)),
+            (0, block.attention(asks, asked, angles, attn_mask)),
             (3, block.feed_forward(thinks)),
         ):
             parts.zero_()
             parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
-            assert torch.allclose(block(x, heard, cond, angles, sees), x - 2.0 * step)
+            assert torch.allclose(block(x, heard, cond, angles, attn_mask), x - 2.0 * step)
 
 
-test_nearby_by_hand()
+test_causal_conv_by_hand()
 test_each_gate_opens_its_branch()
 
 # %% [markdown]
@@ -906,7 +971,7 @@ test_each_gate_opens_its_branch()
 #   them.
 #
 # The right reader gets the text backwards. So in its order, too, "before" means "already read", and one mask and one
-# `nearby` serve both. (Its turns then count from the other end. That does not matter, since only distances count.)
+# `causal_conv` serve both. (Its turns then count from the other end. That does not matter, since only distances count.)
 #
 # By hand, for the word `tea`: what has each reader read at each place, when it has done?
 #
@@ -928,32 +993,37 @@ test_each_gate_opens_its_branch()
 
 
 # %% tags=["export"]
-def neighbors(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors on the left and on the right of each place, and the place's own: (B, L, n_embd)."""
+def neighbors(x: Tensor, position_embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """What the two causal stacks start from: x (B, L, n_embd) → left, right neighbor (B, L, n_embd).
+
+    Zeros beyond the ends; both plus ``position_embedding`` (L, n_embd) of the position itself.
+    """
     padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)
-    return padded[:, :-2] + places, padded[:, 2:] + places
+    return padded[:, :-2] + position_embedding, padded[:, 2:] + position_embedding
 
 
-def listen(
+def hollow_attention(
     blocks: nn.ModuleList, left: Tensor, right: Tensor, cond: Tensor, angles: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What judge, left and right reader know of each position, never from itself: (B, L, n_embd).
+    """States of the merge, left-to-right and right-to-left stacks, blind to their own letter.
 
-    The hollow transformer of Sun et al. 2023 (arXiv:2211.16750), without weights shared by the readers.
+    ``left``, ``right`` and the results: (B, L, n_embd). The hollow transformer of Sun et al. 2023
+    (arXiv:2211.16750, §4.2), here without weights shared by the two causal stacks.
     """
-    readers, length = (len(blocks) - 1) // 2, left.shape[1]
-    before = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
-    for block in blocks[:readers]:
-        left = block(left, None, cond, angles, before)
-    right = right.flip(1)  # it reads backwards
-    for block in blocks[readers : 2 * readers]:
-        right = block(right, None, cond, angles, before)
+    depth, length = (len(blocks) - 1) // 2, left.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
+    for block in blocks[:depth]:
+        left = block(left, None, cond, angles, causal)
+    right = right.flip(1)  # so that one causal mask serves both
+    for block in blocks[depth : 2 * depth]:
+        right = block(right, None, cond, angles, causal)
     right = right.flip(1)
-    heard, sees = torch.cat([left, right], 1), torch.cat([before, before.T], 1)  # 2 L places
-    judge = left + right
-    for block in blocks[2 * readers :]:
-        judge = block(judge, heard, cond, angles, sees)
-    return judge, left, right
+    context = torch.cat([left, right], 1)  # (B, 2 L, n_embd)
+    attn_mask = torch.cat([causal, causal.T], 1)  # (L, 2 L)
+    merge = left + right
+    for block in blocks[2 * depth :]:
+        merge = block(merge, context, cond, angles, attn_mask)
+    return merge, left, right
 
 
 # %% [markdown]
@@ -996,55 +1066,99 @@ from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
 
+from ddlm_core.support.checks import check_input
+
 
 class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
-    """The network; ``save_pretrained`` and ``from_pretrained`` write and read a folder."""
+    """The network: noised tokens and the total noise to log-scores.
+
+    ``save_pretrained`` and ``from_pretrained`` write and read a folder. All methods take tokens,
+    int64 (B, L), the noise of each text (B,), and perhaps ``condition_mask``, bool (B, L), true at
+    given tokens; they raise a ``UserError`` (a ``ValueError``) for other shapes or types.
+    """
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__()
-        self.config, self.graph = config, config.kind
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.places = nn.Parameter(torch.zeros(config.block_size, config.n_embd))  # of the window
-        self.given = nn.Parameter(torch.zeros(config.n_embd))  # added where a token is given
+        self.config, self.graph = config, config.process
+        d, causal_blocks = config.n_embd, (config.n_layer - 1) // 2 * 2
+        self.embedding = nn.Embedding(config.vocab_size, d)
+        self.position_embedding = nn.Parameter(torch.zeros(config.block_size, d))
+        self.condition_embedding = nn.Parameter(torch.zeros(d))  # added where a token is given
         self.noise_embedding = NoiseEmbedding(config.cond_dim)
-        reading = (config.n_layer - 1) // 2 * 2  # so many of the blocks
-        self.blocks = nn.ModuleList(Block(config, i < reading) for i in range(config.n_layer))
-        self.modulation = Modulation(config.cond_dim, config.n_embd, 2)
-        self.head = nn.Linear(config.n_embd, config.vocab_size)
+        self.blocks = nn.ModuleList(Block(config, i < causal_blocks) for i in range(config.n_layer))
+        self.modulation = Modulation(config.cond_dim, d, 2)
+        self.head = nn.Linear(d, config.vocab_size)
         nn.init.normal_(self.embedding.weight, std=0.3)  # not 1, for the blocks add to it
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def logits(
-        self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
-    ) -> Tensor:
-        """What the judge says, not yet q or a score: (B, L, V). ``graded``: and each reader, (3, B, L, V)."""
-        check_input(input_ids, sigma_bar, mask, self.config.block_size)
-        x = self.embedding(input_ids)  # (B, L, n_embd)
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether blocks compute their inner values again in the backward pass; False at first."""
+        return self.blocks[0].gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        for block in self.blocks:
+            block.gradient_checkpointing = value
+
+    def _stacks(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """States of the three stacks, each (B, L, n_embd), and the noise features (B, cond_dim)."""
+        check_input(x_t, sigma_bar, mask, self.config.block_size)
+        x, length = self.embedding(x_t), x_t.shape[1]  # (B, L, n_embd)
         if mask is not None:
-            x = x + mask[..., None] * self.given
+            x = x + mask[..., None] * self.condition_embedding
         cond = self.noise_embedding(sigma_bar)
-        angles = rope_angles(x.shape[1], self.config.n_embd // self.config.n_head, x.device)
-        known = listen(self.blocks, *neighbors(x, self.places[: x.shape[1]]), cond, angles)
-        x = torch.stack(known) if graded else known[0]
+        angles = rope_angles(length, self.config.n_embd // self.config.n_head, x.device)
+        left, right = neighbors(x, self.position_embedding[:length])
+        return *hollow_attention(self.blocks, left, right, cond, angles), cond
+
+    def _read_out(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Last norm and head: (..., L, n_embd) → (..., L, V), at least in float32."""
         logits = self.head(modulate(x, *self.modulation(cond)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def denoise(
-        self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None = None, graded: bool = False
+    def logits(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
-        r"""$\log q$ of each clean token, before its own $x_t$ counts: shape of ``logits``, at least float32."""
+        """Output of the head on the merge stack, not yet log q or log s: (B, L, V)."""
+        merge, _, _, cond = self._stacks(x_t, sigma_bar, condition_mask)
+        return self._read_out(merge, cond)
+
+    def stack_logits(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """The same head on all stacks: merge, left-to-right, right-to-left: (3, B, L, V)."""
+        *states, cond = self._stacks(x_t, sigma_bar, condition_mask)
+        return self._read_out(torch.stack(states), cond)
+
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of each clean token given all letters but its own: (B, L, V), at least float32."""
+        self._check_denoiser()
+        return self.logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+
+    def denoise_stacks(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of the merge, left-to-right and right-to-left stacks: (3, B, L, V)."""
+        self._check_denoiser()
+        return self.stack_logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+
+    def forward(
+        self, input_ids: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores (B, L, V), 0 at the current token."""
+        if self.config.parametrization == "score":
+            log_score = self.logits(input_ids, sigma_bar, condition_mask)
+            return log_score - log_score.gather(-1, input_ids[..., None])
+        log_q = self.denoise(input_ids, sigma_bar, condition_mask)
+        return self.graph.log_score(log_q, sigma_bar, input_ids)
+
+    def _check_denoiser(self) -> None:
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
-        return self.logits(x_t, sigma_bar, mask, graded).log_softmax(-1)
-
-    def forward(self, input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-scores (B, L, V), 0 at the current token; ``mask`` (B, L) is true at given tokens."""
-        if self.config.parametrization == "score":
-            log_score = self.logits(input_ids, sigma_bar, mask)
-            return log_score - log_score.gather(-1, input_ids[..., None])
-        log_q = self.denoise(input_ids, sigma_bar, mask)
-        return self.graph.log_score(log_q, sigma_bar, input_ids)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:
@@ -1174,7 +1288,13 @@ def test_network_wakes_from_the_top():
             assert {name for name, moves in moving.items() if moves} == {"head.weight", "head.bias"}
         elif step == 1:
             gates = {name for name in moving if "modulation" in name}
-            ends = {"embedding.weight", "places", "given", "head.weight", "head.bias"}
+            ends = {
+                "embedding.weight",
+                "position_embedding",
+                "condition_embedding",
+                "head.weight",
+                "head.bias",
+            }
             assert {name for name, moves in moving.items() if moves} == ends | gates
     assert all(moving.values())
 
@@ -1260,16 +1380,18 @@ from ddlm_core.loss import log_posterior, log_ratio
 def test_places_are_added_by_position():
     x_t, sigma_bar = noised_batch()
     network = small_network(-1)  # its blocks do nothing yet
-    assert (network.places == 0).all() and (network.given == 0).all()
+    assert (network.position_embedding == 0).all() and (network.condition_embedding == 0).all()
     randomize(network.head)
     alike = network.logits(torch.full_like(x_t, 5), sigma_bar)
     inner = alike[:, 1:-1]
     assert torch.equal(inner, inner[:, :1].expand_as(inner))  # nothing tells the places apart
     assert not torch.equal(alike[:, 0], alike[:, 1])  # but the ends, with one neighbor
     with torch.no_grad():
-        network.places.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
+        network.position_embedding.copy_(
+            torch.randn(12, 16, generator=torch.Generator().manual_seed(0))
+        )
     for i in range(7):
-        x = 2 * network.places[i].expand(3, 16)  # one from each reader
+        x = 2 * network.position_embedding[i].expand(3, 16)  # one from each reader
         for j in (i - 1, i + 1):
             x = x + network.embedding.weight[x_t[:, j]] if 0 <= j < 7 else x
         expected = network.head(nn.functional.layer_norm(x, (16,)))
@@ -1320,7 +1442,7 @@ def test_mask_matters_only_through_given():
     changed = (told != plain).any(-1)
     assert changed[0].tolist() == [i != 2 for i in range(7)] and not changed[1:].any()
     with torch.no_grad():
-        network.given.zero_()
+        network.condition_embedding.zero_()
     assert torch.equal(network(x_t, sigma_bar, some), plain)
 
 
@@ -1384,8 +1506,8 @@ def test_network_refuses_inputs_in_one_line():
         r"sigma_bar must be floating, of shape \(B,\) = \(3,\)": (x_t, s[:2]),
         r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
         "sigma_bar .* got torch.int64": (x_t, s.long()),
-        "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
-        r"mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
+        "condition_mask must be bool .* got torch.float32": (x_t, s, mask.float()),
+        r"condition_mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             network(*inputs)
@@ -1421,15 +1543,15 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.near * d
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.conv_size * d
 
 
 def test_number_of_parameters():
     for config in (
         DiscreteDiffusionConfig(),
         small_config(),
-        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, near=1),
-        small_config(near=0),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, conv_size=1),
+        small_config(conv_size=0),
     ):
         network = DiscreteDiffusionTransformer(config)
         assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)
@@ -1462,9 +1584,9 @@ alphabet = saved.pop("vocab")
 print(files, f"{len(alphabet)} tokens", json.dumps(saved), sep="\n")
 
 # %% [markdown]
-# (The README is a model card that the mixin writes.) What is saved is the config object that the network was
-# made with. To note the step, set `model.config.step`; a *new* config must be handed over, as
-# `save_pretrained(folder, config=new)`.
+# (The README is a model card that the mixin writes.) What is saved is the config that the network was
+# made with, and it is frozen. To note the step, hand over a new one:
+# `save_pretrained(folder, config=replace(model.config, step=step))`.
 #
 # One default of the mixin we turn around. Its `from_pretrained` accepts a file in which weights are missing, and leaves
 # those as they were made. Elsewhere that shows quickly. Here a missing piece, the last modulation say, is one with
@@ -1474,6 +1596,7 @@ print(files, f"{len(alphabet)} tokens", json.dumps(saved), sep="\n")
 
 # %% tags=["test"]
 import json
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -1483,15 +1606,15 @@ def test_save_and_load(tmp_path: Path):
     for parametrization in ("denoiser", "score"):
         changes = {"parametrization": parametrization, "sigma_max": 5.0, "padded": True}
         network = small_network(**changes).float()
-        network.config.step, network.config.ema = 1234, True
-        network.save_pretrained(tmp_path)
+        described = replace(network.config, step=1234, ema=True)
+        network.save_pretrained(tmp_path, config=described)
         assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
-        described = json.loads((tmp_path / "config.json").read_text())
-        assert DiscreteDiffusionConfig(**described) == network.config
-        assert described["step"] == 1234 and described["ema"] is True
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert DiscreteDiffusionConfig(**saved) == described
+        assert saved["step"] == 1234 and saved["ema"] is True
         torch.manual_seed(1)  # whatever was random at construction must be replaced
         loaded = DiscreteDiffusionTransformer.from_pretrained(tmp_path)
-        assert loaded.config == network.config and not loaded.training
+        assert loaded.config == described and not loaded.training
         assert isinstance(loaded.config.vocab, tuple)
         sigma = sigma_bar.float()
         assert torch.equal(loaded(x_t, sigma, mask), network(x_t, sigma, mask))
@@ -1515,8 +1638,8 @@ for test in (test_save_and_load, test_missing_weights_are_an_error):
 # %% [markdown]
 # ## Change it safely
 #
-# 1. Let the judge listen to itself: in `listen`, for the judge's blocks, write `judge` in place of `heard` and
-#    `before | before.T` in place of `sees`. It would train, and faster at first sight, for it hears the answer.
+# 1. Let the judge listen to itself: in `hollow_attention`, for the judge's blocks, write `judge` in place of `heard` and
+#    `before | before.T` in place of `attn_mask`. It would train, and faster at first sight, for it hears the answer.
 #    `test_every_position_hears_every_other_and_nothing_else` fails, and
 #    `test_mask_matters_only_through_given`.
 # 2. Fall into the trap: at the end of the network's `__init__`, loop over `self.modules()` and call
@@ -1594,8 +1717,11 @@ swapped = x_t[:, [1, 0, 2, 3, 4, 5, 6]]
 
 
 def answer(bag: DiscreteDiffusionTransformer, x_t: Tensor) -> Tensor:
-    x, cond = neighbors(bag.embedding(x_t), 0 * bag.places[:7]), bag.noise_embedding(sigma_bar)
-    judge, _, _ = listen(bag.blocks, *x, cond, 0 * rope_angles(7, 8))
+    x, cond = (
+        neighbors(bag.embedding(x_t), 0 * bag.position_embedding[:7]),
+        bag.noise_embedding(sigma_bar),
+    )
+    judge, _, _ = hollow_attention(bag.blocks, *x, cond, 0 * rope_angles(7, 8))
     return bag.head(modulate(judge, *bag.modulation(cond)))[0, -1]
 
 
@@ -1619,9 +1745,9 @@ same
 # | `DiscreteDiffusionConfig` | sizes, alphabet, noise limits, training step: a checkpoint's description |
 # | `sinusoidal_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to the vector $c$ |
 # | `Modulation`, `modulate(x, shift, scale)` | adaLN-zero |
-# | `rope_angles(length, head_size)`, `rotate(x, angles)` | positions as turns |
-# | `Attention`, `nearby(x, weights)`, `Block` | one layer, its two branches, and a glance back before each |
-# | `neighbors(x, places)`, `listen(blocks, ...)` | two readers and a judge: all letters but its own |
+# | `rope_angles(length, head_size)`, `apply_rope(x, angles)` | positions as turns |
+# | `Attention`, `causal_conv(x, weights)`, `Block` | one layer, its two branches, and a glance back before each |
+# | `neighbors(x, places)`, `hollow_attention(blocks, ...)` | two readers and a judge: all letters but its own |
 # | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, mask)` is $\log s$, `.denoise(...)` is $\log q$, `.logits(...)` comes before both |
 #
 # Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.

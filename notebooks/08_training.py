@@ -697,9 +697,6 @@ def draw_noise(
 
 # %% tags=["export"]
 from collections.abc import Sequence
-from functools import partial
-
-from torch.utils.checkpoint import checkpoint
 
 
 def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "guess") -> Tensor:
@@ -709,7 +706,8 @@ def training_loss(model: nn.Module, drawn: Sequence[Tensor], objective: str = "g
         losses = graph_of(model).loss(model(x_t, sigma_bar, mask), sigma_bar, x_t, x_0)
         losses = weight[:, None] * losses
     else:
-        log_q = model.denoise(x_t, sigma_bar, mask, graded=objective == "graded")
+        denoise = model.denoise_stacks if objective == "graded" else model.denoise
+        log_q = denoise(x_t, sigma_bar, mask)
         losses = -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]  # (…, B, L)
     if objective == "graded":
         losses = losses[0] + 0.3 * (losses[1] + losses[2])  # the judge, and both readers
@@ -723,8 +721,7 @@ class Objective(nn.Module):
         super().__init__()
         guesses = model.config.parametrization == "denoiser"  # else there is no guess to grade
         self.model, self.objective = model, config.objective if guesses else "score_entropy"
-        for block in model.blocks if config.gradient_checkpointing else ():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        model.gradient_checkpointing = config.gradient_checkpointing
         if config.torch_compile:
             model.logits = torch.compile(model.logits)
 
@@ -785,7 +782,7 @@ def test_parts_of_a_step_add_up(objective):
     else:
         expected, heads = 0.0, []
         model.head.register_forward_hook(lambda head, _, logits: heads.append(logits))
-        model.denoise(drawn[1], drawn[3], drawn[2], True)
+        model.denoise_stacks(drawn[1], drawn[3], drawn[2])
         for weight, logits in zip((1.0, 0.3, 0.3), heads[0].log_softmax(-1)):
             for b, free in enumerate(~drawn[2]):
                 surprise = -logits[b, torch.arange(160), x_0[b]]
@@ -799,7 +796,7 @@ def test_readers_are_graded_for_what_they_have_read():
     x_t = torch.randint(2, 106, (1, 12), generator=torch.Generator().manual_seed(1))
     moved = x_t.clone()
     moved[0, 5] = 50
-    told = [model.denoise(x, torch.ones(1), None, True)[:, 0] for x in (x_t, moved)]
+    told = [model.denoise_stacks(x, torch.ones(1))[:, 0] for x in (x_t, moved)]
     heard = (told[0] != told[1]).any(-1)  # (3, 12): whose answer letter 5 has changed, and where
     places = torch.arange(12)
     assert torch.equal(heard, torch.stack([places != 5, places > 5, places < 5]))
@@ -1261,7 +1258,9 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
     tiny_trainer(tmp_path).fit()  # saves after steps 3, 6 and 8
     latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
     content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path)
-    content[content.index(read_checkpoint(latest)["model"]["places"].numpy().tobytes())] ^= 1
+    content[
+        content.index(read_checkpoint(latest)["model"]["position_embedding"].numpy().tobytes())
+    ] ^= 1
     latest.write_bytes(content)  # a single bit is wrong
     older = previous.read_bytes()
     with pytest.warns(UserWarning, match="latest.pth is no whole checkpoint .*damaged.*previous"):

@@ -358,12 +358,12 @@ import numpy as np
 raw = (folder / "model.safetensors").read_bytes()
 n = int.from_bytes(raw[:8], "little")
 header = json.loads(raw[8 : 8 + n])
-header["given"]
+header["condition_embedding"]
 
 # %%
-start, end = header["given"]["data_offsets"]
+start, end = header["condition_embedding"]["data_offsets"]
 by_hand = np.frombuffer(raw[8 + n :][start:end], dtype="<f4")  # F32: four bytes a number
-assert (by_hand == pipeline.model.given.numpy(force=True)).all()
+assert (by_hand == pipeline.model.condition_embedding.numpy(force=True)).all()
 by_hand[:4]
 
 # %% [markdown]
@@ -499,7 +499,7 @@ def test_a_broken_config_is_refused(tmp_path):
 def test_broken_weights_are_refused(tmp_path):
     good = tiny_network().state_dict()
     small = tiny_network(vocab=DiscreteDiffusionConfig().vocab[:-1]).state_dict()
-    fewer = {name: weight for name, weight in good.items() if name != "given"}
+    fewer = {name: weight for name, weight in good.items() if name != "condition_embedding"}
     for content, reason in (
         (None, "No such file"),
         (b"", "header too small"),
@@ -507,9 +507,9 @@ def test_broken_weights_are_refused(tmp_path):
         (save(good)[:100], "header"),
         (pickle.dumps(Trap(tmp_path / "victim")), "header too large"),
         (save(small), "size mismatch for embedding.weight"),
-        (save(fewer), 'Missing key(s) in state_dict: "given"'),
+        (save(fewer), 'Missing key(s) in state_dict: "condition_embedding"'),
         (save(good | {"more": torch.ones(2)}), 'Unexpected key(s) in state_dict: "more"'),
-        (save(good | {"given": torch.full((16,), float("nan"))}), "given holds NaN or infinity"),
+        (save(good | {"condition_embedding": torch.full((16,), float("nan"))}), "condition_embedding holds NaN or infinity"),
     ):
         assert reason in refusal(tmp_path / "bad", "model.safetensors", content)
     assert not (tmp_path / "victim").exists()

@@ -461,8 +461,7 @@ def test_each_mask_opens_with_the_share_that_opens():
 test_each_mask_opens_with_the_share_that_opens()
 
 # %% [markdown]
-# A configuration names its graph, and a model has it. (The table `GRAPHS` of chapter 6 says in which module a
-# graph lies, and imports it when it is asked for. To add yours, add a line there.)
+# A configuration names its graph, and a model has it. (To add yours, add it to the table `GRAPHS` of chapter 6.)
 
 # %%
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer

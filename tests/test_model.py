@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from ddlm_core.model import (
     DiscreteDiffusionConfig,
     DiscreteDiffusionTransformer,
     Modulation,
+    apply_rope,
+    causal_conv,
     modulate,
-    nearby,
     rope_angles,
-    rotate,
     sinusoidal_features,
 )
 from ddlm_core.noise import GeometricNoise
@@ -44,10 +45,10 @@ BAD_CONFIGS = {
     "n_head must be a whole number, at least 1": {"n_head": -1},
     "step must be a whole number, at least 0": {"step": -1},
     "n_embd must be a multiple of 2 n_head = 4, got 18": {"n_embd": 18},
-    "near must be a whole number, at least 0, got -1": {"near": -1},
+    "conv_size must be a whole number, at least 0, got -1": {"conv_size": -1},
     "cond_dim must be even, got 7": {"cond_dim": 7},
-    r"dropout must be in \[0, 1\), got 1": {"dropout": 1.0},
-    r"dropout must be in \[0, 1\), got '0": {"dropout": "0.1"},
+    "dropout must be a number, at least 0 and below 1, got 1.0": {"dropout": 1.0},
+    "dropout must be a number, .* got '0.1'": {"dropout": "0.1"},
     "parametrization must be denoiser or score, got 'x'": {"parametrization": "x"},
     "graph must be uniform or absorbing, got 'ring'": {"graph": "ring"},
     "absorbing graph needs the parametrization": {"graph": "absorbing", "parametrization": "score"},
@@ -105,7 +106,7 @@ def test_rotary_products_depend_on_the_distance_only():
     g, length, size = torch.Generator().manual_seed(0), 40, 8
     q, k = torch.randn(2, 1, 1, 1, size, generator=g).double()
     angles = rope_angles(length, size).double()
-    turned_q, turned_k = (rotate(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
+    turned_q, turned_k = (apply_rope(x.expand(1, 1, length, size), angles)[0, 0] for x in (q, k))
     products = turned_q @ turned_k.T  # (L, L): query at the row, key at the column
     seen = torch.stack([products.diagonal(d)[0] for d in range(-39, 40)])
     for distance in range(-39, 40):
@@ -117,7 +118,7 @@ def test_rotary_products_depend_on_the_distance_only():
 
 def test_rotation_keeps_lengths_and_the_first_position():
     x = torch.randn(2, 3, 10, 8, generator=torch.Generator().manual_seed(0))
-    y = rotate(x, rope_angles(10, 8))
+    y = apply_rope(x, rope_angles(10, 8))
     assert torch.equal(y[:, :, 0], x[:, :, 0]) and not torch.allclose(y[:, :, 1:], x[:, :, 1:])
     assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
     assert torch.equal(rope_angles(3, 4), torch.tensor([[0, 0], [1, 0.01], [2, 0.02]]))
@@ -126,7 +127,7 @@ def test_rotation_keeps_lengths_and_the_first_position():
 def test_rotation_in_bfloat16_still_counts():
     x = torch.randn(1, 1, 300, 8, generator=torch.Generator().manual_seed(0))
     angles = rope_angles(300, 8)
-    assert (rotate(x.bfloat16(), angles) - rotate(x, angles)).abs().max() < 0.05
+    assert (apply_rope(x.bfloat16(), angles) - apply_rope(x, angles)).abs().max() < 0.05
 
 
 def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
@@ -138,7 +139,7 @@ def randomize(module: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
     return module
 
 
-def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, sees: Tensor) -> Tensor:
+def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, attn_mask: Tensor) -> Tensor:
     """One text (L, 16) that listens to others (M, 16), two heads of 8 features, by the formula."""
     speeds = 10_000 ** -(torch.arange(4).double() / 4)
 
@@ -153,7 +154,10 @@ def attention_by_hand(attention: Attention, x: Tensor, heard: Tensor, sees: Tens
         query = x @ attention.query.weight[here].T
         key, value = heard @ keys[here].T, heard @ values[here].T
         for i in range(len(x)):
-            q, may = arrows(query[i], attention.query_norm, i), sees[i].nonzero()[:, 0].tolist()
+            q, may = (
+                arrows(query[i], attention.query_norm, i),
+                attn_mask[i].nonzero()[:, 0].tolist(),
+            )
             k = [arrows(key[j], attention.key_norm, j % len(x)) for j in may]
             weights = torch.stack([(q * kj.conj()).real.sum() / 8**0.5 for kj in k]).softmax(0)
             seen[i, here] = weights @ value[may]
@@ -165,37 +169,36 @@ def attention_inputs() -> tuple[Attention, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     heard = torch.randn(2, 10, 16, generator=g, dtype=torch.float64)
-    sees = torch.rand(5, 10, generator=g) < 0.6
-    return randomize(Attention(small_config()).double()), x, heard, sees
+    attn_mask = torch.rand(5, 10, generator=g) < 0.6
+    return randomize(Attention(small_config()).double()), x, heard, attn_mask
 
 
 def test_attention_is_the_formula():
-    attention, x, heard, sees = attention_inputs()
-    found = attention(x, heard, rope_angles(5, 8).double(), sees)
+    attention, x, heard, attn_mask = attention_inputs()
+    found = attention(x, heard, rope_angles(5, 8).double(), attn_mask)
     for b in range(2):
-        by_hand = attention_by_hand(attention, x[b], heard[b], sees)
+        by_hand = attention_by_hand(attention, x[b], heard[b], attn_mask)
         assert torch.allclose(found[b], by_hand, atol=1e-6)
 
 
 def test_large_queries_and_keys_change_nothing():
-    attention, x, heard, sees = attention_inputs()
-    before = attention(x, heard, rope_angles(5, 8), sees)
+    attention, x, heard, attn_mask = attention_inputs()
+    before = attention(x, heard, rope_angles(5, 8), attn_mask)
     with torch.no_grad():
         attention.query.weight *= 1000
         attention.key_value.weight[:16] *= 1000  # the keys, not the values
-    assert torch.allclose(attention(x, heard, rope_angles(5, 8), sees), before)
+    assert torch.allclose(attention(x, heard, rope_angles(5, 8), attn_mask), before)
 
 
-def test_nearby_by_hand():
+def test_causal_conv_by_hand():
     x = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]])[..., None]  # (2, 4, 1)
     weights = torch.tensor([[10.0], [100.0]])  # one back, two back
     expected = [
         [1.0, 2 + 10, 4 + 20 + 100, 8 + 40 + 200],
         [3.0, 5 + 30, 7 + 50 + 300, 9 + 70 + 500],
     ]
-    assert nearby(x, weights)[..., 0].tolist() == expected
-    assert torch.equal(nearby(x[:, :1], weights), x[:, :1])  # nothing is before the first
-    assert nearby(x, None) is x
+    assert causal_conv(x, weights)[..., 0].tolist() == expected
+    assert torch.equal(causal_conv(x[:, :1], weights), x[:, :1])  # nothing is before the first
 
 
 def test_each_gate_opens_its_branch():
@@ -203,28 +206,28 @@ def test_each_gate_opens_its_branch():
     x = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     others = torch.randn(2, 5, 16, generator=g, dtype=torch.float64)
     cond = torch.randn(2, 8, generator=g, dtype=torch.float64)
-    sees = torch.ones(5, 5, dtype=torch.bool).tril()
-    block = Block(small_config(), reads=True).double()
-    assert torch.equal(block(x, None, cond, angles, sees), x)
+    attn_mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    block = Block(small_config(), causal=True).double()
+    assert torch.equal(block(x, None, cond, angles, attn_mask), x)
     randomize(block.attention)
     randomize(block.feed_forward)
-    randomize(block.near, seed=2)
-    assert torch.equal(block(x, others, cond, angles, sees), x)
+    randomize(block.conv, seed=2)
+    assert torch.equal(block(x, others, cond, angles, attn_mask), x)
     parts = block.modulation.linear.bias.data.view(6, 16)  # shift, scale, gate; and once more
 
     def normed(y: Tensor) -> Tensor:
         return 1.5 * nn.functional.layer_norm(y, (16,)) + 0.2
 
     for heard in (None, others):
-        asks, thinks = (nearby(normed(x), weights) for weights in block.near)
+        asks, thinks = (causal_conv(normed(x), weights) for weights in block.conv)
         asked = asks if heard is None else normed(heard)
         for first, step in (
-            (0, block.attention(asks, asked, angles, sees)),
+            (0, block.attention(asks, asked, angles, attn_mask)),
             (3, block.feed_forward(thinks)),
         ):
             parts.zero_()
             parts[first], parts[first + 1], parts[first + 2] = 0.2, 0.5, -2.0
-            assert torch.allclose(block(x, heard, cond, angles, sees), x - 2.0 * step)
+            assert torch.allclose(block(x, heard, cond, angles, attn_mask), x - 2.0 * step)
 
 
 def small_network(seed: int = 0, **changes) -> DiscreteDiffusionTransformer:
@@ -278,7 +281,13 @@ def test_network_wakes_from_the_top():
             assert {name for name, moves in moving.items() if moves} == {"head.weight", "head.bias"}
         elif step == 1:
             gates = {name for name in moving if "modulation" in name}
-            ends = {"embedding.weight", "places", "given", "head.weight", "head.bias"}
+            ends = {
+                "embedding.weight",
+                "position_embedding",
+                "condition_embedding",
+                "head.weight",
+                "head.bias",
+            }
             assert {name for name, moves in moving.items() if moves} == ends | gates
     assert all(moving.values())
 
@@ -314,16 +323,18 @@ def test_each_text_has_its_own_noise():
 def test_places_are_added_by_position():
     x_t, sigma_bar = noised_batch()
     network = small_network(-1)  # its blocks do nothing yet
-    assert (network.places == 0).all() and (network.given == 0).all()
+    assert (network.position_embedding == 0).all() and (network.condition_embedding == 0).all()
     randomize(network.head)
     alike = network.logits(torch.full_like(x_t, 5), sigma_bar)
     inner = alike[:, 1:-1]
     assert torch.equal(inner, inner[:, :1].expand_as(inner))  # nothing tells the places apart
     assert not torch.equal(alike[:, 0], alike[:, 1])  # but the ends, with one neighbor
     with torch.no_grad():
-        network.places.copy_(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)))
+        network.position_embedding.copy_(
+            torch.randn(12, 16, generator=torch.Generator().manual_seed(0))
+        )
     for i in range(7):
-        x = 2 * network.places[i].expand(3, 16)  # one from each reader
+        x = 2 * network.position_embedding[i].expand(3, 16)  # one from each reader
         for j in (i - 1, i + 1):
             x = x + network.embedding.weight[x_t[:, j]] if 0 <= j < 7 else x
         expected = network.head(nn.functional.layer_norm(x, (16,)))
@@ -374,7 +385,7 @@ def test_mask_matters_only_through_given():
     changed = (told != plain).any(-1)
     assert changed[0].tolist() == [i != 2 for i in range(7)] and not changed[1:].any()
     with torch.no_grad():
-        network.given.zero_()
+        network.condition_embedding.zero_()
     assert torch.equal(network(x_t, sigma_bar, some), plain)
 
 
@@ -430,8 +441,8 @@ def test_network_refuses_inputs_in_one_line():
         r"sigma_bar must be floating, of shape \(B,\) = \(3,\)": (x_t, s[:2]),
         r"sigma_bar .* got torch.float64, \(\)": (x_t, s[0]),
         "sigma_bar .* got torch.int64": (x_t, s.long()),
-        "mask must be bool .* got torch.float32": (x_t, s, mask.float()),
-        r"mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
+        "condition_mask must be bool .* got torch.float32": (x_t, s, mask.float()),
+        r"condition_mask must be bool \(3, 7\), got torch.bool, \(3, 6\)": (x_t, s, mask[:, :6]),
     }.items():
         with pytest.raises(ValueError, match=message) as error:
             network(*inputs)
@@ -444,15 +455,15 @@ def expected_parameters(config: DiscreteDiffusionConfig) -> int:
     biases = (4 + 5) * d if config.bias else 0  # query, key, value, out; up 4, down 1
     block = 6 * d * (d_c + 1) + attention + feed_forward + biases
     ends = (V + config.block_size + 1) * d + 2 * (d_c + d) * (d_c + 1) + V * (d + 1)
-    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.near * d
+    return ends + config.n_layer * block + (config.n_layer - 1) // 2 * 4 * config.conv_size * d
 
 
 def test_number_of_parameters():
     for config in (
         DiscreteDiffusionConfig(),
         small_config(),
-        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, near=1),
-        small_config(near=0),
+        small_config(bias=True, n_layer=3, n_head=4, cond_dim=6, conv_size=1),
+        small_config(conv_size=0),
     ):
         network = DiscreteDiffusionTransformer(config)
         assert sum(p.numel() for p in network.parameters()) == expected_parameters(config)
@@ -464,15 +475,15 @@ def test_save_and_load(tmp_path: Path):
     for parametrization in ("denoiser", "score"):
         changes = {"parametrization": parametrization, "sigma_max": 5.0, "padded": True}
         network = small_network(**changes).float()
-        network.config.step, network.config.ema = 1234, True
-        network.save_pretrained(tmp_path)
+        described = replace(network.config, step=1234, ema=True)
+        network.save_pretrained(tmp_path, config=described)
         assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
-        described = json.loads((tmp_path / "config.json").read_text())
-        assert DiscreteDiffusionConfig(**described) == network.config
-        assert described["step"] == 1234 and described["ema"] is True
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert DiscreteDiffusionConfig(**saved) == described
+        assert saved["step"] == 1234 and saved["ema"] is True
         torch.manual_seed(1)  # whatever was random at construction must be replaced
         loaded = DiscreteDiffusionTransformer.from_pretrained(tmp_path)
-        assert loaded.config == network.config and not loaded.training
+        assert loaded.config == described and not loaded.training
         assert isinstance(loaded.config.vocab, tuple)
         sigma = sigma_bar.float()
         assert torch.equal(loaded(x_t, sigma, mask), network(x_t, sigma, mask))

@@ -76,7 +76,7 @@ def test_a_broken_config_is_refused(tmp_path):
 def test_broken_weights_are_refused(tmp_path):
     good = tiny_network().state_dict()
     small = tiny_network(vocab=DiscreteDiffusionConfig().vocab[:-1]).state_dict()
-    fewer = {name: weight for name, weight in good.items() if name != "given"}
+    fewer = {name: weight for name, weight in good.items() if name != "condition_embedding"}
     for content, reason in (
         (None, "No such file"),
         (b"", "header too small"),
@@ -84,9 +84,12 @@ def test_broken_weights_are_refused(tmp_path):
         (save(good)[:100], "header"),
         (pickle.dumps(Trap(tmp_path / "victim")), "header too large"),
         (save(small), "size mismatch for embedding.weight"),
-        (save(fewer), 'Missing key(s) in state_dict: "given"'),
+        (save(fewer), 'Missing key(s) in state_dict: "condition_embedding"'),
         (save(good | {"more": torch.ones(2)}), 'Unexpected key(s) in state_dict: "more"'),
-        (save(good | {"given": torch.full((16,), float("nan"))}), "given holds NaN or infinity"),
+        (
+            save(good | {"condition_embedding": torch.full((16,), float("nan"))}),
+            "condition_embedding holds NaN or infinity",
+        ),
     ):
         assert reason in refusal(tmp_path / "bad", "model.safetensors", content)
     assert not (tmp_path / "victim").exists()

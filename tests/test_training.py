@@ -119,7 +119,7 @@ def test_parts_of_a_step_add_up(objective):
     else:
         expected, heads = 0.0, []
         model.head.register_forward_hook(lambda head, _, logits: heads.append(logits))
-        model.denoise(drawn[1], drawn[3], drawn[2], True)
+        model.denoise_stacks(drawn[1], drawn[3], drawn[2])
         for weight, logits in zip((1.0, 0.3, 0.3), heads[0].log_softmax(-1)):
             for b, free in enumerate(~drawn[2]):
                 surprise = -logits[b, torch.arange(160), x_0[b]]
@@ -133,7 +133,7 @@ def test_readers_are_graded_for_what_they_have_read():
     x_t = torch.randint(2, 106, (1, 12), generator=torch.Generator().manual_seed(1))
     moved = x_t.clone()
     moved[0, 5] = 50
-    told = [model.denoise(x, torch.ones(1), None, True)[:, 0] for x in (x_t, moved)]
+    told = [model.denoise_stacks(x, torch.ones(1))[:, 0] for x in (x_t, moved)]
     heard = (told[0] != told[1]).any(-1)  # (3, 12): whose answer letter 5 has changed, and where
     places = torch.arange(12)
     assert torch.equal(heard, torch.stack([places != 5, places > 5, places < 5]))
@@ -282,7 +282,9 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
     tiny_trainer(tmp_path).fit()  # saves after steps 3, 6 and 8
     latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
     content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path)
-    content[content.index(read_checkpoint(latest)["model"]["places"].numpy().tobytes())] ^= 1
+    content[
+        content.index(read_checkpoint(latest)["model"]["position_embedding"].numpy().tobytes())
+    ] ^= 1
     latest.write_bytes(content)  # a single bit is wrong
     older = previous.read_bytes()
     with pytest.warns(UserWarning, match="latest.pth is no whole checkpoint .*damaged.*previous"):

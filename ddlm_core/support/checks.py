@@ -1,12 +1,14 @@
 """What configurations and arguments may hold; what is wrong is a ``ValueError`` of one line."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ddlm_core.support.errors import UserError
 
 WHOLE, ANY = (int, int | None), (float, float | None)  # types of fields
 FROM_ZERO = ("num_workers", "warmup_steps", "seed")
@@ -30,37 +32,22 @@ def check_settings(config: Any) -> None:
             raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
 
 
-def check_config(config: Any, graphs: Iterable[str]) -> None:
-    """Raise a ``ValueError`` of one line for a network that cannot be built."""
-    for name in ("block_size", "n_layer", "n_head", "n_embd", "cond_dim", "near", "step"):
-        value, least = getattr(config, name), int(name not in ("near", "step"))
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if config.n_embd % (unit := 2 * config.n_head):
-        raise ValueError(f"n_embd must be a multiple of 2 n_head = {unit}, got {config.n_embd}")
-    if config.cond_dim % 2:
-        raise ValueError(f"cond_dim must be even, got {config.cond_dim}")
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout!r}")
-    for name, known in (("parametrization", ("denoiser", "score")), ("graph", graphs)):
-        if (value := getattr(config, name)) not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
-    if config.graph != "uniform" and config.parametrization == "score":
-        raise ValueError(f"the {config.graph} graph needs the parametrization denoiser")
-
-
-def check_input(input_ids: Tensor, sigma_bar: Tensor, mask: Tensor | None, longest: int) -> None:
-    """Raise a ``ValueError`` of one line for inputs that the network cannot take."""
+def check_input(
+    input_ids: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None, longest: int
+) -> None:
+    """Raise a ``UserError`` of one line for inputs that the network cannot take."""
     shape = tuple(input_ids.shape)
     if len(shape) != 2 or input_ids.dtype != torch.int64:
-        raise ValueError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
+        raise UserError(f"input_ids must be int64 of shape (B, L), got {input_ids.dtype}, {shape}")
     if not 1 <= shape[1] <= longest:
-        raise ValueError(f"a text has 1 to {longest} tokens here, got {shape[1]}")
+        raise UserError(f"a text has 1 to {longest} tokens here, got {shape[1]}")
     if sigma_bar.shape != shape[:1] or not sigma_bar.is_floating_point():
         got = f"{sigma_bar.dtype}, {tuple(sigma_bar.shape)}"
-        raise ValueError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
+        raise UserError(f"sigma_bar must be floating, of shape (B,) = {shape[:1]}, got {got}")
+    mask = condition_mask
     if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be bool {shape}, got {mask.dtype}, {tuple(mask.shape)}")
+        got = f"{mask.dtype}, {tuple(mask.shape)}"
+        raise UserError(f"condition_mask must be bool {shape}, got {got}")
 
 
 def has_denoiser(model: Any) -> bool:
