@@ -1,24 +1,25 @@
-"""Where should the steps lie, and what else could a question to the network buy? Exact, no samples.
+"""Where should the steps lie, and what else could a function evaluation buy? Exact, no samples.
 
 Prints the total variation distance between the language of chapter 7's tiny world and what a run
-writes, for many kinds of run with the same number of questions to the ideal network.
+writes, for many kinds of run with the same number of evaluations of the ideal network.
 """
 
 import argparse
-import runpy
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.sampler import analytic_probs, noise_levels
-
-SAMPLER = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "test_sampler.py"))
-written, total_variation, word_kernel, product_of_positions = (
-    SAMPLER[name] for name in ("written", "total_variation", "word_kernel", "product_of_positions")
+from ddlm_core.tiny_world import (
+    TinyWorld,
+    product_of_positions,
+    three_letter_world,
+    total_variation,
+    word_kernel,
+    written,
 )
+
 NOISE = GeometricNoise()
 
 
@@ -30,20 +31,20 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def step_kernel(world: Any, now: Tensor, after: Tensor) -> Tensor:
+def step_kernel(world: TinyWorld, now: Tensor, after: Tensor) -> Tensor:
     """(W, W): one analytic step back, with gradients to the noise levels."""
     log_q = world.denoise(world.words, now.expand(len(world.words)))
     return product_of_positions(world, analytic_probs(log_q, world.words, now, after))
 
 
-def distance(world: Any, levels: Tensor) -> Tensor:
+def distance(world: TinyWorld, levels: Tensor) -> Tensor:
     probs = torch.full_like(world.probs, 1 / len(world.probs))
     for now, after in zip(levels[:-1], levels[1:]):
         probs = probs @ step_kernel(world, now, after)
     return (probs - world.probs).abs().sum() / 2
 
 
-def optimized(world: Any, num_steps: int, updates: int) -> Tensor:
+def optimized(world: TinyWorld, num_steps: int, updates: int) -> Tensor:
     """The noise levels of this many steps that bring a run closest to the language (Adam)."""
     start = noise_levels(NOISE, num_steps, "cosine")[1:-1]
     ratios = torch.cat([NOISE.sigma_bar(torch.ones(1).double()), start]).log().diff().neg()
@@ -66,8 +67,8 @@ def optimized(world: Any, num_steps: int, updates: int) -> Tensor:
     return found
 
 
-def corrected(world: Any, num_steps: int, schedule: str) -> float:
-    """Half of the questions go to correctors: noise of half a step is added and removed again."""
+def corrected(world: TinyWorld, num_steps: int, schedule: str) -> float:
+    """Half of the evaluations go to correctors: noise of half a step is added and removed again."""
     levels = noise_levels(NOISE, num_steps // 2, schedule)
     probs = torch.full_like(world.probs, 1 / len(world.probs))
     for now, after in zip(levels[:-1], levels[1:]):
@@ -77,12 +78,12 @@ def corrected(world: Any, num_steps: int, schedule: str) -> float:
     return total_variation(probs, world.probs)
 
 
-def rows(world: Any, steps: list[int], updates: int) -> dict[str, list[float]]:
-    """Name of a kind of run to its distance for each number of questions."""
+def rows(world: TinyWorld, steps: list[int], updates: int) -> dict[str, list[float]]:
+    """Name of a kind of run to its distance for each number of function evaluations."""
     table = {}
     for schedule in ("linear", "fraction", "cosine"):
         for method in ("analytic", "euler"):
-            runs = (written(world, noise_levels(NOISE, n, schedule), method) for n in steps)
+            runs = (written(world, noise_levels(NOISE, n, schedule), method=method) for n in steps)
             table[f"{method}, {schedule}"] = [total_variation(p, world.probs) for p in runs]
     runs = (written(world, noise_levels(NOISE, n, "cosine", denoise_last=False)) for n in steps)
     table["analytic, cosine, last noise left in"] = [total_variation(p, world.probs) for p in runs]
@@ -104,8 +105,8 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.steps, args.updates = [8, 24, 32], 50
-    world = SAMPLER["three_letter_world"]()
-    print("| run | " + " | ".join(f"{n} questions" for n in args.steps) + " |")
+    world = three_letter_world()
+    print("| run | " + " | ".join(f"NFE {n}" for n in args.steps) + " |")
     print("|---|" + "---|" * len(args.steps))
     for name, values in rows(world, args.steps, args.updates).items():
         print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |", flush=True)

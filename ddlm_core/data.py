@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ddlm_core import stories
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.seeds import derive_seed
 from ddlm_core.support.sources import Piece, in_blocks, read_stories, source_key
-from ddlm_core.support.store import stored
+from ddlm_core.support.store import MappedArray, StoredText, stored
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'POCKET', 'pocket_stories', 'stored_tokens', 'setup_dataloaders']  # fmt: skip
+__all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'POCKET', 'pocket_stories', 'stored_tokens', 'Loaders', 'setup_dataloaders', 'batches_from']  # fmt: skip
 
 
 def encode_stories(
@@ -27,15 +31,18 @@ def encode_stories(
     """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
 
     A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
+
+    Raises:
+        UserError: if a story has more than ``pad_to`` characters.
     """
     end = 0
     for texts, is_end, hashes in in_blocks(pieces):
         lengths = np.array([len(text) for text in texts])
         fill = is_end * (1 if pad_to is None else pad_to - lengths)
         if (fill < 0).any():
-            raise ValueError(f"a story of {lengths.max()} characters does not fit in {pad_to}")
-        places = np.repeat(np.cumsum(lengths), fill)  # of every <PAD>
-        tokens = np.insert(tokenizer.encode_numpy("".join(texts)), places, PAD_ID)
+            raise UserError(f"a story of {lengths.max()} characters does not fit in {pad_to}")
+        behind = np.repeat(np.cumsum(lengths), fill)  # where every <PAD> goes
+        tokens = np.insert(tokenizer.encode_numpy("".join(texts)), behind, PAD_ID)
         ends = end + np.cumsum(lengths + fill)
         end = ends[-1]
         yield tokens, ends[is_end], hashes
@@ -48,8 +55,9 @@ def split_stories(
 
     A part gets at most ``held_out`` stories and a tenth of all, or a twentieth of one running text.
     """
-    if len(ends) < 3:
-        return np.split(tokens, [len(tokens) * share // 20 for share in range(20 - parts, 20)])
+    if len(ends) < 3:  # running text
+        twentieths = np.arange(20 - parts, 20)
+        return np.split(tokens, len(tokens) * twentieths // 20)
     count, held = min(held_out, max(1, len(ends) // 10)), []
     for _ in range(parts):
         border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
@@ -66,10 +74,15 @@ def split_stories(
 
 
 class TokenWindows(Dataset):
-    """Windows of ``length`` tokens, asked for by where they start, ``<PAD>`` beyond the end."""
+    """Windows of ``length`` tokens, uint8, asked for by where they start; ``<PAD>`` beyond the end.
 
-    def __init__(self, tokens: np.ndarray, length: int) -> None:
-        self.tokens, self.length = tokens, length
+    ``vocab`` is what the tokens mean, if that is known: a trainer compares it with its network's.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray | MappedArray, length: int, vocab: tuple[str, ...] | None = None
+    ) -> None:
+        self.tokens, self.length, self.vocab = tokens, length, vocab
 
     def __getitem__(self, start: int) -> Tensor:
         window = self.tokens[start : start + self.length]
@@ -78,11 +91,15 @@ class TokenWindows(Dataset):
 
 
 class WindowSampler(Sampler[int]):
-    """Starts of the windows of ``epoch``, shuffled, without ``skip``; cut anew unless ``aligned``."""
+    """Starts of the windows of ``epoch``, shuffled, without ``skip``; cut anew unless ``aligned``.
+
+    Raises:
+        UserError: if the text is shorter than a window.
+    """
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:
-            raise ValueError(f"{tokens} tokens are shorter than one window of {length}")
+            raise UserError(f"{tokens} tokens are shorter than one window of {length}")
         self.tokens, self.length, self.seed, self.aligned = tokens, length, seed, aligned
         self.epoch = self.skip = 0
 
@@ -90,7 +107,7 @@ class WindowSampler(Sampler[int]):
         return max(1, self.tokens // self.length - (not self.aligned))
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "windows", self.epoch))
         slack = 0 if self.aligned else min(self.length, self.tokens - self.length)
         shift = int(torch.randint(slack + 1, (), generator=generator))
         order = torch.randperm(len(self), generator=generator)
@@ -99,9 +116,11 @@ class WindowSampler(Sampler[int]):
             yield from (shift + part * self.length).tolist()
 
 
-def evaluation_loader(tokens: np.ndarray, length: int, batch_size: int) -> DataLoader:
+def evaluation_loader(
+    tokens: np.ndarray, length: int, batch_size: int, vocab: tuple[str, ...] | None = None
+) -> DataLoader:
     """Batches of all windows side by side, in order, uint8 (B, L)."""
-    windows, starts = TokenWindows(tokens, length), range(0, len(tokens), length)
+    windows, starts = TokenWindows(tokens, length, vocab), range(0, len(tokens), length)
     return DataLoader(windows, batch_size, sampler=starts)
 
 
@@ -117,13 +136,14 @@ def pocket_stories(n: int, seed: int) -> Iterator[Piece]:
 
 def stored_tokens(
     source: str,
-    split: str,
-    limit: int | None,
-    column: str,
-    seed: int,
     tokenizer: CharacterLevelTokenizer,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    column: str = "text",
+    seed: int = 0,
     pad_to: int | None = None,
-) -> tuple[np.ndarray, ...]:
+) -> StoredText:
     """Tokens, ends and hashes of a source's stories, memory-mapped; a second call reads no text."""
     if source == POCKET:
         grammar = sha256(Path(stories.__file__).read_bytes()).hexdigest()
@@ -135,34 +155,72 @@ def stored_tokens(
     return stored((key, tokenizer.vocab, pad_to), lambda: encode_stories(read(), tokenizer, pad_to))
 
 
+class Loaders(NamedTuple):
+    """Batches to train on, to validate with and to test with, uint8 (B, L); and the tokenizer."""
+
+    train: DataLoader
+    val: DataLoader
+    test: DataLoader
+    tokenizer: CharacterLevelTokenizer
+
+
 def setup_dataloaders(
     dataset_name: str = "roneneldan/TinyStories",
+    *,
     train_samples: int | None = None,
     val_samples: int = 1000,
-    context_len: int = 256,
+    context_length: int = 256,
     batch_size: int = 64,
     num_workers: int = 0,
     val_dataset_name: str | None = None,
     text_column: str = "text",
     seed: int = 0,
-) -> tuple[DataLoader, DataLoader, DataLoader, CharacterLevelTokenizer]:
-    """Training, validation and test batches, uint8 (B, context_len), and the tokenizer.
+    tokenizer: CharacterLevelTokenizer | None = None,
+) -> Loaders:
+    """Batches of windows of ``context_length`` tokens, from any text.
 
     Args:
         dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
         train_samples: stories to read (megabytes, for a ``.txt``); if not given all, or 100,000 of ours.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
+        tokenizer: that of the network, ``model.config.tokenizer``; by default that of chapter 1.
+
+    Raises:
+        UserError: if a file cannot be read as text, or if all of it is shorter than a window.
+        OSError: if there is no such file, or if the Hub cannot be reached.
     """
-    tokenizer, aligned = CharacterLevelTokenizer(), dataset_name == POCKET
-    pad_to = context_len if aligned else None
+    tokenizer, aligned = tokenizer or CharacterLevelTokenizer(), dataset_name == POCKET
+    how = {"column": text_column, "pad_to": context_length if aligned else None}
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = stored_tokens(dataset_name, "train", limit, text_column, seed, tokenizer, pad_to)
-    train, *held = split_stories(*text, val_samples, parts=2 if val_dataset_name is None else 1)
+    text = stored_tokens(dataset_name, tokenizer, limit=limit, seed=seed, **how)
+    parts = 2 if val_dataset_name is None else 1
+    first, *held = split_stories(text.tokens[:], text.ends[:], text.hashes[:], val_samples, parts)
     if val_dataset_name is not None:
-        other = (val_dataset_name, "validation", val_samples, text_column, seed + 1)
-        held.insert(0, stored_tokens(*other, tokenizer, pad_to)[0])
-    sampler = WindowSampler(len(train), context_len, seed, aligned)
-    options = {"sampler": sampler, "drop_last": True, "num_workers": num_workers}
-    loader = DataLoader(TokenWindows(train, context_len), min(batch_size, len(sampler)), **options)
-    return loader, *(evaluation_loader(part, context_len, batch_size) for part in held), tokenizer
+        how |= {"split": "validation", "limit": val_samples, "seed": seed + 1}
+        held.insert(0, stored_tokens(val_dataset_name, tokenizer, **how).tokens[:])
+    windows = TokenWindows(text.tokens.first(len(first)), context_length, tokenizer.vocab)
+    sampler = WindowSampler(len(first), context_length, seed, aligned)
+    full = {"batch_size": min(batch_size, len(sampler)), "drop_last": True}
+    train = DataLoader(windows, sampler=sampler, num_workers=num_workers, **full)
+    val, test = (
+        evaluation_loader(part, context_length, batch_size, tokenizer.vocab) for part in held
+    )
+    return Loaders(train, val, test, tokenizer)
+
+
+def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[Tensor]:
+    """The windows of each step from ``step`` on, uint8 (B, L): ``micro_batches`` batches, joined.
+
+    A step never joins batches of two epochs; those that are left over at the end of one are dropped.
+    """
+    steps = len(loader) // micro_batches  # in an epoch
+    epoch, done = divmod(step, steps)
+    while True:
+        if ours := isinstance(loader.sampler, WindowSampler):  # it skips without reading
+            loader.sampler.epoch = epoch
+            loader.sampler.skip = done * micro_batches * loader.batch_size
+        batches = islice(loader, 0 if ours else done * micro_batches, None)
+        for _ in range(done, steps):
+            yield torch.cat(list(islice(batches, micro_batches)))
+        epoch, done = epoch + 1, 0

@@ -80,8 +80,8 @@ def _arguments(
     check_range(1, config.block_size, seq_len=how["seq_len"])
     check_range(0.001, 1000, temperature=how["temperature"])
     if template is not None:
-        how["template"], how["mask"] = encode_template(template, seq_len, config)
-        how["seq_len"] = len(how["mask"])
+        how["template"], how["condition_mask"] = encode_template(template, seq_len, config)
+        how["seq_len"] = len(how["condition_mask"])
     return how
 
 

@@ -1,38 +1,48 @@
 # Generated from notebooks/07_sampler.py by tools/export.py: edit that, then run `make export`.
 """Sampling."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddlm_core.forward import transition
-from ddlm_core.loss import UNIFORM, Graph, denoiser_log_score, graph_of
-from ddlm_core.noise import GeometricNoise, resample_probability
-from ddlm_core.support.checks import check_sampling, has_denoiser, with_given
+from ddlm_core.loss import UNIFORM, Denoiser, Graph, ScoreModel, graph_of, noise_column
+from ddlm_core.noise import GeometricNoise, NoiseSchedule, as_float_tensor, resample_probability
+from ddlm_core.support.checks import check_range
+from ddlm_core.support.errors import UserError
 
-__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'reverse_probs', 'churned_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
+__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'METHODS', 'has_denoiser', 'reverse_probs', 'churned_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
 
-
-def _column(noise: Tensor | float, like: Tensor) -> Tensor:
-    """Noise, a scalar or (B,), as (1, 1) or (B, 1, 1) like ``like``, (B, L, V)."""
-    return torch.as_tensor(noise, dtype=like.dtype, device=like.device)[..., None, None]
+"""Reverse diffusion: the step of one position, time grids, and the one loop that writes text."""
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Euler step ($\tau$-leaping): ratios (B, L, V), tokens (B, L) to probabilities (B, L, V)."""
-    jump = (_column(delta_sigma, score) * score / score.shape[-1]).scatter(-1, x_t[..., None], 0.0)
+    r"""Euler step ($\tau$-leaping): probabilities (B, L, V) of the tokens before a noise $\Delta$.
+
+    From ratios (B, L, V), not their logs, tokens int64 (B, L), and the noise to remove, a scalar or
+    (B,). Other shapes of the noise raise a ``ValueError``. (SEDD, Lou, Meng & Ermon 2024, section 4; unlike
+    theirs, jumps that sum to more than 1 are cut to sum to 1.)
+    """
+    jump = (noise_column(delta_sigma, score) * score / score.shape[-1]).scatter(
+        -1, x_t[..., None], 0.0
+    )
     jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)  # departure: jumps sum to at most 1
     return jump.scatter(-1, x_t[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
 
 
 def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Ratios $e^{-\Delta Q}s$ (B, L, V): the noise of a step undone at each position (SEDD, Tweedie)."""
-    growth = torch.expm1(_column(delta_sigma, score))  # e^Δ - 1
+    r"""Ratios $e^{-\Delta Q}s$, (B, L, V): the noise $\Delta$ of a step undone at each position.
+
+    ``delta_sigma`` is a scalar or (B,). With a score that is off, an entry can be negative. (SEDD, Lou,
+    Meng & Ermon 2024, theorem 4.2: discrete Tweedie.)
+    """
+    growth = torch.expm1(noise_column(delta_sigma, score))  # e^Δ - 1
     return score + growth * (score - score.mean(-1, keepdim=True))
 
 
@@ -43,11 +53,16 @@ def analytic_probs(
     sigma_bar_s: Tensor | float,
     graph: Graph = UNIFORM,
 ) -> Tensor:
-    """Reverse step between two noises, (B,) or scalars, exact at each position if q is: (B, L, V)."""
-    after = torch.as_tensor(sigma_bar_s, dtype=log_q.dtype, device=log_q.device)
-    delta = torch.as_tensor(sigma_bar_t, dtype=log_q.dtype, device=log_q.device) - after
-    belief = graph.marginal(log_q, x_t, after)  # p(x_s = y)
-    weight = belief * graph.likelihood(x_t, delta, log_q.shape[-1])  # times p(x_t | x_s = y)
+    r"""Reverse step from $\bar\sigma_t$ to $\bar\sigma_s$: $p(x_s = y \mid x_t)$, (B, L, V), by Bayes' rule.
+
+    Exact at each position if the denoising distribution ``log_q``, (B, L, V), is. The tokens are
+    int64 (B, L), each noise is a scalar or (B,); other shapes raise a ``ValueError``. (The exact posterior
+    of D3PM, Austin et al. 2021, averaged over $x_0$; equal to Tweedie's step of SEDD.)
+    """
+    after = noise_column(sigma_bar_s, log_q)[..., 0, 0]  # a scalar or (B,)
+    delta_sigma = noise_column(sigma_bar_t, log_q)[..., 0, 0] - after
+    prior = graph.marginal(log_q, x_t, after)  # p(x_s = y), before x_t counts here
+    weight = prior * graph.likelihood(x_t, delta_sigma, log_q.shape[-1])  # times p(x_t | x_s = y)
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -55,16 +70,17 @@ SCHEDULES = ("linear", "cosine", "fraction")
 
 
 def create_timestep_schedule(
-    num_steps: int, schedule: str = "linear", noise: GeometricNoise | None = None
+    num_steps: int, schedule: str = "linear", noise: NoiseSchedule | None = None
 ) -> Tensor:
-    r"""Times at which a run stops, from 1 (noise) down to 0 (text): float64 (num_steps + 1,).
+    r"""The time grid of a run, from 1 (noise) down to 0 (text): float64 (num_steps + 1,).
 
-    Equal steps of t (``linear``) or of the share of redrawn letters (``fraction``), or ``cosine``.
+    Equal steps of t (``"linear"``) or of the corruption probability (``"fraction"``), or ``"cosine"``:
+    $1 - \alpha = 1 - \sin(\pi u / 2)$ after a share u of the steps, for the given noise schedule (by
+    default ``GeometricNoise()``). A number of steps below 1 or an unknown name is a ``UserError``.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    check_range(1, math.inf, num_steps=num_steps)
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+        raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
     share = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     if schedule == "linear":
         return 1 - share
@@ -77,66 +93,145 @@ def create_timestep_schedule(
 
 
 def noise_levels(
-    noise: GeometricNoise, num_steps: int, schedule: str = "linear", denoise_last: bool = True
+    noise: NoiseSchedule, num_steps: int, schedule: str = "linear", denoise_last: bool = True
 ) -> Tensor:
-    r"""Total noise at these times, (num_steps + 1,); the last is 0, or $\bar\sigma(0)$ if told so."""
+    r"""Total noise at the times of ``create_timestep_schedule``: float64 (num_steps + 1,).
+
+    The last level is 0, so that the last step leads to clean text; without ``denoise_last`` it is
+    $\bar\sigma(0)$. Errors as there.
+    """
     levels = noise.sigma_bar(create_timestep_schedule(num_steps, schedule, noise))
     return torch.cat([levels[:-1], levels.new_zeros(1)]) if denoise_last else levels
 
 
 def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
     """The first index whose cumulative probability exceeds a uniform number: (…, V), (…) to (…)."""
-    ruler = probs.cumsum(-1)  # rows need not be normalized
-    end = ruler[..., -1:]
-    dart = uniform.to(probs.dtype).to(probs.device)[..., None] * end
-    dart = dart.minimum(torch.nextafter(end, torch.zeros_like(end)))  # rounding can reach the end
-    return (ruler <= dart).sum(-1)
+    cdf = probs.cumsum(-1)
+    total = cdf[..., -1:]  # rows need not be normalized
+    u = uniform.to(probs.dtype).to(probs.device)[..., None] * total
+    u = u.minimum(torch.nextafter(total, torch.zeros_like(total)))  # rounding can reach the total
+    return (cdf <= u).sum(-1)
+
+
+def _uniform(generator: torch.Generator | None, length: int) -> Tensor:
+    """Random numbers in [0, 1), float64 (L,), on the device of the generator."""
+    device = "cpu" if generator is None else generator.device
+    return torch.rand(length, dtype=torch.float64, generator=generator, device=device)
 
 
 def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
-    """CPU generators; the one of sample i depends on ``seed`` (at least 0) and first + i alone."""
+    """CPU generators, one for each text: that of text i depends on ``seed`` and ``first + i`` alone.
+
+    Hand them to ``denoising_steps`` as ``generator``. Negative numbers raise a ``UserError``.
+    """
+    check_range(0, math.inf, seed=seed, batch_size=batch_size, first=first)
     base = int(np.random.SeedSequence(seed).generate_state(1)[0]) + first
     return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
+METHODS = ("analytic", "euler")
+
+
+def has_denoiser(model: ScoreModel) -> TypeGuard[Denoiser]:
+    """Whether the model gives $\\log q$; if not, all that it has are log-scores."""
+    config = getattr(model, "config", None)  # a network may be of the paper's kind
+    return hasattr(model, "denoise") and getattr(config, "parametrization", "") != "score"
+
+
+def _per_text(noise: Tensor | float, x_t: Tensor) -> Tensor:
+    """Noise, a scalar or (B,), as the (B,) that a model takes with tokens (B, L)."""
+    noise = as_float_tensor(noise).to(x_t.device)
+    if noise.shape not in ((), x_t.shape[:1]):
+        got = tuple(noise.shape)
+        raise UserError(f"noise must be a scalar or of shape ({len(x_t)},), got {got}")
+    return noise.expand(len(x_t))
+
+
+def _check_step(model: ScoreModel, method: str, temperature: float, churn: float = 0.0) -> None:
+    """Raise a ``UserError`` if the model cannot take such steps."""
+    graph = graph_of(model)
+    if method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "euler" and not graph.supports_scores:
+        raise UserError(f"the method euler does not work with the {graph.name} graph: use analytic")
+    if temperature != 1 and not (0 < temperature < math.inf and has_denoiser(model)):
+        limits = "1, or above 0 and finite if the model has a denoiser"
+        raise UserError(f"temperature must be {limits}, got {temperature}")
+    check_range(0.0, 1.0, churn=churn)
+    if churn and not graph.supports_churn:
+        raise UserError(f"churn must be 0 with the {graph.name} graph, got {churn}")
+
+
 @torch.inference_mode()
 def reverse_probs(
-    model: Any,
+    model: ScoreModel,
     x_t: Tensor,
-    sigma_bar_t: Tensor,
-    sigma_bar_s: Tensor,
+    sigma_bar_t: Tensor | float,
+    sigma_bar_s: Tensor | float,
+    *,
     method: str = "analytic",
     temperature: float = 1.0,
-    mask: Tensor | None = None,
+    condition_mask: Tensor | None = None,
 ) -> Tensor:
-    """Ask the model once: tokens (B, L), noise now and then (B,) to step probabilities (B, L, V)."""
-    given = () if mask is None else (mask,)
+    r"""A step from $\bar\sigma_t$ to $\bar\sigma_s$, with one function evaluation: $p(x_s = y \mid x_t)$, (B, L, V).
+
+    Tokens int64 (B, L); each noise a scalar or (B,). ``method`` is ``"analytic"`` or ``"euler"``;
+    ``temperature`` T draws clean tokens from $q^{1/T}$, normalized, which needs a denoiser. The model is
+    handed ``condition_mask``, bool (B, L), true at given tokens, if there is one. What does not fit
+    raises a ``UserError``.
+    """
+    _check_step(model, method, temperature)
+    sigma_bar_t, sigma_bar_s = (_per_text(noise, x_t) for noise in (sigma_bar_t, sigma_bar_s))
+    condition = () if condition_mask is None else (condition_mask,)
+    graph = graph_of(model)
     if has_denoiser(model):
-        log_q = model.denoise(x_t, sigma_bar_t, *given)
+        log_q = model.denoise(x_t, sigma_bar_t, *condition)
         if temperature != 1:  # the largest becomes 0 first, and stays 0 however small T is
             log_q = ((log_q - log_q.amax(-1, keepdim=True)) / temperature).log_softmax(-1)
         if method == "analytic":
-            return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s, graph_of(model))
-        score = denoiser_log_score(log_q, sigma_bar_t, x_t).exp()
+            return analytic_probs(log_q, x_t, sigma_bar_t, sigma_bar_s, graph)
+        score = graph.log_score(log_q, sigma_bar_t, x_t).exp()
     else:
-        score = model(x_t, sigma_bar_t, *given).exp()
-    delta = sigma_bar_t - sigma_bar_s
+        score = model(x_t, sigma_bar_t, *condition).exp()
+    delta_sigma = sigma_bar_t - sigma_bar_s
     if method == "euler":
-        return euler_probs(score, x_t, delta)
-    weight = (staggered_score(score, delta) * transition(x_t, delta, score.shape[-1])).clamp(min=0)
-    return weight / weight.sum(-1, keepdim=True)  # departure: the paper leaves in what is negative
+        return euler_probs(score, x_t, delta_sigma)
+    weight = staggered_score(score, delta_sigma) * transition(x_t, delta_sigma, score.shape[-1])
+    weight = weight.clamp(min=0)  # departure: the paper leaves in what is negative
+    return weight / weight.sum(-1, keepdim=True)
 
 
 def churned_probs(
-    model: Any, x_t: Tensor, sigma_bar_t: Tensor, sigma_bar_s: Tensor, churn: float, *how: Any
+    model: ScoreModel,
+    x_t: Tensor,
+    sigma_bar_t: Tensor | float,
+    sigma_bar_s: Tensor | float,
+    *,
+    churn: float = 0.0,
+    method: str = "analytic",
+    temperature: float = 1.0,
+    condition_mask: Tensor | None = None,
 ) -> Tensor:
-    r"""A step to $(1-c)f_s$, noise back to $f_s$: (B, L, V). (Not in SEDD; after Karras et al. 2022.)"""
+    r"""A step down to the corruption probability $(1-c)f_s$, and noise back to $f_s$: (B, L, V).
+
+    ``churn`` c from 0 (``reverse_probs``, exactly) to 1; all else as there. One function evaluation.
+    (Not in SEDD: after Karras et al. 2022, and like the Psi-samplers of Deschenaux et al. 2026.)
+    """
+    _check_step(model, method, temperature, churn)
+    step = partial(
+        *(reverse_probs, model, x_t, sigma_bar_t),
+        method=method,
+        temperature=temperature,
+        condition_mask=condition_mask,
+    )
     if churn == 0:
-        return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, *how)
-    aim = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
-    probs = reverse_probs(model, x_t, sigma_bar_t, aim, *how)
-    redrawn = resample_probability(_column((sigma_bar_s - aim).clamp(min=0), probs))
-    return torch.lerp(probs, torch.full_like(probs, 1 / probs.shape[-1]), redrawn)
+        return step(sigma_bar_s)
+    sigma_bar_s = _per_text(sigma_bar_s, x_t)
+    sigma_target = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
+    probs = step(sigma_target)
+    delta_sigma = noise_column((sigma_bar_s - sigma_target).clamp(min=0), probs)
+    uniform = torch.full_like(probs, 1 / probs.shape[-1])
+    return torch.lerp(probs, uniform, resample_probability(delta_sigma))
 
 
 @dataclass(frozen=True)
@@ -144,66 +239,133 @@ class DenoisingStep:
     """What the sampler holds after a step."""
 
     index: int  # 0 for the random start, num_steps for the finished text
-    num_steps: int  # steps of the run, each with one evaluation of the network
+    num_steps: int  # steps of the run, each with one function evaluation
     sigma_bar: float  # total noise after this step
     tokens: Tensor  # int64 (B, L)
     changed: Tensor  # bool (B, L): true where this step changed a token
 
 
 def _run_reverse(
-    model: Any, tokens: Tensor, levels: Tensor, each: Sequence, mask: Tensor | None, *how: Any
+    step_probs: Callable[[Tensor, Tensor, Tensor], Tensor],
+    tokens: Tensor,
+    levels: Tensor,
+    generators: Sequence[torch.Generator | None],
+    condition_mask: Tensor | None = None,
 ) -> Iterator[DenoisingStep]:
     """The start (B, L), then what each step leaves, through noise ``levels`` (num_steps + 1,)."""
-    rows = levels.float().to(tokens.device)[:, None].expand(-1, len(tokens))  # (num_steps + 1, B)
-    changed = torch.zeros_like(tokens, dtype=torch.bool)
-    draw = partial(torch.rand, tokens.shape[1], dtype=torch.float64)
+    sigmas = levels.float().to(tokens.device)  # a network computes in float32
+    free = torch.ones_like(tokens, dtype=torch.bool) if condition_mask is None else ~condition_mask
+    changed = torch.zeros_like(free)
     for index, level in enumerate(levels.tolist()):
         if index > 0:
-            probs = churned_probs(model, tokens, rows[index - 1], rows[index], *how, mask)
-            darts = [draw(generator=g, device=getattr(g, "device", "cpu")) for g in each]
-            drawn = _sample_categorical(probs, torch.stack(darts))
-            changed = (drawn != tokens) & (True if mask is None else ~mask)  # given tokens stay
+            probs = step_probs(tokens, sigmas[index - 1], sigmas[index])
+            u = torch.stack([_uniform(g, tokens.shape[1]) for g in generators])  # (B, L)
+            drawn = _sample_categorical(probs, u)
+            changed = (drawn != tokens) & free  # given tokens stay
             tokens = torch.where(changed, drawn, tokens)
         yield DenoisingStep(index, len(levels) - 1, level, tokens, changed)
 
 
+def _with_condition(
+    tokens: Tensor, template: Tensor | None, condition_mask: Tensor | None, vocab_size: int
+) -> tuple[Tensor, Tensor | None]:
+    """The start (B, L) with the given tokens in their places, and the mask, bool (B, L)."""
+    if template is None and condition_mask is None:
+        return tokens, None
+    shapes = (tuple(tokens.shape[1:]), tuple(tokens.shape))
+    wanted = {"template": (template, torch.int64), "condition_mask": (condition_mask, torch.bool)}
+    for name, (value, dtype) in wanted.items():
+        if value is None or value.dtype != dtype or value.shape not in shapes:
+            need = f"{name} must be {dtype} of shape {shapes[0]} or {shapes[1]}"
+            raise UserError(f"template and condition_mask go together: {need}")
+    template, mask = (given.expand_as(tokens).to(tokens.device) for given, _ in wanted.values())
+    if ((template < 0) | (template >= vocab_size))[mask].any():
+        raise UserError(f"the template has tokens outside 0 to {vocab_size - 1}")
+    return torch.where(mask, template, tokens), mask
+
+
+def _device_of(model: ScoreModel) -> torch.device:
+    """Where the parameters of a network are; the CPU for any other function."""
+    parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
 def denoising_steps(
-    model: Any,
-    noise: GeometricNoise,
+    model: ScoreModel,
+    noise: NoiseSchedule,
     batch_size: int,
     seq_len: int,
+    *,
     vocab_size: int | None = None,
-    num_steps: int = 64,
+    num_steps: int = 128,
     schedule: str = "linear",
     method: str = "analytic",
     temperature: float = 1.0,
     churn: float = 0.0,
     template: Tensor | None = None,
-    mask: Tensor | None = None,
+    condition_mask: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     device: torch.device | str | None = None,
     denoise_last: bool = True,
 ) -> Iterator[DenoisingStep]:
     """Write B texts of L tokens: an iterator over the random start and each of ``num_steps`` steps.
 
-    ``model`` has ``denoise``, or gives log-scores (B, L, V) when called. ``template``, int64, (L,) or
-    (B, L), stays where ``mask``, bool, is true. ``generator``: one for all texts, or one for each.
-    ``churn``, 0 to 1: how far a step goes too far, for fresh noise to lead back.
+    Each step takes one function evaluation of ``model``, which has ``denoise``, or gives log-scores
+    (B, L, V) when called. ``template``, int64, (L,) or (B, L), stays where ``condition_mask``, bool, is
+    true. ``generator``: one for all texts, or one for each. The time grid is that of
+    ``create_timestep_schedule``, the steps are those of ``churned_probs``; without ``denoise_last`` the run stops
+    at the least noise of the schedule. ``vocab_size`` and ``device`` are by default those of the model.
+    What cannot work raises a ``UserError`` at the call. (SEDD, Lou, Meng & Ermon 2024; churn is ours.)
     """
-    each = generator if isinstance(generator, Sequence) else [generator] * batch_size
-    check_sampling(model, method, temperature, churn, each, (batch_size, seq_len))
+    check_range(1, math.inf, batch_size=batch_size, seq_len=seq_len)
+    _check_step(model, method, temperature, churn)
+    generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
+    if len(generators) != batch_size:
+        raise UserError(f"got {len(generators)} generators for a batch of {batch_size}")
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
-    device = device or next((p.device for p in getattr(model, "parameters", tuple)()), "cpu")
     levels = noise_levels(noise, num_steps, schedule, denoise_last)
-    start = torch.cat([graph_of(model).sample_prior(1, seq_len, vocab_size, g) for g in each])
-    start, mask = with_given(template, mask, start.to(device), vocab_size)
-    return _run_reverse(model, start, levels, each, mask, churn, method, temperature)
+    prior = graph_of(model).sample_prior
+    start = torch.cat([prior(1, seq_len, vocab_size, g) for g in generators])
+    start = start.to(_device_of(model) if device is None else device)
+    start, condition_mask = _with_condition(start, template, condition_mask, vocab_size)
+    options = {"method": method, "temperature": temperature, "condition_mask": condition_mask}
+    step_probs = partial(churned_probs, model, churn=churn, **options)
+    return _run_reverse(step_probs, start, levels, generators, condition_mask)
 
 
 def sample_diffusion(
-    model: Any, noise: GeometricNoise, batch_size: int, seq_len: int, **options: Any
+    model: ScoreModel,
+    noise: NoiseSchedule,
+    batch_size: int,
+    seq_len: int,
+    *,
+    vocab_size: int | None = None,
+    num_steps: int = 128,
+    schedule: str = "linear",
+    method: str = "analytic",
+    temperature: float = 1.0,
+    churn: float = 0.0,
+    template: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    device: torch.device | str | None = None,
+    denoise_last: bool = True,
 ) -> Tensor:
-    """The finished texts, int64 (B, L); arguments and errors as in ``denoising_steps``."""
-    for step in denoising_steps(model, noise, batch_size, seq_len, **options):
+    """The finished texts, int64 (B, L): the last of ``denoising_steps``, whose arguments and errors these are."""
+    steps = denoising_steps(
+        *(model, noise, batch_size, seq_len),
+        vocab_size=vocab_size,
+        num_steps=num_steps,
+        schedule=schedule,
+        method=method,
+        temperature=temperature,
+        churn=churn,
+        template=template,
+        condition_mask=condition_mask,
+        generator=generator,
+        device=device,
+        denoise_last=denoise_last,
+    )
+    for step in steps:
         pass
     return step.tokens

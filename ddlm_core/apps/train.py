@@ -5,14 +5,14 @@ import shlex
 import signal
 import sys
 import warnings
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddlm_core.apps.commandline import one_line_errors
-from ddlm_core.support.errors import error_context
+from ddlm_core.support.errors import UserError, error_context
+from ddlm_core.support.presets import CONFIGS, register_defaults
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+if TYPE_CHECKING:
+    from ddlm_core.training import Bound, Trainer, TrainingConfig
 
 HELP = """ddlm-train: train a discrete diffusion language model.
 
@@ -47,13 +47,11 @@ def prefixed(arguments: list[str]) -> list[str]:
 
 
 def check_overrides(arguments: list[str]) -> None:
-    """Raise a ``ValueError`` that shows how to quote a value that Hydra would not take as it is."""
+    """Raise a ``UserError`` that shows how to quote a value that Hydra would not take as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parse, one_run = (
-        OverridesParser.create().parse_override,
-        not {"-m", "--multirun"} & {*arguments},
-    )
+    parse = OverridesParser.create().parse_override
+    one_run = not {"-m", "--multirun"} & set(arguments)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or argument.startswith("-"):
@@ -65,71 +63,79 @@ def check_overrides(arguments: list[str]) -> None:
             f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"
         ):
             if parse(argument).is_sweep_override() and one_run:
-                raise ValueError("this means several runs")
+                raise UserError("this means several runs")
 
 
 def train(settings: dict[str, Any]) -> None:
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
 
-    from ddlm_core.data import POCKET, setup_dataloaders
+    from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.training import Trainer, TrainingConfig
 
     resume_from = settings.pop("resume_from", None)
     try:
         config = TrainingConfig(**settings)
-        network = DiscreteDiffusionConfig(
-            **{"block_size": config.context_length, "padded": config.dataset_name == POCKET}
-            | {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
-            | config.model
-        )
-    except TypeError as error:
-        raise ValueError(f"unknown or missing key: {error}") from None
+        network = DiscreteDiffusionConfig(**network_settings(config))
+    except TypeError as error:  # of the constructors: the values are checked there
+        raise UserError(f"unknown or missing key: {error}") from None
     torch.manual_seed(config.seed)
-    train_loader, val_loader, _, tokenizer = setup_dataloaders(
+    data = setup_dataloaders(
         config.dataset_name,
-        config.train_samples,
-        config.val_samples,
-        config.context_length,
-        config.batch_size,
-        config.num_workers,
-        config.val_dataset_name,
-        config.text_column,
-        config.seed,
+        train_samples=config.train_samples,
+        val_samples=config.val_samples,
+        context_length=config.context_length,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        val_dataset_name=config.val_dataset_name,
+        text_column=config.text_column,
+        seed=config.seed,
+        tokenizer=network.tokenizer,
     )
     model = DiscreteDiffusionTransformer(network)
-    trainer = Trainer(model=model, train_loader=train_loader, val_loader=val_loader, config=config)
+    trainer = Trainer(model=model, train_loader=data.train, val_loader=data.val, config=config)
     if resume_from is not None:
         trainer.resume(resume_from)
     if trainer.accelerator.is_main_process:
         introduce(trainer)
-    bound = trainer.fit()
+    bound = trainer.train()
     if trainer.accelerator.is_main_process:
         report("after", bound or trainer.evaluate())
-        print(f"models: {trainer.folder / 'best_model_hf'} and {trainer.folder / 'final_model_hf'}")
+        folder = trainer.files.folder
+        print(f"models: {folder / 'best_model_hf'} and {folder / 'final_model_hf'}")
     trainer.accelerator.end_training()
 
 
-def introduce(trainer: Any) -> None:
+def network_settings(config: "TrainingConfig") -> dict[str, Any]:
+    """The fields of the network that a configuration asks for: what ``model`` says goes first."""
+    from ddlm_core.data import POCKET
+
+    found = {"block_size": config.context_length, "padded": config.dataset_name == POCKET}
+    found |= {"sigma_min": config.sigma_min, "sigma_max": config.sigma_max} | {
+        name: value for name, value in config.model.items() if value is not None
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def introduce(trainer: "Trainer") -> None:
     """Say what is going to be trained, and where it starts."""
     engine, parameters = trainer.accelerator, sum(p.numel() for p in trainer.model.parameters())
-    epoch = len(trainer.train_loader) // trainer.parts
-    print(f"{parameters:,} parameters, {trainer.total:,} steps, {epoch:,} in an epoch")
-    print(f"training text: {trainer.train_loader.dataset.tokens.size:,} tokens")
-    print(
-        f"on {engine.device}, precision {engine.mixed_precision}, processes {engine.num_processes}"
-    )
-    if trainer.total < (trainer.config.max_steps or 0):
+    epoch = len(trainer.train_loader) // trainer.micro_batches
+    print(f"{parameters:,} parameters, {trainer.total_steps:,} steps, {epoch:,} in an epoch")
+    print(f"training text: {len(trainer.train_loader.dataset.tokens):,} tokens")
+    print(f"on {engine.device}, precision {trainer.precision}, processes {engine.num_processes}")
+    if trainer.total_steps < (trainer.config.max_steps or 0):
         print(f"max_steps={trainer.config.max_steps:,} will not be reached: raise num_epochs")
     when = "before" if trainer.step == 0 else f"at step {trainer.step:,}"
     report(when, trainer.evaluate())
 
 
-def report(when: str, bound: Any) -> None:
+def report(when: str, bound: "Bound") -> None:
+    """Say how good the averaged weights are."""
     print(
         f"{when}: {bound.bits_per_character:.3f} bits per character "
-        f"({bound.nats_per_window:.1f} nats a window)",
+        f"({bound.nats_per_window:.1f} nats per window)",
         flush=True,
     )
 
@@ -137,13 +143,11 @@ def report(when: str, bound: Any) -> None:
 def main() -> None:
     """Entry point of the command."""
     import hydra
-    from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 
-    from ddlm_core.training import TrainingConfig
+    from ddlm_core.training import every_key
 
-    ConfigStore.instance().store(name="every_key", node=asdict(TrainingConfig()))
-    ConfigStore.instance().store(group="hydra/help", name="ddlm", node={"template": HELP})
+    register_defaults(every_key(), HELP)
 
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
     def job(cfg: DictConfig) -> None:
@@ -153,7 +157,7 @@ def main() -> None:
             try:
                 train(settings)
             except FloatingPointError as error:  # the run diverged; the message has the advice
-                raise ValueError(error) from None
+                raise UserError(str(error)) from None
 
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)

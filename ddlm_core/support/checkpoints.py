@@ -1,73 +1,91 @@
-"""What a run writes, and how it goes on from there: checkpoints, weights, the next batches."""
+"""Checkpoint files: written whole, compared with their checksums when they are read.
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from itertools import islice
+Reading never writes. Nothing but tensors and plain values is unpickled.
+"""
+
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ddlm_core.support.files import LATEST, PREVIOUS, atomic_write, read_checkpoint
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.files import atomic_write
 
-
-def _state(trainer: Any) -> dict[str, Any]:
-    """Everything that changes during a run, but for the number of the step."""
-    parts = {"model": trainer.model, "average": trainer.average, "scaler": trainer.scaler}
-    return parts | trainer.optimizers
+LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
 
 
-def save_checkpoint(path: Path, trainer: Any) -> None:
-    """Write everything that resuming needs; what was there is kept as ``checkpoint_previous``."""
-    content = {name: part.state_dict() for name, part in _state(trainer).items()}
-    content |= {"step": trainer.step, "best": trainer.best, "config": asdict(trainer.config)}
+# what zipfile raises for a file with wrong bits: in its headers it may find another method, or a lock
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class DamagedCheckpoint(UserError):
+    """The file is no whole checkpoint: cut off, or a bit of it is wrong."""
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values; a checkpoint that was there becomes ``checkpoint_previous``."""
     atomic_write(path, lambda part: torch.save(content, part), path.with_name(PREVIOUS))
 
 
-def load_checkpoint(path: Path, trainer: Any) -> None:
-    """Put a checkpoint into a trainer; a ``ValueError`` says why if it cannot be."""
-    with trainer.accelerator.main_process_first():  # it may put an older one in its place
-        content = read_checkpoint(path)
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU. The file stays as it is, whatever is found.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        DamagedCheckpoint: if the file is cut off, or a checksum is wrong.
+        UserError: if a whole file holds something else than a checkpoint.
+    """
     try:
-        for name, part in _state(trainer).items():
-            part.load_state_dict(content[name])
-        trainer.step, trainer.best = content["step"], content["best"]
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} belongs to another network or optimizer: {error}") from error
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():  # compares every checksum, which torch.load does not
+                raise DamagedCheckpoint(f"{path} is damaged: a checksum of {damaged} is wrong")
+    except DAMAGE as error:
+        raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # unpickling can raise anything
+        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        raise UserError(f"{path} is no checkpoint of ddlm-train: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no checkpoint of ddlm-train: it holds no dictionary")
+    return content
 
 
-def save_weights(folder: Path, trainer: Any) -> None:
-    """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-    config = asdict(replace(trainer.average.config, step=trainer.step, ema=True))
-    atomic_write(folder, lambda part: trainer.average.save_pretrained(part, config=config))
+def find_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
+    """What a checkpoint holds, and which file it was read from.
+
+    If the latest one is damaged or missing, the previous one is read instead, with a warning. No
+    other failure has this effect: a whole file that cannot be read now may be read later.
+
+    Raises:
+        UserError: if there is no whole checkpoint.
+    """
+    previous = path.with_name(PREVIOUS)
+    try:
+        return read_checkpoint(path), path
+    except (DamagedCheckpoint, FileNotFoundError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = f"there is no checkpoint {path}" if missing else str(error)
+        if path.name != LATEST or not previous.exists():
+            raise UserError(f"{reason}: name a file that ddlm-train has written") from error
+    content = read_checkpoint(previous)
+    warnings.warn(f"{reason}; going on from {PREVIOUS}", stacklevel=2)
+    return content, previous
 
 
-def measure_and_save(trainer: Any, stopped: bool) -> Any:
-    """Do what is due after a step; the validation bound, if it was measured."""
-    config, at_end, bound = trainer.config, trainer.step == trainer.total, None
-    epoch = len(trainer.train_loader) // trainer.parts
-    save_interval = min(config.save_every_steps, config.save_every * epoch)
-    if trainer.val_loader and (at_end or trainer.step % config.eval_every_steps == 0):
-        bound = trainer.evaluate()
-        if bound.nats_per_window < trainer.best:
-            trainer.best = bound.nats_per_window
-            save_weights(trainer.folder / "best_model_hf", trainer)
-    if at_end:
-        save_weights(trainer.folder / "final_model_hf", trainer)
-    if stopped or at_end or trainer.step % save_interval == 0:
-        save_checkpoint(trainer.folder / LATEST, trainer)
-    return bound
-
-
-def batches_from(loader: DataLoader, parts: int, step: int) -> Iterator[Tensor]:
-    """The windows of each step from ``step`` on, uint8 (B, L): ``parts`` batches of an epoch, joined."""
-    epoch, skip = divmod(step, len(loader) // parts)
-    while True:
-        if ours := hasattr(loader.sampler, "skip"):  # a WindowSampler of chapter 8
-            loader.sampler.epoch, loader.sampler.skip = epoch, skip * parts * loader.batch_size
-        batches = islice(loader, 0 if ours else skip * parts, len(loader) // parts * parts)
-        while taken := list(islice(batches, parts)):
-            yield torch.cat(taken)
-        epoch, skip = epoch + 1, 0
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], harmless: Set[str] = frozenset()
+) -> list[str]:
+    """``key: old value → new value`` for each key that differs and is not harmless, in order."""
+    keys = [key for key in {**before, **now} if key not in harmless]
+    return [
+        f"{key}: {before.get(key)!r} → {now.get(key)!r}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]

@@ -1,40 +1,50 @@
-"""Files that are whole or not there at all, whatever crashes: how checkpoints are kept."""
+"""Files and folders that are whole or not there at all, whatever crashes."""
 
 import shutil
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
-
-LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = None) -> None:
     """Let ``write`` make a file or folder beside ``path``; once it is whole, put it in its place.
 
-    A rename happens whole or not at all. What was in its place (a file) goes to ``keep``.
-    An ``OSError`` says what went wrong; then nothing has changed.
+    A rename happens whole or not at all. A file that was in the place goes to ``keep``, if named.
+    No system swaps two folders in one go: if the machine dies between the two renames, no folder is
+    at ``path``, the old one is whole beside it, and the next call puts it back first.
+
+    Raises:
+        OSError: if it could not be written; it says why, and nothing has changed.
     """
-    part = path.with_name(path.name + ".part")
+    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():
+        old.rename(path)
     _remove(part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
+        if part.is_dir():
+            _replace_folder(part, path, old)
+            return
+        if keep is not None and path.exists():
+            path.replace(keep)
+        part.replace(path)
     except Exception as error:
         _remove(part)
         raise OSError(not_written(path, error)) from error
-    if part.is_dir():  # a folder cannot take the place of a folder, but its files can
-        path.mkdir(exist_ok=True)
-        for file in part.iterdir():
-            file.replace(path / file.name)
-        part.rmdir()
-        return
-    if keep is not None and path.exists():
-        path.replace(keep)
-    part.replace(path)
+
+
+def _replace_folder(part: Path, path: Path, old: Path) -> None:
+    _remove(old)
+    if path.exists():
+        path.rename(old)
+    try:
+        part.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    _remove(old)
 
 
 def not_written(path: Path, error: Exception) -> str:
@@ -49,27 +59,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values, nothing else is unpickled.
-
-    If the latest one is damaged or missing, the previous one takes its place, with a warning.
-
-    Raises:
-        ValueError: if there is no whole checkpoint.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            if damaged := file.testzip():  # compares every checksum, which torch.load does not
-                raise ValueError(f"{damaged} is damaged")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        message = f"{path} is no whole checkpoint ({error})"
-        previous = path.with_name(PREVIOUS)
-        if path.name != LATEST or not previous.exists():
-            raise ValueError(message) from error
-        content = read_checkpoint(previous)
-        warnings.warn(f"{message}; {PREVIOUS} takes its place", stacklevel=2)
-        previous.replace(path)
-        return content

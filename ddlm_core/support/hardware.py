@@ -3,30 +3,49 @@
 import os
 import warnings
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ddlm_core.support.errors import error_context
+from ddlm_core.support.errors import UserError, error_context
 
-
-def make_accelerator(precision: str) -> Any:
-    """An ``accelerate.Accelerator``; precision "auto" is bf16, fp16 or none, as the hardware likes."""
+if TYPE_CHECKING:
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # it is global: two trainers could not differ in precision
-    cpu = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = "no"
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32
-        fast = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    elif cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
-        fast = "bf16"
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_accelerator() -> "Accelerator":
+    """An ``accelerate.Accelerator`` for devices and processes; the precision is not its business.
+
+    (It keeps its precision for the whole process: two trainers could not differ.)
+    """
+    from accelerate import Accelerator
+
     device = torch.accelerator.current_accelerator(check_available=True)
     # without GPUs that can talk, it would not notice that torchrun has started it several times
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and getattr(device, "type", "mps") == "mps"
-    return Accelerator(mixed_precision=fast if precision == "auto" else precision, cpu=several)
+    return Accelerator(mixed_precision="no", cpu=several)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``no``, ``bf16`` or ``fp16``; for ``auto`` the one that the hardware multiplies fast."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in 32 bits
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("mixed_precision=fp16 needs a GPU: take bf16, no or auto")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = device.type == "cpu" and (found.get("avx512_bf16") or found.get("amx_bf16"))
+    return "bf16" if fast else "no"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which matrix products have the precision of :func:`pick_precision`."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
 
 
 def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:

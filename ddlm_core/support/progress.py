@@ -1,6 +1,7 @@
 """What a training run shows and leaves: a progress bar, a log, TensorBoard, a picture of the curve.
 
-It also hears the signals that ask the run to stop.
+Each is a small piece of its own; :class:`Report` puts them together. :class:`StopSignals` hears the
+signals that ask a run to stop.
 """
 
 import json
@@ -8,12 +9,55 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from ddlm_core.support.files import atomic_write
 
 LOG, CURVE = "train_log.jsonl", "curve.png"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step has brought: what callbacks and the report get."""
+
+    step: int  # steps that are done
+    loss: float  # nats per token
+    characters: int  # that are no padding
+    bound: Any = None  # the validation bound, a dataclass, if it was measured
+
+
+class StopSignals:
+    """A context in which SIGINT and SIGTERM only raise a flag; the old handlers come back after it.
+
+    The fourth signal stops at once (a launcher may well send two for one Ctrl-C).
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.handlers: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a signal asked to stop."""
+        return bool(self.heard)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[number] = signal.signal(number, self._hear)
+        return self
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.heard.append(number)
+        if len(self.heard) > 3:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -25,6 +69,33 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+class JsonLog:
+    """A file of one JSON object per line; ``lines`` holds them all."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Lines after ``step`` belong to steps that are done again: they go."""
+        self.path = path
+        self.lines = [line for line in read_log(path) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        atomic_write(path, lambda part: part.write_text(text))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line."""
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def tensorboard(folder: Path, step: int) -> Any:
+    """A ``SummaryWriter`` that goes on after ``step``, or None if TensorBoard is not installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+
 def save_curve(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw loss and bound against the steps."""
     from matplotlib.figure import Figure
@@ -34,97 +105,64 @@ def save_curve(lines: list[dict[str, Any]], path: Path) -> None:
     above, below = figure.subplots(2, sharex=True)
     steps = [line["step"] for line in lines]
     above.plot(steps, [line["loss"] for line in lines], color="#0072B2", linewidth=0.8)
-    above.set_ylabel("training loss (nats a token)")
+    above.set_ylabel("training loss (nats per token)")
     steps = [line["step"] for line in measured]
     below.plot(steps, [line["bits_per_character"] for line in measured], "o-", color="#D55E00")
-    below.set_ylabel("validation bound (bits a character)")
+    below.set_ylabel("validation bound (bits per character)")
     below.set_xlabel("step")
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    part.replace(path)
+    atomic_write(path, lambda part: figure.savefig(part, format="png"))
 
 
-class Progress:
-    """The user's side of a run, as a context; only the first process shows and writes anything."""
+class Report:
+    """A context that shows and logs the steps of a run: bar, log, TensorBoard, and at its end the curve."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.config, self.trainer, self.folder = trainer.config, trainer, trainer.folder
-        self.total, self.main = trainer.total, trainer.accelerator.is_main_process
-        self.signals: list[int] = []
-        self.handlers: dict[int, Any] = {}
+    def __init__(self, folder: Path, step: int, total: int, every: int, show: bool) -> None:
+        """The run goes on after ``step`` of ``total`` steps, and logs ``every`` so many."""
+        self.folder, self.step, self.total = folder, step, total
+        self.every, self.show = every, show
         self.characters, self.bits = 0, ""
 
-    @property
-    def stop(self) -> bool:
-        """Whether a signal asked to stop after this step."""
-        return bool(self.signals)
-
-    def __enter__(self) -> "Progress":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self._hear)
-        if self.main:
-            self._open()
-        return self
-
-    def _hear(self, number: int, frame: Any) -> None:
-        """The fourth signal stops at once (a launcher may well send two for one Ctrl-C)."""
-        self.signals.append(number)
-        if len(self.signals) > 3:
-            raise KeyboardInterrupt
-
-    def _open(self) -> None:
+    def __enter__(self) -> Self:
         from tqdm.auto import tqdm
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        step = self.trainer.step  # lines after it belong to steps that are done again
-        self.lines = [line for line in read_log(self.folder / LOG) if line["step"] <= step]
-        part = self.folder / (LOG + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        part.replace(self.folder / LOG)
-        self.board = self._tensorboard(step)
-        before = self.lines[-1]["seconds"] if self.lines else 0.0
-        self.start = time.perf_counter() - before
+        with ExitStack() as stack:  # what was opened is closed if the next one fails
+            self.log = JsonLog(self.folder / LOG, self.step)
+            self.board = tensorboard(self.folder, self.step)
+            if self.board:
+                stack.callback(self.board.close)
+            bar = tqdm(total=self.total, initial=self.step, unit="step", disable=not self.show)
+            self.bar = stack.enter_context(bar)
+            self.stack = stack.pop_all()
+        before = self.log.lines[-1]["seconds"] if self.log.lines else 0.0
         self.last = time.perf_counter()
-        quiet = not self.config.progress
-        self.bar = tqdm(total=self.total, initial=step, unit="step", disable=quiet)
+        self.start = self.last - before
+        return self
 
-    def _tensorboard(self, step: int) -> Any:
-        try:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return None
-        return SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
-
-    def note(self, loss: float, characters: int, bound: Any = None) -> None:
-        """Show and log a step on so many characters, with the bound if it was measured."""
-        self.characters += characters
+    def __call__(self, done: StepResult) -> None:
+        """Count a step; show and log it if it is due."""
+        self.characters += done.characters
         self.bar.update()
-        if bound is not None:
-            self.bits = f"{bound.bits_per_character:.3f} bits/char, "
-        step = self.trainer.step
-        if bound is None and step < self.total and step % self.config.log_every_steps:
+        measured = vars(done.bound) if done.bound is not None else {}
+        if measured:
+            self.bits = f"{measured['bits_per_character']:.3f} bits/char, "
+        if not measured and done.step < self.total and done.step % self.every:
             return
         now = time.perf_counter()
-        line = {"step": step, "loss": loss, "seconds": round(now - self.start, 3)}
-        line["characters_per_second"] = round(self.characters / (now - self.last))
+        speed = round(self.characters / (now - self.last))
         self.characters, self.last = 0, now
-        line |= asdict(bound) if bound is not None else {}
-        speed = f"{line['characters_per_second']:,} char/s"
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {self.bits}{speed}")
-        self.lines.append(line)
-        with (self.folder / LOG).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.bar.set_postfix_str(f"loss {done.loss:.3f}, {self.bits}{speed:,} char/s")
+        line = {"step": done.step, "loss": done.loss, "seconds": round(now - self.start, 3)}
+        line |= {"characters_per_second": speed} | measured
+        self.log.write(line)
         for name in line.keys() - {"step", "seconds"} if self.board else ():
-            self.board.add_scalar(name, line[name], step)
+            self.board.add_scalar(name, line[name], done.step)
 
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        if self.main:
-            self.bar.close()
-            if self.board:
-                self.board.close()
-            if self.lines:
-                save_curve(self.lines, self.folder / CURVE)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.close()
+        if self.log.lines:
+            save_curve(self.log.lines, self.folder / CURVE)

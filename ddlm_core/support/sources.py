@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ddlm_core.support.errors import UserError
+
 BLOCK = 1 << 20  # characters that are read and encoded at a time
 Piece = tuple[str, bool]  # some text, and whether a story ends after it
 
@@ -30,7 +32,7 @@ def read_file(path: Path, column: str = "text") -> Iterator[Piece]:
         rows = load_dataset("parquet", data_files=str(path))["train"]
         yield from _texts(_column(rows, column), column, path)
     else:
-        raise ValueError(f"{path}: need a .txt, .jsonl or .parquet file")
+        raise UserError(f"{path}: need a .txt, .jsonl or .parquet file")
 
 
 def _value(row: str, column: str) -> Any:
@@ -52,7 +54,7 @@ def _column(rows: Any, column: str) -> Iterator[Any]:
 def _texts(values: Iterable[Any], column: str, source: object) -> Iterator[Piece]:
     for number, text in enumerate(values, 1):
         if not isinstance(text, str):
-            raise ValueError(f"{source}, row {number}: need an object with a text {column!r}")
+            raise UserError(f"{source}, row {number}: need an object with a text {column!r}")
         yield text, True
 
 
@@ -89,11 +91,22 @@ def read_stories(
 def source_key(source: str, split: str, limit: int | None, column: str) -> tuple:
     """All that the text of :func:`read_stories` depends on, to know whether it is still the same.
 
-    Of a file these are name, size and time of the last change; of a data set on the Hub, its name.
+    Of a file these are name, size and time of the last change; of a data set on the Hub its name and
+    revision (without a network, the name alone).
     """
     paths = [Path(path).resolve() for path in sorted(glob.glob(source, recursive=True))]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return files or (source, split), limit, column
+    return files or (source, split, hub_revision(source)), limit, column
+
+
+def hub_revision(source: str) -> str | None:
+    """The commit of a data set on the Hub, or None if the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(source, timeout=10).sha
+    except Exception:  # which ones depends on the HTTP library, and that on the version
+        return None
 
 
 def in_blocks(

@@ -13,9 +13,11 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from ddlm_core.support.files import not_written
 
 # a row of tokens, and where its stories end, and a hash of each story
 FIELDS = {"tokens": np.uint8, "ends": np.int64, "hashes": np.uint64}
-Arrays = tuple[np.ndarray, ...]  # one for each field
+Block = tuple[np.ndarray, ...]  # one array for each field
 VERSION = 1  # of what lies in a folder
 
 
@@ -31,24 +33,43 @@ class Unwritable(OSError):
     """The disk refused, and not the source of the text."""
 
 
-class Mapped(np.memmap):
-    """A file as a row of numbers. Its pickle is where they lie, so a worker of a loader maps it too."""
+class MappedArray:
+    """The first ``size`` numbers of a file, mapped into memory when they are first read.
 
-    def __reduce__(self) -> Any:
-        if self._mmap is None or not self.flags.c_contiguous:
-            return np.array(self).__reduce__()
-        start = self.ctypes.data - np.frombuffer(self._mmap, np.uint8, 1).ctypes.data
-        start //= self.itemsize
-        return _map_part, (str(self.filename), self.dtype.str, start, start + self.size)
+    A pickle of it is where the file lies, so each worker of a loader maps the file itself.
+    """
+
+    def __init__(self, path: Path, dtype: Any, size: int | None = None) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.size = path.stat().st_size // self.dtype.itemsize if size is None else size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.array[index]
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The numbers, read-only."""
+        if self.size == 0:  # an empty file cannot be mapped
+            return np.zeros(0, self.dtype)
+        return np.memmap(self.path, self.dtype, "r", shape=(self.size,))
+
+    def first(self, size: int) -> "MappedArray":
+        """The first ``size`` of these numbers."""
+        return MappedArray(self.path, self.dtype, size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "array"}
 
 
-def map_file(path: str | Path, dtype: Any) -> np.ndarray:
-    """All numbers in a file, read-only; an empty file cannot be mapped."""
-    return Mapped(path, dtype, "r") if os.path.getsize(path) else np.zeros(0, dtype)
+class StoredText(NamedTuple):
+    """A text on disk."""
 
-
-def _map_part(path: str, dtype: str, start: int, stop: int) -> np.ndarray:
-    return map_file(path, dtype)[start:stop]
+    tokens: MappedArray  # uint8
+    ends: MappedArray  # int64: where its stories end
+    hashes: MappedArray  # uint64, one for each story
 
 
 def cache_folder() -> Path:
@@ -58,7 +79,7 @@ def cache_folder() -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "ddlm"
 
 
-def stored(key: Any, blocks: Callable[[], Iterable[Arrays]]) -> Arrays:
+def stored(key: Any, blocks: Callable[[], Iterable[Block]]) -> StoredText:
     """The blocks of a text, joined to one memory-mapped array for each field.
 
     They come from the cache if ``key`` is the same. If the cache cannot be written, they go to a
@@ -72,10 +93,10 @@ def stored(key: Any, blocks: Callable[[], Iterable[Arrays]]) -> Arrays:
         atexit.register(shutil.rmtree, other, ignore_errors=True)
         warnings.warn(f"{error}; the tokens go to {other}, for this run only", stacklevel=4)
         folder = _prepare(other / name, blocks)
-    return tuple(map_file(folder / field, dtype) for field, dtype in FIELDS.items())
+    return StoredText(*(MappedArray(folder / field, dtype) for field, dtype in FIELDS.items()))
 
 
-def _prepare(folder: Path, blocks: Callable[[], Iterable[Arrays]]) -> Path:
+def _prepare(folder: Path, blocks: Callable[[], Iterable[Block]]) -> Path:
     """Fill a folder, unless it is whole already; of several processes, one does, the others wait."""
     from huggingface_hub.utils import WeakFileLock
 
@@ -97,7 +118,7 @@ def _prepare(folder: Path, blocks: Callable[[], Iterable[Arrays]]) -> Path:
     return folder
 
 
-def _write(folder: Path, blocks: Iterable[Arrays]) -> None:
+def _write(folder: Path, blocks: Iterable[Block]) -> None:
     from tqdm.auto import tqdm
 
     bar = {"desc": "preparing tokens", "unit": "B", "unit_scale": True, "leave": False}
@@ -134,3 +155,13 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unwritable(not_written(path, error)) from error
+
+
+def fingerprint(tokens: Any) -> str:
+    """How many tokens a row (N,) has, and a checksum of 64 blocks that are spread over it."""
+    block, count = 1 << 16, len(tokens)
+    starts = np.linspace(0, max(0, count - block), 64).astype(int)
+    checksum = 0
+    for start in sorted(set(starts.tolist())):
+        checksum = crc32(np.ascontiguousarray(tokens[start : start + block]), checksum)
+    return f"{count:,} tokens, checksum {checksum:08x}"
