@@ -34,7 +34,9 @@ from ddlm_core.model import (
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.training import Trainer, TrainingConfig
 
-OUTPUT = Path(__file__).with_suffix(".json")
+OUTPUT = (
+    Path(__file__).parents[1] / "ddlm_core/results/autoregressive.json"
+)  # ships with the package
 CONFIGS = Path(training.__file__).parent / "configs"
 
 
@@ -150,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         default="bundled",
         help="its partner: trained here by the same loop, or the bundled model (default)",
     )
-    p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
+    p.add_argument("--output", type=Path, help="JSON file (default: that of the package)")
     p.add_argument("--quick", action="store_true", help="two steps, four samples: does it run?")
     return p
 

@@ -106,7 +106,7 @@ def main() -> None:
     if args.quick:
         args.steps, args.updates = [8, 24, 32], 50
     world = three_letter_world()
-    print("| run | " + " | ".join(f"NFE {n}" for n in args.steps) + " |")
+    print("| run | NFE " + " | ".join(str(n) for n in args.steps) + " |")
     print("|---|" + "---|" * len(args.steps))
     for name, values in rows(world, args.steps, args.updates).items():
         print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |", flush=True)

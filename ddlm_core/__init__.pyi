@@ -41,10 +41,13 @@ from .data import pocket_stories as pocket_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
 from .data import stored_tokens as stored_tokens
+from .evaluation import BayesDenoiser as BayesDenoiser
 from .evaluation import Estimate as Estimate
+from .evaluation import UnigramModel as UnigramModel
 from .evaluation import bits_per_character as bits_per_character
 from .evaluation import bound_draws as bound_draws
 from .evaluation import estimate_bound as estimate_bound
+from .evaluation import first_flaw as first_flaw
 from .evaluation import mean_of as mean_of
 from .evaluation import spread_times as spread_times
 from .evaluation import wilson as wilson
