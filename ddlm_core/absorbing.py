@@ -1,4 +1,5 @@
 # Generated from notebooks/A_absorbing.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Absorbing states."""
 
 import math
@@ -13,7 +14,17 @@ from torch.nn.functional import one_hot
 from ddlm_core.loss import Graph, noise_column
 from ddlm_core.noise import NoiseSchedule, as_float_tensor, resample_probability
 
-__all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'AbsorbingGraph', 'ABSORBING']  # fmt: skip
+__all__ = [
+    "MASK",
+    "with_mask",
+    "all_masked",
+    "LogLinearNoise",
+    "mask_posterior",
+    "mask_log_score",
+    "mask_loss",
+    "AbsorbingGraph",
+    "ABSORBING",
+]
 
 MASK = "░"
 

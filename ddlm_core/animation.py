@@ -1,4 +1,5 @@
 # Generated from notebooks/04_forward.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Corrupting text: animation."""
 
 import json
@@ -12,7 +13,15 @@ from torch import Tensor
 from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Frame', 'iter_frames', 'make_frames', 'characters', 'draw', 'encode_pictures', 'Animation']  # fmt: skip
+__all__ = [
+    "Frame",
+    "iter_frames",
+    "make_frames",
+    "characters",
+    "draw",
+    "encode_pictures",
+    "Animation",
+]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """How good is it, really?"""
 
 import itertools
@@ -21,7 +22,19 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 from ddlm_core.training import window_nats
 
-__all__ = ['Estimate', 'mean_of', 'UnigramModel', 'spread_times', 'bound_draws', 'estimate_bound', 'bits_per_character', 'wilson', 'first_flaw', 'BayesDenoiser', 'word_entropy']  # fmt: skip
+__all__ = [
+    "Estimate",
+    "mean_of",
+    "UnigramModel",
+    "spread_times",
+    "bound_draws",
+    "estimate_bound",
+    "bits_per_character",
+    "wilson",
+    "first_flaw",
+    "BayesDenoiser",
+    "word_entropy",
+]
 
 _Z = 1.96  # a bell curve has 95 % of its area within so many standard deviations
 

@@ -1,4 +1,5 @@
 # Generated from notebooks/05_loss.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Score entropy."""
 
 from abc import ABC, abstractmethod
@@ -12,7 +13,24 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import perturb_batch, sample_prior, transition
 from ddlm_core.noise import GeometricNoise, NoiseSchedule, as_float_tensor
 
-__all__ = ['kappa', 'noise_column', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'low_discrepancy_times', 'masked_mean', 'ScoreModel', 'Denoiser', 'compute_loss', 'prior_kl', 'Graph', 'UniformGraph', 'UNIFORM', 'graph_of']  # fmt: skip
+__all__ = [
+    "kappa",
+    "noise_column",
+    "log_ratio",
+    "score_entropy_loss",
+    "denoiser_log_score",
+    "log_posterior",
+    "low_discrepancy_times",
+    "masked_mean",
+    "ScoreModel",
+    "Denoiser",
+    "compute_loss",
+    "prior_kl",
+    "Graph",
+    "UniformGraph",
+    "UNIFORM",
+    "graph_of",
+]
 
 
 def kappa(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:

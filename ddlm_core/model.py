@@ -1,4 +1,5 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """The denoising transformer."""
 
 from dataclasses import dataclass
@@ -18,7 +19,22 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig', 'sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = [
+    "GRAPHS",
+    "DiscreteDiffusionConfig",
+    "sinusoidal_features",
+    "NoiseEmbedding",
+    "Modulation",
+    "modulate",
+    "rope_angles",
+    "apply_rope",
+    "Attention",
+    "causal_conv",
+    "Block",
+    "neighbors",
+    "hollow_attention",
+    "DiscreteDiffusionTransformer",
+]
 
 GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 

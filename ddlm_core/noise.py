@@ -1,4 +1,5 @@
 # Generated from notebooks/03_noise.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Geometric noise."""
 
 import math
@@ -8,7 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition_matrix', 'GeometricNoise', 'NoiseSchedule']  # fmt: skip
+__all__ = [
+    "rate_matrix",
+    "as_float_tensor",
+    "resample_probability",
+    "transition_matrix",
+    "GeometricNoise",
+    "NoiseSchedule",
+]
 
 
 def rate_matrix(vocab_size: int) -> Tensor:

@@ -1,4 +1,5 @@
 # Generated from notebooks/10_pipeline.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """TinyStories on a GPU."""
 
 import json
@@ -27,7 +28,7 @@ from ddlm_core.support.hardware import pick_device
 from ddlm_core.support.models import model_folder
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['load_model', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
+__all__ = ["load_model", "encode_template", "TextStep", "text_bound", "DiffusionPipeline"]
 
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:

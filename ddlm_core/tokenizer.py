@@ -1,4 +1,5 @@
 # Generated from notebooks/01_tokenizer.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Text as characters."""
 
 import string
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ['UNK_ID', 'PAD_ID', 'SPECIAL_TOKENS', 'VOCAB', 'look_up', 'CharacterLevelTokenizer']  # fmt: skip
+__all__ = ["UNK_ID", "PAD_ID", "SPECIAL_TOKENS", "VOCAB", "look_up", "CharacterLevelTokenizer"]
 
 UNK_ID, PAD_ID = 0, 1
 SPECIAL_TOKENS = ("<UNK>", "<PAD>")

@@ -1,4 +1,5 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Training."""
 
 import copy
@@ -33,7 +34,36 @@ from ddlm_core.support.settings import Beta, Count, Natural, Positive, Share, ch
 from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['TrainingConfig', 'every_key', 'load_preset', 'proposal_times', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
+__all__ = [
+    "TrainingConfig",
+    "every_key",
+    "load_preset",
+    "proposal_times",
+    "draw_condition",
+    "NoisyBatch",
+    "draw_noise",
+    "training_loss",
+    "TrainingLoss",
+    "build_optimizers",
+    "learning_rate_factor",
+    "default_lr_schedule",
+    "update_average",
+    "Bound",
+    "window_nats",
+    "validation_bound",
+    "TrainState",
+    "update_weights",
+    "HARMLESS",
+    "SAME_TEXT",
+    "describe_run",
+    "check_same_run",
+    "check_fit",
+    "plan_steps",
+    "draw_step",
+    "accumulate_gradients",
+    "RunFiles",
+    "Trainer",
+]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 
 import json
 import math

@@ -1,4 +1,5 @@
 # Generated from notebooks/02_stories.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 
 import hashlib
 import itertools

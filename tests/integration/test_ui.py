@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import torch
 from ddlm_core.apps import ui
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
+from pages import CONTRAST, WITHOUT_NAME
 
 GOOD = ("a_{9}", False, 40, 1, 3, "cosine", 1.0, "1")
 BAD = {
@@ -151,19 +151,6 @@ def test_a_crowd_of_good_and_bad_requests(page, pipeline):
     assert [*ui.write(pipeline, *GOOD)][-2][1]  # and it is still there
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: that of the system, or the one that playwright has installed."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    where = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        if where is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("needs chromium: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def opened(browser: Any, page: Any, **how: Any) -> tuple[Any, list[str]]:
     """A tab with the page, and what goes wrong in it: errors, and requests to other hosts."""
     context, wrong = browser.new_context(**how), []
@@ -230,8 +217,6 @@ def test_a_closed_page_stops_its_run(browser, page, pipeline, monkeypatch):
 
 @pytest.mark.parametrize("how", ["light", "dark", "phone"])
 def test_it_fits_in_light_dark_and_on_a_phone(how, browser, page):
-    from test_book import CONTRAST, WITHOUT_NAME
-
     size = {"width": 375, "height": 800} if how == "phone" else {"width": 1200, "height": 900}
     tab, _ = opened(browser, page, viewport=size, color_scheme="dark" if how == "dark" else "light")
     tab.click("#write")
