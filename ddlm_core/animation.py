@@ -10,6 +10,7 @@ from typing import TextIO
 from torch import Tensor
 
 from ddlm_core.support.drawing import PAD_MARK, Picture
+from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 __all__ = ['Frame', 'iter_frames', 'make_frames', 'characters', 'draw', 'encode_pictures', 'Animation']  # fmt: skip
@@ -60,7 +61,7 @@ def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
 
 
 def encode_pictures(pictures: Sequence[Picture]) -> str:
-    """Pictures as JSON that is safe inside ``<script>``: the first text, then differences only.
+    """Pictures (one at least) as JSON: the first text, then differences only.
 
     A step is ``[noise, gaps, characters]``: the changed positions, each as its distance from the
     one before, and what stands there now.
@@ -75,12 +76,15 @@ def encode_pictures(pictures: Sequence[Picture]) -> str:
         before = text
     cleanest = min(range(len(pictures)), key=lambda k: pictures[k].sigma_bar)
     data = {"pad": PAD_MARK, "first": first, "steps": steps, "cleanest": cleanest}
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, repr=False)
 class Animation:
-    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF."""
+    """A run to look at: in a notebook, in a terminal, as a web page or as a GIF.
+
+    ``str()`` of it is the final text, without padding.
+    """
 
     frames: Sequence[Frame]  # at least one, else a ValueError
     tokenizer: CharacterLevelTokenizer
@@ -121,7 +125,7 @@ class Animation:
         render_terminal(self.pictures(), stream, self.fps if fps is None else fps)
 
     def save(self, path: str | Path) -> Path:
-        """Write a page or a picture: ``path`` ends in .html or .gif, else a ``ValueError``."""
+        """Write a page or a picture, and return its path, which ends in .html or .gif: else a UserError."""
         path = Path(path)
         if path.suffix == ".html":
             path.write_text(self.to_html(), encoding="utf-8")
@@ -130,5 +134,5 @@ class Animation:
 
             save_gif(self.pictures(), path, self.fps)
         else:
-            raise ValueError(f"an animation is saved as .html or .gif, got {path.name!r}")
+            raise UserError(f"an animation is saved as .html or .gif, got {path.name!r}")
         return path

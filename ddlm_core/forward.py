@@ -8,11 +8,15 @@ from torch import Tensor
 
 from ddlm_core.noise import resample_probability
 
-__all__ = ['transition', 'sample_prior', 'perturb_batch']  # fmt: skip
+__all__ = ['noise_column', 'transition', 'sample_prior', 'perturb_batch']  # fmt: skip
 
 
-def _noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
-    """Check tokens ``(B, L)``; return the noise, scalar or ``(B,)``, as a column ``(B, 1)``."""
+def noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
+    """The noise of a batch, a scalar or (B,), as a column (B, 1) beside its tokens ``x``, int64 (B, L).
+
+    It is on the device of the tokens, in its own dtype; plain numbers and integers get PyTorch's
+    default one. Other shapes or tokens raise a ValueError; values are not checked.
+    """
     if x.dim() != 2 or x.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
     noise = torch.as_tensor(noise, device=x.device)
@@ -29,7 +33,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
     dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
-    delta = _noise_column(x_t, delta_sigma)[:, :, None]  # (B, 1, 1)
+    delta = noise_column(x_t, delta_sigma)[..., None]  # (B, 1, 1)
     leak = resample_probability(delta) / vocab_size
     rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
     stay = torch.exp(-delta).expand(*x_t.shape, 1)
@@ -43,7 +47,10 @@ def sample_prior(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Pure noise: tokens drawn uniformly from the whole vocabulary, int64 (B, L)."""
+    """Pure noise: tokens drawn uniformly from all V, int64 (B, L).
+
+    They are drawn on the device of the generator and then move to ``device``, if that is given.
+    """
     where = device if generator is None else generator.device
     draw = torch.randint(vocab_size, (batch_size, length), generator=generator, device=where)
     return draw if device is None else draw.to(device)
@@ -63,7 +70,7 @@ def perturb_batch(
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
-    chance = resample_probability(_noise_column(x_0, sigma_bar))  # (B, 1)
+    chance = resample_probability(noise_column(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
     redraw = u < chance  # (B, L)

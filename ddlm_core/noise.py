@@ -8,11 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition_matrix', 'GeometricNoise', 'NoiseSchedule']  # fmt: skip
+from ddlm_core.support.errors import UserError
+
+__all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition_matrix', 'NoiseSchedule', 'GeometricNoise']  # fmt: skip
 
 
 def rate_matrix(vocab_size: int) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64; V at least 1."""
+    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64.
+
+    A V below 1 raises a ValueError. (SEDD's uniform graph, up to their factor V.)
+    """
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     ones = torch.ones(vocab_size, vocab_size, dtype=torch.float64)
@@ -45,12 +50,31 @@ def transition_matrix(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
     return torch.exp(-sigma_bar) * stay + resample_probability(sigma_bar) / vocab_size
 
 
+class NoiseSchedule(Protocol):
+    r"""What a noise schedule offers; t and $\bar\sigma$ may have any shape, and results have theirs."""
+
+    @property
+    def sigma_min(self) -> float: ...  # total noise at t = 0
+
+    @property
+    def sigma_max(self) -> float: ...  # total noise at t = 1; may be infinite
+
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]: ...  # both of the next two
+
+    def sigma_bar(self, t: Tensor | float) -> Tensor: ...  # total noise at time t
+
+    def sigma(self, t: Tensor | float) -> Tensor: ...  # its derivative, the noise rate
+
+    def time(self, sigma_bar: Tensor | float) -> Tensor: ...  # the inverse of sigma_bar
+
+
 @dataclass(frozen=True)
 class GeometricNoise:
     r"""The geometric schedule of SEDD (Lou, Meng & Ermon 2024): equal factors in equal times.
 
     Called with t in [0, 1] (any shape, not checked) it returns total noise $\bar\sigma(t)$ and rate
     $\sigma(t)$, of the shape and dtype of t. Plain numbers count as float64; bfloat16 is too coarse.
+    Limits that are not 0 < sigma_min < sigma_max < inf raise a UserError.
     """
 
     sigma_min: float = 1e-4
@@ -58,7 +82,7 @@ class GeometricNoise:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(f"noise limits must satisfy 0 < sigma_min < sigma_max < inf: {self}")
+            raise UserError(f"noise limits must satisfy 0 < sigma_min < sigma_max < inf: {self}")
 
     def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""

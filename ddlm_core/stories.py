@@ -17,7 +17,10 @@ Word = dict[str, str]  # the forms of a word by name; the plain one has the name
 
 
 def words(names: str, **forms: str) -> tuple[Word, ...]:
-    """Words and their forms, column by column; ``_`` stands for a space inside of an entry."""
+    """Words and their forms, column by column; ``_`` stands for a space inside of an entry.
+
+    A column has one entry, or as many as there are names: else a ValueError.
+    """
     columns = [text.split() for text in (names, *forms.values())]
     columns = [column * len(columns[0]) if len(column) == 1 else column for column in columns]
     rows = zip(*columns, strict=True)
@@ -37,8 +40,14 @@ def parts_of(template: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
 
 
-def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[tuple]:
-    """What ``part`` can become, as triples: parts in its place, text written, words drawn."""
+_Option = tuple[tuple[str, ...], str, dict[str, Word]]
+
+
+def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[_Option]:
+    """What ``part`` can become, as triples: parts in its place, text written, words drawn.
+
+    All are equally likely. ``bound`` holds the words drawn so far, by variable.
+    """
     if part[0] == "[":
         return [(parts_of(choice), "", {}) for choice in part[1:-1].split("|")]
     if part[0] == "{":
@@ -127,7 +136,9 @@ def sample(n: int, seed: int, grammar: Grammar = STORIES) -> list[str]:
     return [tell(rng.choice(grammar.plots), rng, grammar) for _ in range(n)]
 
 
-def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
+def probability(
+    parts: tuple[str, ...], text: str, grammar: Grammar, bound: dict[str, Word]
+) -> float:
     """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
         return float(not text)  # 1.0 if no text is left

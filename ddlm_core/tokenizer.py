@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddlm_core.support.errors import UserError
+
 __all__ = ['UNK_ID', 'PAD_ID', 'SPECIAL_TOKENS', 'VOCAB', 'look_up', 'CharacterLevelTokenizer']  # fmt: skip
 
 UNK_ID, PAD_ID = 0, 1
@@ -17,21 +19,24 @@ VOCAB: tuple[str, ...] = (*SPECIAL_TOKENS, *_ON_THE_KEYBOARD, *"“”‘’—�
 
 
 def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
-    """The vocabulary as a tuple, or a ValueError that says what is wrong with it."""
+    """The vocabulary as a tuple, or a UserError that says what is wrong with it."""
     vocab = tuple(vocab)
     if vocab[:2] != SPECIAL_TOKENS:
-        raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}, got {vocab[:2]}")
+        raise UserError(f"a vocabulary starts with {SPECIAL_TOKENS}, got {vocab[:2]}")
     if len(vocab) > 256:
-        raise ValueError(f"an id is one byte, so there are at most 256 tokens, got {len(vocab)}")
+        raise UserError(f"an id is one byte, so there are at most 256 tokens, got {len(vocab)}")
     if odd := [token for token in vocab[2:] if not isinstance(token, str) or len(token) != 1]:
-        raise ValueError(f"every token after the first two is one character, got {odd[:5]}")
+        raise UserError(f"every token after the first two is one character, got {odd[:5]}")
     if repeated := sorted({token for token in vocab if vocab.count(token) > 1}):
-        raise ValueError(f"every token occurs once, but these occur again: {repeated[:5]}")
+        raise UserError(f"every token occurs once, but these occur again: {repeated[:5]}")
     return vocab
 
 
 def look_up(text: str, table: np.ndarray) -> np.ndarray:
-    """Ids (L,) of a text of L characters, as uint8, by one look-up of all its code points."""
+    """Ids (L,) of a text of L characters, as uint8, by one look-up of all its code points.
+
+    ``table`` (m + 2,), uint8, holds the id of code point p at entry p; all above m get the last one.
+    """
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return table.take(code_points, mode="clip")
 
@@ -53,7 +58,7 @@ class CharacterLevelTokenizer:
     """Text to token ids, one id a character, and back: int64 tensors (L,), L the length of the text.
 
     ``vocab`` starts with ``SPECIAL_TOKENS``, then come distinct characters, at most 256 tokens in all.
-    A vocabulary, ids or a length that cannot work raise a ValueError.
+    A vocabulary or a length that cannot work raises a UserError, ids that cannot a ValueError.
     """
 
     BLOCK = 1 << 16  # characters looked up at a time
@@ -80,9 +85,9 @@ class CharacterLevelTokenizer:
         return torch.from_numpy(self.encode_numpy(text).astype(np.int64))
 
     def pad(self, text: str, length: int) -> Tensor:
-        """Ids, filled up with ``<PAD>`` to an int64 tensor (length,); nothing is cut off."""
+        """Ids, filled up with ``<PAD>`` to an int64 tensor (length,); a longer text is a UserError."""
         if len(text) > length:
-            raise ValueError(f"a text of {len(text)} characters does not fit in {length} tokens")
+            raise UserError(f"a text of {len(text)} characters does not fit in {length} tokens")
         return torch.cat([self.encode(text), torch.full((length - len(text),), PAD_ID)])
 
     def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:

@@ -120,7 +120,10 @@ Word = dict[str, str]  # the forms of a word by name; the plain one has the name
 
 
 def words(names: str, **forms: str) -> tuple[Word, ...]:
-    """Words and their forms, column by column; ``_`` stands for a space inside of an entry."""
+    """Words and their forms, column by column; ``_`` stands for a space inside of an entry.
+
+    A column has one entry, or as many as there are names: else a ValueError.
+    """
     columns = [text.split() for text in (names, *forms.values())]
     columns = [column * len(columns[0]) if len(column) == 1 else column for column in columns]
     rows = zip(*columns, strict=True)
@@ -141,10 +144,7 @@ class Grammar(NamedTuple):
 # %% tags=["test"]
 TINY = Grammar(
     plots=("{hero} lost {hero.his} {thing}.", "{hero} slept."),
-    variables={
-        "hero": words("Lily Tom", his="her his"),
-        "thing": words("hat cup"),
-    },
+    variables={"hero": words("Lily Tom", his="her his"), "thing": words("hat cup")},
 )
 
 # %%
@@ -182,8 +182,14 @@ parts_of("[Once|Soon], {hero} lost {hero.his} {thing}.")
 
 
 # %% tags=["export"]
-def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[tuple]:
-    """What ``part`` can become, as triples: parts in its place, text written, words drawn."""
+_Option = tuple[tuple[str, ...], str, dict[str, Word]]
+
+
+def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[_Option]:
+    """What ``part`` can become, as triples: parts in its place, text written, words drawn.
+
+    All are equally likely. ``bound`` holds the words drawn so far, by variable.
+    """
     if part[0] == "[":
         return [(parts_of(choice), "", {}) for choice in part[1:-1].split("|")]
     if part[0] == "{":
@@ -324,34 +330,6 @@ import textwrap
 for story in sample(3, seed=5):
     print(textwrap.fill(story, 90), end="\n\n")
 
-# %% tags=["test"]
-import pytest
-
-
-def test_the_same_seed_gives_the_same_stories():
-    state = random.getstate()
-    stories = sample(50, seed=3)
-    assert stories == sample(50, seed=3) == sample(60, seed=3)[:50]
-    assert stories != sample(50, seed=4)
-    assert random.getstate() == state
-    assert sample(0, seed=3) == []
-    with pytest.raises(ValueError, match="at least 0, got -1"):
-        sample(-1, seed=3)
-
-
-def test_stories_differ():
-    assert len(set(sample(2000, seed=11))) == 2000  # one seed in twenty repeats a story
-
-
-def test_a_word_without_its_form_is_noticed():
-    with pytest.raises(ValueError):
-        words("Lily Anna Jack", his="her his")
-
-
-test_the_same_seed_gives_the_same_stories()
-test_stories_differ()
-test_a_word_without_its_form_is_noticed()
-
 # %% [markdown]
 # ## How probable is a text?
 #
@@ -371,7 +349,9 @@ test_a_word_without_its_form_is_noticed()
 
 
 # %% tags=["export"]
-def probability(parts: tuple, text: str, grammar: Grammar, bound: dict[str, Word]) -> float:
+def probability(
+    parts: tuple[str, ...], text: str, grammar: Grammar, bound: dict[str, Word]
+) -> float:
     """Probability that ``parts`` write exactly ``text``, given the words that are ``bound``."""
     if not parts:
         return float(not text)  # 1.0 if no text is left
@@ -408,15 +388,14 @@ for text in ("Tom slept.", "Tom lost his cup.", "Lily lost his hat."):
 # likely.
 #
 # Four worlds: the six stories; one with a field inside a choice; one that is ambiguous on purpose (`abc` is
-# `a` and `bc`, or `ab` and `c`, or the second plot); and our seven plots with a handful of words. And what is
-# on no list must get $-\infty$: we take a story of each plot and spoil it at every place, in three
-# ways (another character, one less, one more), and then word by word, by a name, pronoun or animal that does not fit.
+# `a` and `bc`, or `ab` and `c`, or the second plot); and our seven plots with a handful of words. (What
+# is on no list must get $-\infty$: `tests/unit/test_stories.py` spoils a story of each plot at every place and in
+# every agreement.)
+
 
 # %% tags=["test"]
 import itertools
 from collections import Counter
-
-from ddlm_core.tokenizer import VOCAB
 
 
 def every_story(grammar: Grammar) -> dict[str, float]:
@@ -449,24 +428,6 @@ FEW = {"hero": HEROES[:1] + HEROES[-1:], "animal": VARIABLES["animal"][:2]}
 SMALL = Grammar(PLOTS, {name: known[:1] for name, known in VARIABLES.items()} | FEW)
 
 
-def spoiled(story: str, rng: random.Random) -> list[str]:
-    """For every place: one character replaced, removed, inserted. Then words that do not fit."""
-    texts = []
-    for i in range(len(story) + 1):
-        head, tail, new = story[:i], story[i:], rng.choice(VOCAB[2:])  # no <UNK>, no <PAD>
-        texts += [head + new + tail[1:], head + tail[1:], head + new + tail]
-    for pair in (
-        ("Lily", "Carl"),
-        ("bear", "frog"),
-        ("her", "his"),
-        ("he ", "she "),
-        ("He ", "She "),
-    ):
-        for old, new in (pair, pair[::-1]):
-            texts += [story[: m.start()] + new + story[m.end() :] for m in re.finditer(old, story)]
-    return texts
-
-
 def test_log_prob_is_what_listing_all_stories_gives():
     for grammar in (TINY, NESTED, AMBIGUOUS, SMALL):
         listed = every_story(grammar)
@@ -475,60 +436,7 @@ def test_log_prob_is_what_listing_all_stories_gives():
         assert abs(sum(math.exp(log_prob(story, grammar)) for story in listed) - 1) < 1e-9
 
 
-def test_log_prob_is_minus_infinity_for_what_is_on_no_list():
-    listed, rng = every_story(SMALL), random.Random(0)
-    for plot in PLOTS:
-        texts = spoiled(tell(plot, rng, SMALL), rng)
-        assert [log_prob(t, SMALL) > -math.inf for t in texts] == [t in listed for t in texts]
-        assert sum(text not in listed for text in texts) > 350  # of 3 at each of 120 places or more
-    for text in ("", "Tom", "Tom slept. ", "Tom slept.Tom slept.", "{hero} slept."):
-        assert log_prob(text, TINY) == -math.inf
-
-
-def test_two_ways_to_one_text_are_added():
-    ways = 1 / 8 + 1 / 8 + 1 / 2
-    assert abs(log_prob("abc", AMBIGUOUS) - math.log(ways)) < 1e-12
-    texts = ["".join(t) for n in range(6) for t in itertools.product("abc", repeat=n)]
-    assert abs(sum(math.exp(log_prob(text, AMBIGUOUS)) for text in texts) - 1) < 1e-12
-
-
-def test_samples_come_as_often_as_log_prob_says():
-    n = 8000
-    for grammar in (TINY, NESTED, AMBIGUOUS):
-        seen = Counter(sample(n, 1, grammar))
-        assert seen.keys() == every_story(grammar).keys()
-        for story, times in seen.items():
-            p = math.exp(log_prob(story, grammar))
-            assert abs(times - n * p) < 4 * math.sqrt(n * p * (1 - p))
-
-
 test_log_prob_is_what_listing_all_stories_gives()
-test_log_prob_is_minus_infinity_for_what_is_on_no_list()
-test_two_ways_to_one_text_are_added()
-test_samples_come_as_often_as_log_prob_says()
-
-# %% [markdown]
-# The small worlds have few words, so here are two stories of the full one, and what is left of them when
-# one detail no longer fits: another name, pronoun or animal, the gift for another need, other weather.
-
-
-# %% tags=["test"]
-def test_agreement_spans_the_story():
-    frog = "Lily met a kind frog in the park. It was tired, so she gave it a soft bed. "
-    frog += "Then the frog was not tired any more. Lily sang a new song."
-    rain = "It was rainy. Otto sat inside with his gold drum. Thump, thump! A damp hare stood outside. "
-    rain += '"Come in," said Otto. They drew boats until the rain was over.'
-    for story, changes in {
-        frog: "so she>so he, Lily met>Jack met, Lily sang>Rose sang, a kind frog>a kind toad, "
-        "the frog>the toad, a soft bed>a hot bath, not tired>not bored",
-        rain: "his gold>her gold, said Otto>said Finn, damp>cold, the rain>the mist, rainy>misty",
-    }.items():
-        assert log_prob(story) > -math.inf
-        for old, new in (change.split(">") for change in changes.split(", ")):
-            assert old in story and log_prob(story.replace(old, new)) == -math.inf, new
-
-
-test_agreement_spans_the_story()
 
 # %% [markdown]
 # ## The entropy
@@ -585,8 +493,8 @@ print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits a story")
 #
 # The checks: on the small worlds, count and entropy must be what the lists say. On the full one, the
 # surprise of samples must meet the entropy, on average, within four standard errors (a mean of many draws is
-# nearly normal, so a right program would miss that once in 16,000 seeds, and our seed is fixed). The third test is
-# sharper, and uses something that we saw in the numbers only later: each plot mentions a fixed set of
+# nearly normal, so a right program would miss that once in 16,000 seeds, and our seed is fixed). A test in
+# `tests/unit/test_stories.py` is sharper, and uses something that we saw in the numbers only later: each plot mentions a fixed set of
 # variables, whatever its choices, so all of its stories have the *same* probability. Two billion stories,
 # and only seven surprises! The plots are equally likely, so the entropy is the average of the seven. And
 # a last test holds the world still: the bundled model (a trained model that comes with the package,
@@ -614,15 +522,6 @@ def test_the_surprise_of_samples_meets_the_entropy():
     assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprise))
 
 
-def test_a_plot_has_one_surprise_and_entropy_is_their_average():
-    rng = random.Random(5)
-    surprises = [
-        {round(-log_prob(tell(plot, rng, STORIES)), 9) for _ in range(20)} for plot in PLOTS
-    ]
-    assert [len(found) for found in surprises] == [1] * 7
-    assert abs(sum(found.pop() for found in surprises) / 7 - entropy()) < 1e-8
-
-
 def test_the_world_is_the_one_that_the_bundled_model_learned():
     assert count() == 1_945_700_352
     assert abs(entropy() - 18.954569152047) < 1e-9
@@ -632,7 +531,6 @@ def test_the_world_is_the_one_that_the_bundled_model_learned():
 
 test_count_and_entropy_are_what_listing_all_stories_gives()
 test_the_surprise_of_samples_meets_the_entropy()
-test_a_plot_has_one_surprise_and_entropy_is_their_average()
 test_the_world_is_the_one_that_the_bundled_model_learned()
 
 # %% [markdown]
@@ -695,7 +593,7 @@ HTML(f'{STYLE}<div class="bill">{"".join(bill(plot, rng) for plot in PLOTS)}</di
 # differs. Up to there, both have written the same text. There, one writes something else than the other, *of
 # the same length*. So the texts differ in these characters, whatever follows.
 #
-# The first test checks what the proof uses: words and alternatives are distinct and of one length, the
+# `tests/unit/test_stories.py` checks what the proof uses: words and alternatives are distinct and of one length, the
 # first mention of a variable is its plain form and stands in no choice, and the first seven characters
 # belong to one plot only.
 #
@@ -703,53 +601,6 @@ HTML(f'{STYLE}<div class="bill">{"".join(bill(plot, rng) for plot in PLOTS)}</di
 # so one story per plot and hero shows every length there is: ten of them, 153 characters the longest. So no
 # story is too long for a window of 160, not even the one in two billion that you never sample, and
 # every window ends with at least seven `<PAD>`, the sign that the story is over.
-
-
-# %% tags=["test"]
-def are_distinct_and_of_one_length(texts: list[str]) -> bool:
-    return len(set(texts)) == len(texts) and len(set(map(len, texts))) == 1
-
-
-def test_one_text_has_one_way_to_be_told():
-    for variable, known in VARIABLES.items():
-        assert are_distinct_and_of_one_length([word[""] for word in known]), variable
-    for hero in HEROES:
-        for choice in re.findall(r"\[(.*?)\]", "".join(PLOTS)):
-            outcomes = choice.replace("{hero}", hero[""]).split("|")
-            assert are_distinct_and_of_one_length(outcomes), choice
-    for plot in PLOTS:
-        seen = set()
-        for part in parts_of(plot):
-            for variable, form in re.findall(r"\{(\w+)\.?(\w*)\}", part):
-                assert variable in seen or part == f"{{{variable}}}", f"first mention in {part}"
-                seen.add(variable)
-    openings = []  # first seven characters: of one plot only, and in no field but the hero
-    for plot in PLOTS:
-        begun = [skeleton for skeleton, _, _ in skeletons(Grammar((plot,), VARIABLES))]
-        openings.append({s.replace("{hero}", hero[""])[:7] for s in begun for hero in HEROES})
-    together = set().union(*openings)
-    assert len(together) == sum(map(len, openings)) and "{" not in "".join(together)
-
-
-def test_every_story_fits_into_a_window():
-    for variable, known in VARIABLES.items():
-        for form in known[0]:
-            lengths = {len(word[form]) for word in known}
-            assert lengths == ({2, 3} if form in ("he", "He") else {len(known[0][form])}), variable
-    worlds = [Grammar(PLOTS, VARIABLES | {"hero": (hero,)}) for hero in HEROES]
-    rng = random.Random(0)
-    lengths = {len(tell(plot, rng, world)) for world in worlds for plot in PLOTS}
-    assert len(lengths) == 10 and max(lengths) == 153 < MAX_LENGTH
-
-
-def test_every_character_of_the_world_has_a_token():
-    texts = [text for known in VARIABLES.values() for word in known for text in word.values()]
-    assert set("".join([*PLOTS, *texts])) <= set(VOCAB)
-
-
-test_one_text_has_one_way_to_be_told()
-test_every_story_fits_into_a_window()
-test_every_character_of_the_world_has_a_token()
 
 # %%
 lengths = [len(story) for story in sample(5000, seed=1)]
@@ -783,34 +634,6 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
     return again == [int(token) for token in tokens] and log_prob(story) > -math.inf
 
 
-# %% tags=["test"]
-from ddlm_core.tokenizer import PAD_ID, UNK_ID
-
-
-def test_a_flawless_window_is_a_story_and_then_padding():
-    tokenizer = CharacterLevelTokenizer()
-    (story,) = sample(1, seed=4)
-    ids = tokenizer.encode(story).tolist()
-    padding = [PAD_ID] * (MAX_LENGTH - len(ids))
-    assert is_flawless(tokenizer.pad(story, MAX_LENGTH), tokenizer)
-    assert is_flawless(ids + padding, tokenizer) and is_flawless(ids, tokenizer)
-    letter = tokenizer.encode("a").tolist()
-    for flawed in (
-        [*ids[:30], PAD_ID, *ids[30:], *padding],  # a hole
-        [*ids[:30], UNK_ID, *ids[31:], *padding],
-        [PAD_ID, *ids, *padding],
-        [*ids, *padding, *letter],
-        [*ids, *letter, *padding],
-        [*ids[:-1], *padding],
-        [*ids, PAD_ID, *ids],
-        padding,
-        [],
-    ):
-        assert not is_flawless(flawed, tokenizer)
-
-
-test_a_flawless_window_is_a_story_and_then_padding()
-
 # %% [markdown]
 # Two numbers, then: the gap to the entropy, and the fraction of flawless samples. They are related. Let
 # $m = \sum_x q(x)$ be the probability that the model gives to all true stories together, so the fraction of
@@ -842,7 +665,7 @@ test_a_flawless_window_is_a_story_and_then_padding()
 # And a `trampoline` among the things makes `test_every_story_fits_into_a_window` fail, because words of a
 # variable have one length, and `test_one_text_has_one_way_to_be_told`, because the proof is gone with it. (The
 # test of the world that the bundled model learned fails each time, of course.) The command:
-# `make export && pytest tests/test_stories.py`.
+# `make export && pytest tests/test_stories.py tests/unit/test_stories.py`.
 #
 # **Exercise 1.** A model knows all about the six stories, but not agreement: it flips a coin for `her` and
 # `his`. What is its score, how far is it from the floor, which fraction of its samples is flawless, and

@@ -5,7 +5,6 @@ import sys
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 import torch
 
 from ddlm_core.tokenizer import UNK_ID, VOCAB, CharacterLevelTokenizer
@@ -58,48 +57,3 @@ def test_the_table_agrees_with_a_dictionary_on_all_of_unicode():
     assert len(text) > 17 * tokenizer.BLOCK
     ids = tokenizer.encode_numpy(text)
     assert ids.dtype == np.uint8 and ids.tolist() == [position.get(c, UNK_ID) for c in text]
-
-
-def test_a_vocabulary_from_a_file_works_the_same():
-    stored = ["<UNK>", "<PAD>", "\U0001f98a", "b", "\x00"]
-    tokenizer = CharacterLevelTokenizer(stored)
-    assert len(tokenizer) == tokenizer.vocab_size == 5 and list(tokenizer.vocab) == stored
-    assert (tokenizer.unk_token_id, tokenizer.pad_token_id) == (0, 1)
-    assert tokenizer.encode("b\U0001f98a\x00a").tolist() == [3, 2, 4, 0]
-    assert tokenizer.decode([3, 1, 2, 1, 4, 0]) == "b\U0001f98a\x00\ufffd"
-
-
-def test_a_vocabulary_that_cannot_work_is_refused():
-    assert len(CharacterLevelTokenizer(["<UNK>", "<PAD>", *map(chr, range(254))])) == 256
-    for vocab, reason in (
-        ([], "starts with"),
-        (["<PAD>", "<UNK>", "a"], "starts with"),
-        (["<UNK>", "<PAD>", "a", "b", "a"], "occurs once.*'a'"),
-        (["<UNK>", "<PAD>", "a", "the"], "one character.*'the'"),
-        (["<UNK>", "<PAD>", "a", ""], "one character"),
-        (["<UNK>", "<PAD>", "a", 7], "one character.*7"),
-        (["<UNK>", "<PAD>", *map(chr, range(255))], "at most 256 tokens, got 257"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            CharacterLevelTokenizer(vocab)
-
-
-def test_bad_ids_are_refused():
-    tokenizer = CharacterLevelTokenizer()
-    for ids, reason in (
-        ([5, 106], "0..105, got 5..106"),
-        (torch.tensor([-1, 3]), "0..105, got -1..3"),
-        (np.array([300], dtype=np.uint16), "got 300..300"),
-        ([0.5, 1.0], "integers, got float64"),
-        (torch.zeros(3, dtype=torch.bfloat16), "integers, got float64"),
-        (torch.ones(3, dtype=torch.bool), "integers, got bool"),
-        (torch.tensor(7), r"shape \(L,\), got \(\)"),
-        ([[1, 2]], r"shape \(L,\), got \(1, 2\)"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            tokenizer.decode(ids)
-    with pytest.raises(ValueError, match=r"shape \(B, L\), got \(2,\)"):
-        tokenizer.decode_batch([1, 2])
-    with pytest.raises(ValueError, match="3 characters does not fit in 2"):
-        tokenizer.pad("abc", 2)
-    assert tokenizer.decode([]) == "" and tokenizer.decode_batch(torch.zeros(0, 4).long()) == []

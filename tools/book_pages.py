@@ -16,6 +16,8 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
+from ddlm_core.support.player import START
+
 logger = logging.getLogger(__name__)
 NAME_THE_BUTTONS = """addEventListener("load", () => {
   document.querySelectorAll(".copybtn").forEach((button) => { button.ariaLabel = "Copy"; });
@@ -153,5 +155,6 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("stored-player", StoredPlayer)
     app.add_css_file("book.css")
     app.add_js_file(None, body=NAME_THE_BUTTONS)
+    app.add_js_file(None, body=f'addEventListener("load", () => {{ {START} }});')
     app.connect("html-page-context", page_context, priority=400)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

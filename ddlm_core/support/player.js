@@ -1,3 +1,6 @@
+// The body of an event handler: `this` is the player.
+const root = this;
+
 // Undo the differences: the text and the changed positions of every frame.
 const decode = ({ first, steps }) => {
   let text = [...first];
@@ -66,31 +69,32 @@ const connect = (root, button, range, last, show) => {
   seen.observe(root);
 };
 
-// Set up every player on the page that is not set up yet; notebooks differ in how they insert scripts,
-// so it does not ask which element it belongs to. The controls are native: arrow keys scrub, the space
-// bar presses the button, a screen reader hears the caption as the value of the slider.
-document.querySelectorAll(".ddlm-player:not([data-ready])").forEach((root) => {
-  root.dataset.ready = "yes";
-  const { id } = root;
-  for (let n = 2, other; (other = document.getElementById(root.id)) && other !== root; n++)
-    root.id = `${id}-${n}`;
-  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  const frames = decode(data), last = frames.length - 1;
-  const cells = layOut(root.querySelector("pre"), frames[data.cleanest].text, data.pad);
-  const bar = make("div", root), button = make("button", bar), range = make("input", bar);
-  const caption = make("output", root);
-  button.type = "button";
-  Object.assign(range, { type: "range", min: 0, max: last });
-  range.setAttribute("aria-label", "Step");
-  caption.setAttribute("aria-live", "off");
-  const show = (k) => {
-    const { sigma, changed: { size } } = frames[k];
-    draw(cells, frames[k], data.pad);
-    caption.textContent = `step ${k} of ${last} · noise σ̄ = ${sigma} · `
-      + `${size} character${size === 1 ? "" : "s"} changed`;
-    range.value = k;
-    range.setAttribute("aria-valuetext", caption.textContent);
-  };
-  show(last);
-  connect(root, button, range, last, show);
-});
+// Set up the player, once. What is left from a page that was saved while it ran goes away, with the hint.
+// The controls are native: arrow keys scrub, the space bar presses the button, a screen reader hears the
+// caption as the value of the slider.
+root.onpointerover = root.oncontentvisibilityautostatechange = null;
+root.querySelectorAll(":scope > :not(pre, .ddlm-title)").forEach((part) => part.remove());
+make("style", root).textContent = root.dataset.style;
+const { id } = root;
+for (let n = 2, other; (other = document.getElementById(root.id)) && other !== root; n++)
+  root.id = `${id}-${n}`;
+const data = JSON.parse(root.dataset.steps);
+const frames = decode(data), last = frames.length - 1;
+const cells = layOut(root.querySelector("pre"), frames[data.cleanest].text, data.pad);
+const bar = make("div", root), button = make("button", bar), range = make("input", bar);
+const caption = make("output", root);
+bar.className = "ddlm-bar";
+button.type = "button";
+Object.assign(range, { type: "range", min: 0, max: last });
+range.setAttribute("aria-label", "Step");
+caption.setAttribute("aria-live", "off");
+const show = (k) => {
+  const { sigma, changed: { size } } = frames[k];
+  draw(cells, frames[k], data.pad);
+  caption.textContent = `step ${k} of ${last} · noise σ̄ = ${sigma} · `
+    + `${size} character${size === 1 ? "" : "s"} changed`;
+  range.value = k;
+  range.setAttribute("aria-valuetext", caption.textContent);
+};
+show(last);
+connect(root, button, range, last, show);

@@ -13,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from bs4 import BeautifulSoup
 from docutils import nodes
@@ -21,6 +22,9 @@ import book_pages
 import colab
 import repository
 import vendor
+from ddlm_core.animation import Animation, make_frames
+from ddlm_core.support.player import HINT
+from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 ROOT = Path(__file__).parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -376,15 +380,15 @@ def test_a_page_in_the_browser(opened, page):
 
 def with_players() -> list[str]:
     """The landing page, and each chapter whose stored outputs hold a player."""
-    stored = [c for c in CHAPTERS if '<figure class=\\"ddlm-' in (ROOT / f"{c}.ipynb").read_text()]
+    stored = [c for c in CHAPTERS if 'class=\\"ddlm-player\\"' in (ROOT / f"{c}.ipynb").read_text()]
     return [TOC["root"], *stored]
 
 
 @pytest.mark.parametrize("page", with_players())
 def test_the_players_of_a_page(opened, book, page):
-    final = [pre.text for pre in soup(book, page).select("figure.ddlm-player pre")]
+    final = [pre.text for pre in soup(book, page).select(".ddlm-player pre")]
     tab = opened(page)
-    players = tab.locator("figure.ddlm-player")
+    players = tab.locator(".ddlm-player")
     assert players.count() == len(final) > 0
     for player, text in zip(players.all(), final):
         pre, slider, button = (player.locator(x) for x in ("pre", "input", "button"))
@@ -409,8 +413,76 @@ def test_a_player_starts_by_itself_unless_the_reader_wants_less_motion(browser, 
         context = browser.new_context(reduced_motion=motion)
         tab = context.new_page()
         tab.goto(f"{site}/{TOC['root']}.html")
-        button = tab.locator("figure.ddlm-player button").first
+        button = tab.locator(".ddlm-player button").first
         button.scroll_into_view_if_needed()
         tab.wait_for_timeout(500)
         assert button.inner_text() == state
         context.close()
+
+
+def animation(text: str = "The end.") -> Animation:
+    """Noise that becomes a text, in nine steps."""
+    tokenizer = CharacterLevelTokenizer()
+    end = tokenizer.encode(text)
+    noise = torch.randint(2, 106, end.shape, generator=torch.Generator().manual_seed(0))
+    states = [torch.where(torch.arange(len(end)) < k, end, noise) for k in range(len(end) + 1)]
+    return Animation(make_frames(states, [1.0] * len(states)), tokenizer, title="Mo & Co")
+
+
+@pytest.fixture
+def tab(browser) -> Iterator:
+    """A tab that shows files of this machine; it asks for nothing else, and nothing fails."""
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 360, "height": 500})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith("file:") else wrong.append(r.url))
+    yield page
+    context.close()
+    assert not wrong
+
+
+def test_a_player_starts_however_it_came_into_the_page(tab, tmp_path):
+    """In the file of a page; put in as HTML, as notebooks do; far down; without the event."""
+    player, page = animation()._repr_html_(), tmp_path / "page.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{player}<main></main>", encoding="utf-8")
+    tab.goto(page.as_uri())
+    tab.locator("button").wait_for()
+    insert = """html => document.querySelector('main').append(
+      Object.assign(document.createElement('div'), {innerHTML: html}))"""
+    tab.evaluate(insert, player)
+    tab.evaluate(insert, "<p style='height: 9999px'></p>" + player)
+    tab.evaluate("scrollTo(0, document.body.scrollHeight)")
+    tab.locator("#ddlm-player-3 button").wait_for()
+    ids = [root.get_attribute("id") for root in tab.locator(".ddlm-player").all()]
+    assert ids == ["ddlm-player", "ddlm-player-2", "ddlm-player-3"]
+    assert tab.locator("button").count() == 3
+    assert tab.get_by_text(HINT).count() == 0
+    tab.locator("#ddlm-player-2 input").fill("0")
+    texts = [pre.text_content() for pre in tab.locator("pre").all()]
+    assert texts[0] == texts[2] == "The end." != texts[1]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+    unknown = player.replace("content-visibility: auto", "")  # to a browser of some years ago
+    tab.evaluate("html => { document.body.innerHTML = html }", unknown)
+    assert tab.locator("button").count() == 0
+    tab.get_by_text(HINT).hover()
+    assert tab.locator("button").count() == 1
+
+
+def test_a_saved_page_plays_also_when_the_browser_saved_it_again(tab, tmp_path):
+    tab.goto(animation().save(tmp_path / "run.html").as_uri())
+    tab.locator("input").fill("2")
+    (tmp_path / "again.html").write_text(tab.content(), encoding="utf-8")
+    tab.goto((tmp_path / "again.html").as_uri())
+    assert (tab.locator("button").count(), tab.locator("output").count()) == (1, 1)
+    assert tab.locator("pre").text_content() == "The end."
+
+
+def test_without_scripts_a_player_is_its_final_text(browser, tmp_path):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(animation().save(tmp_path / "run.html").as_uri())
+    shown = tab.locator("body").inner_text().splitlines()
+    assert list(filter(None, shown)) == ["Mo & Co", "The end.", HINT]
+    context.close()

@@ -1,16 +1,20 @@
-"""The views: what the terminal and the GIF make of a run."""
+"""The renderers: what the terminal, the GIF and a sanitized page make of a run."""
 
 import io
 import os
 import re
 from unittest import mock
 
+import nbformat
 import pytest
 import torch
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
 
-from ddlm_core.animation import draw, make_frames
+from ddlm_core.animation import Animation, draw, make_frames
 from ddlm_core.support.drawing import ARROWS, Picture
 from ddlm_core.support.gif import _font, _lay_out
+from ddlm_core.support.player import HINT
 from ddlm_core.support.terminal import _rows, render_terminal
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -20,14 +24,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def story_pictures() -> list[Picture]:
+def story() -> Animation:
     """Noise, a half-way text, and a text with padding, quotes, a newline and dangerous marks."""
     tokenizer = CharacterLevelTokenizer()
     end = tokenizer.pad("“Hi,” said\nMo. </script><b>&", 40)
     start = torch.randint(0, len(tokenizer), (40,), generator=torch.Generator().manual_seed(0))
     middle = torch.where(torch.arange(40) % 2 == 0, start, end)
     frames = make_frames([start, middle, end, end], [20.0, 0.51234, 0.0001, 0.0])
-    return [draw(frame, tokenizer) for frame in frames]
+    return Animation(frames, tokenizer, title="How <i>Mo</i> ends")
+
+
+def story_pictures() -> list[Picture]:
+    return story().pictures()
 
 
 SCREEN = {"TERM": "xterm", "COLUMNS": "21", "LINES": "24"}
@@ -113,3 +121,27 @@ def test_lines_break_between_words():
         rows[row] = rows.get(row, "") + mark
         assert len(rows[row]) == column + 1  # no gap, no overlap
     assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
+
+
+TITLE, TEXT = "How <i>Mo</i> ends", "“Hi,” said\nMo. </script><b>&"
+
+
+def test_a_sanitized_page_shows_the_text_its_title_and_how_to_play_it():
+    """`jupyter nbconvert --to html --HTMLExporter.sanitize_html=True`."""
+    data = {"text/html": story()._repr_html_(), "text/plain": repr(story())}
+    output = nbformat.v4.new_output("display_data", data)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    page, _ = HTMLExporter(sanitize_html=True).from_notebook_node(notebook)
+    (shown,) = BeautifulSoup(page, "html.parser").select(".jp-OutputArea-output")
+    assert shown.pre.text == TEXT
+    assert [line for line in shown.text.split("\n") if line] == [TITLE, *TEXT.split("\n"), HINT]
+
+
+@pytest.mark.parametrize("kept", [set(), {"class", "id"}, {"class", "id", "style", "aria-label"}])
+def test_nothing_but_text_is_left_where_attributes_go(kept):
+    """GitHub, JupyterLab and others differ in what they drop: here, it may be anything."""
+    player = BeautifulSoup(story()._repr_html_(), "html.parser")
+    assert not player.find_all(["script", "style", "svg", "object"])
+    for element in player.find_all(True):
+        element.attrs = {name: value for name, value in element.attrs.items() if name in kept}
+    assert [line for line in player.text.split("\n") if line] == [TITLE, *TEXT.split("\n"), HINT]

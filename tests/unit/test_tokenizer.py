@@ -1,0 +1,96 @@
+"""The tokenizer: vocabularies from files, ids from everywhere, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from ddlm_core.support.errors import UserError
+from ddlm_core.tokenizer import PAD_ID, UNK_ID, VOCAB, CharacterLevelTokenizer, look_up
+
+
+def test_a_vocabulary_from_a_file_works_the_same():
+    stored = ["<UNK>", "<PAD>", "\U0001f98a", "b", "\x00"]
+    tokenizer = CharacterLevelTokenizer(stored)
+    assert len(tokenizer) == tokenizer.vocab_size == 5 and list(tokenizer.vocab) == stored
+    assert (tokenizer.unk_token_id, tokenizer.pad_token_id) == (0, 1)
+    assert tokenizer.encode("b\U0001f98a\x00a").tolist() == [3, 2, 4, 0]
+    assert tokenizer.decode([3, 1, 2, 1, 4, 0]) == "b\U0001f98a\x00\ufffd"
+
+
+def test_a_vocabulary_that_cannot_work_is_refused():
+    assert len(CharacterLevelTokenizer(["<UNK>", "<PAD>", *map(chr, range(254))])) == 256
+    for vocab, reason in (
+        ([], "starts with"),
+        (["<PAD>", "<UNK>", "a"], "starts with"),
+        (["<UNK>", "<PAD>", "a", "b", "a"], "occurs once.*'a'"),
+        (["<UNK>", "<PAD>", "a", "the"], "one character.*'the'"),
+        (["<UNK>", "<PAD>", "a", ""], "one character"),
+        (["<UNK>", "<PAD>", "a", 7], "one character.*7"),
+        (["<UNK>", "<PAD>", *map(chr, range(255))], "at most 256 tokens, got 257"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            CharacterLevelTokenizer(vocab)
+
+
+def test_bad_ids_are_refused():
+    tokenizer = CharacterLevelTokenizer()
+    for ids, reason in (
+        ([5, 106], "0..105, got 5..106"),
+        (torch.tensor([-1, 3]), "0..105, got -1..3"),
+        (np.array([300], dtype=np.uint16), "got 300..300"),
+        ([0.5, 1.0], "integers, got float64"),
+        (torch.zeros(3, dtype=torch.bfloat16), "integers, got float64"),
+        (torch.ones(3, dtype=torch.bool), "integers, got bool"),
+        (torch.tensor(7), r"shape \(L,\), got \(\)"),
+        ([[1, 2]], r"shape \(L,\), got \(1, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            tokenizer.decode(ids)
+    with pytest.raises(ValueError, match=r"shape \(B, L\), got \(2,\)"):
+        tokenizer.decode_batch([1, 2])
+    with pytest.raises(ValueError, match="3 characters does not fit in 2"):
+        tokenizer.pad("abc", 2)
+    assert tokenizer.decode([]) == "" and tokenizer.decode_batch(torch.zeros(0, 4).long()) == []
+
+
+def test_a_vocabulary_without_characters_works():
+    tokenizer = CharacterLevelTokenizer(("<UNK>", "<PAD>"))
+    assert tokenizer.encode("\x00a").tolist() == [UNK_ID, UNK_ID]
+    assert tokenizer.decode([UNK_ID, PAD_ID]) == "\ufffd"
+
+
+def test_every_id_comes_back():
+    """From lists, arrays of each integer type, and tensors; two have no character."""
+    tokenizer = CharacterLevelTokenizer()
+    ids = list(range(106))
+    text = "\ufffd" + "".join(VOCAB[2:])
+    for same in (ids, np.array(ids, dtype=np.uint8), np.array(ids), torch.tensor(ids)):
+        assert tokenizer.decode(same) == text
+    assert tokenizer.decode_batch(np.array([ids[:3], ids[3:6]])) == ["\ufffd0", "123"]
+    assert tokenizer.encode_numpy(text[1:]).tolist() == ids[2:]
+
+
+def test_blocks_meet_without_a_seam():
+    tokenizer = CharacterLevelTokenizer()
+    for length in (0, 1, tokenizer.BLOCK - 1, tokenizer.BLOCK, tokenizer.BLOCK + 1):
+        text = ("ab" * length)[:length]
+        ids = tokenizer.encode_numpy(text)
+        assert ids.dtype == np.uint8 and ids.shape == (length,)
+        assert tokenizer.decode(ids) == text
+
+
+def test_code_points_beyond_the_table_find_its_last_entry():
+    table = np.array([5, 6, 7], dtype=np.uint8)
+    assert look_up("\x00\x01\x02\x03\U0010ffff", table).tolist() == [5, 6, 7, 7, 7]
+    tokenizer = CharacterLevelTokenizer()
+    assert len(tokenizer.table) == ord("…") + 2 and tokenizer.table.dtype == np.uint8
+    assert tokenizer.table[-1] == UNK_ID
+
+
+def test_padding_fills_up_and_never_cuts():
+    tokenizer = CharacterLevelTokenizer()
+    assert tokenizer.pad("ab", 2).tolist() == tokenizer.encode("ab").tolist()
+    padded = tokenizer.pad("", 3)
+    assert padded.tolist() == [PAD_ID] * 3 and padded.dtype == torch.int64
+    with pytest.raises(UserError, match="a text of 1 characters does not fit in 0 tokens"):
+        tokenizer.pad("a", 0)
