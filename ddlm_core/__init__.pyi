@@ -52,7 +52,7 @@ from .evaluation import mean_of as mean_of
 from .evaluation import spread_times as spread_times
 from .evaluation import wilson as wilson
 from .evaluation import word_entropy as word_entropy
-from .forward import noise_column as noise_column
+from .forward import noise_of_batch as noise_of_batch
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ddlm_core.noise import resample_probability
 
-__all__ = ["noise_column", "transition", "sample_prior", "perturb_batch"]
+__all__ = ["noise_of_batch", "transition", "sample_prior", "perturb_batch"]
 
 
-def noise_column(x: Tensor, noise: Tensor | float) -> Tensor:
+def noise_of_batch(x: Tensor, noise: Tensor | float) -> Tensor:
     """The noise of a batch, a scalar or (B,), as a column (B, 1) beside its tokens ``x``, int64 (B, L).
 
     It is on the device of the tokens, in its own dtype; plain numbers and integers get PyTorch's
@@ -34,7 +34,7 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
     dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
-    delta = noise_column(x_t, delta_sigma)[..., None]  # (B, 1, 1)
+    delta = noise_of_batch(x_t, delta_sigma)[..., None]  # (B, 1, 1)
     leak = resample_probability(delta) / vocab_size
     rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
     stay = torch.exp(-delta).expand(*x_t.shape, 1)
@@ -71,7 +71,7 @@ def perturb_batch(
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
-    chance = resample_probability(noise_column(x_0, sigma_bar))  # (B, 1)
+    chance = resample_probability(noise_of_batch(x_0, sigma_bar))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
     redraw = u < chance  # (B, L)

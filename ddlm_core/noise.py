@@ -113,27 +113,3 @@ class GeometricNoise:
     def time(self, sigma_bar: Tensor | float) -> Tensor:
         """Time at which the total noise is ``sigma_bar``, of its shape: the inverse."""
         return (torch.log(as_float_tensor(sigma_bar)) - math.log(self.sigma_min)) / self.log_growth
-
-
-class NoiseSchedule(Protocol):
-    r"""How much noise has come by time t in [0, 1], of any shape: what all noise schedules answer."""
-
-    @property
-    def sigma_min(self) -> float:
-        """Total noise at t = 0."""
-
-    @property
-    def sigma_max(self) -> float:
-        """Total noise at t = 1."""
-
-    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        r"""Total noise and noise rate: $(\bar\sigma(t), \sigma(t))$."""
-
-    def sigma_bar(self, t: Tensor | float) -> Tensor:
-        r"""Total noise $\bar\sigma(t)$, of the shape of ``t``."""
-
-    def sigma(self, t: Tensor | float) -> Tensor:
-        r"""Noise rate $\sigma(t) = d\bar\sigma/dt$, of the shape of ``t``."""
-
-    def time(self, sigma_bar: Tensor | float) -> Tensor:
-        """Time at which the total noise is ``sigma_bar``, of its shape."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddlm_core.forward import noise_column, perturb_batch, sample_prior, transition
+from ddlm_core.forward import noise_of_batch, perturb_batch, sample_prior, transition
 from ddlm_core.noise import transition_matrix
 
 
@@ -81,7 +81,7 @@ def test_noise_is_a_scalar_or_one_for_each_text():
         (torch.tensor([0.5, 2.0]).double(), [0.5, 2.0], torch.float64),
         (torch.tensor([0.5, 2.0]).half(), [0.5, 2.0], torch.float16),
     ):
-        column = noise_column(x, noise)
+        column = noise_of_batch(x, noise)
         assert column.shape == (2, 1) and column.dtype == dtype
         assert column[:, 0].tolist() == values
 
@@ -95,7 +95,7 @@ def test_the_noise_sets_the_dtype_of_the_rows():
 def test_everything_stays_on_the_device_of_the_tokens():
     """On `meta`, which has shapes and no values, so that a machine without a GPU sees the fault."""
     x = torch.zeros(2, 3, dtype=torch.int64, device="meta")
-    assert noise_column(x, 0.5).device.type == transition(x, 0.5, 4).device.type == "meta"
+    assert noise_of_batch(x, 0.5).device.type == transition(x, 0.5, 4).device.type == "meta"
     for generator in (None, torch.Generator()):
         assert perturb_batch(x, 0.5, 4, generator=generator).device.type == "meta"
         assert sample_prior(2, 3, 4, generator, "meta").device.type == "meta"
