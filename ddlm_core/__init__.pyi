@@ -1,6 +1,7 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
 from . import absorbing as absorbing
 from . import animation as animation
+from . import config as config
 from . import data as data
 from . import evaluation as evaluation
 from . import forward as forward
@@ -30,6 +31,8 @@ from .animation import encode_pictures as encode_pictures
 from .animation import iter_frames as iter_frames
 from .animation import make_frames as make_frames
 from .apps.playground import Playground as Playground
+from .config import GRAPHS as GRAPHS
+from .config import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .data import POCKET as POCKET
 from .data import Loaders as Loaders
 from .data import TokenWindows as TokenWindows
@@ -72,10 +75,8 @@ from .loss import masked_mean as masked_mean
 from .loss import noise_column as noise_column
 from .loss import prior_kl as prior_kl
 from .loss import score_entropy_loss as score_entropy_loss
-from .model import GRAPHS as GRAPHS
 from .model import Attention as Attention
 from .model import Block as Block
-from .model import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .model import DiscreteDiffusionTransformer as DiscreteDiffusionTransformer
 from .model import Modulation as Modulation
 from .model import NoiseEmbedding as NoiseEmbedding
