@@ -2,7 +2,8 @@
 
 Tags: `export` goes to ddlm_core/<chapter>.py, `export:name` to ddlm_core/name.py; `test` and
 `test:name` go to tests/test_<chapter>.py and tests/test_name.py. A text in triple quotes that opens
-the first cell of a module is the docstring of that module.
+the first cell of a module is the docstring of that module. A plain `pytest` leaves out the tests of
+cells that are tagged `slow` as well.
 """
 
 import ast
@@ -18,7 +19,7 @@ import jupytext
 CHAPTER_FILE = re.compile(r"(?:\d\d|[A-Z])_([a-z]\w*)\.py")
 OUR_TAG = re.compile(r"(export|test)(?::([a-z]\w*))?")
 OTHER_TAG = re.compile(
-    r"solution|parameters|raises-exception|nbval-[a-z-]+|(hide|remove)-(input|output|cell)"
+    r"slow|solution|parameters|raises-exception|nbval-[a-z-]+|(hide|remove)-(input|output|cell)"
 )
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 

@@ -7,6 +7,7 @@ if a file is out of step with its chapter or a rule below is broken.
 import argparse
 import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -176,7 +177,11 @@ def test_output(chapter: Chapter, cells: list[Cell]) -> Output:
         imports = list(filter(is_import, cell.tree.body))
         calls = list(filter(calls_tests, cell.tree.body))
         output.imports += cell.text(imports)
-        output.body.append(cell.without(imports + calls))
+        body = cell.without(imports + calls)
+        if "slow" in cell.tags:
+            output.imports.append("import pytest")
+            body = re.sub(r"^(?=def test_)", "@pytest.mark.slow\n", body, flags=re.MULTILINE)
+        output.body.append(body)
     return output
 
 

@@ -112,7 +112,7 @@ import mpmath
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files that repeat the address, and one chapter without its first cell."""
-    for place in ("pyproject.toml", "README.md", "_config.yml", "book/index.md"):
+    for place in ("pyproject.toml", "README.md", "CITATION.cff", "_config.yml", "book/index.md"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
     (tmp_path / "notebooks").mkdir()

@@ -137,3 +137,13 @@ def test_ci_has_every_system_and_the_first_and_newest_python():
             assert job["timeout-minutes"]
             for step in job["steps"]:
                 assert ("run" in step) != ("uses" in step)
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = pins.read_project(ROOT)
+    assert citation["version"] == project["version"]
+    assert citation["repository-code"] == project["urls"]["Repository"]
+    assert citation["license"] == project["license"]
+    assert [a["name"] for a in citation["authors"]] == [a["name"] for a in project["authors"]]
+    assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
