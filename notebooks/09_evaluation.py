@@ -181,7 +181,7 @@ import torch
 from torch import Tensor
 
 from ddlm_core.loss import denoiser_log_score
-from ddlm_core.noise import GeometricNoise
+from ddlm_core.noise import GeometricNoise, NoiseSchedule
 
 
 class UnigramModel:
@@ -194,7 +194,7 @@ class UnigramModel:
         noise: its noise schedule, for what reads ``config.noise``; by default the standard one.
     """
 
-    def __init__(self, *probs: float, noise: GeometricNoise | None = None) -> None:
+    def __init__(self, *probs: float, noise: NoiseSchedule | None = None) -> None:
         self.log_q = torch.tensor(probs, dtype=torch.float64).log()
         self.config = SimpleNamespace(vocab_size=len(probs), noise=noise or GeometricNoise())
 
@@ -254,15 +254,15 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 
 # %% tags=["export"]
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddlm_core.loss import low_discrepancy_times
-from ddlm_core.noise import GeometricNoise, resample_probability
+from ddlm_core.loss import ScoreModel, low_discrepancy_times
+from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.training import window_nats
 
 
 def spread_times(
-    count: int, noise: GeometricNoise, generator: torch.Generator
+    count: int, noise: NoiseSchedule, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """A comb of times, half uniform in t, half in the corrupted fraction, and their weights dt/dU.
 
@@ -293,7 +293,7 @@ def spread_times(
 
 # %% tags=["export"]
 @torch.inference_mode()
-def bound_draws(model: nn.Module, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
+def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
     """Single estimates of the bound, each from one noise level of :func:`spread_times`.
 
     Args:
@@ -366,7 +366,7 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import PAD_ID
 
 
-def estimate_bound(model: nn.Module, tokens: Tensor, repeats: int = 8, seed: int = 0) -> Estimate:
+def estimate_bound(model: ScoreModel, tokens: Tensor, repeats: int = 8, seed: int = 0) -> Estimate:
     r"""The bound on $-\log p$ (negative ELBO) in nats per window, padding included.
 
     The 95 % interval covers the noise drawn here and, if the windows are dozens and a random
@@ -893,8 +893,16 @@ class BayesDenoiser:
         self.uses = torch.stack(uses)[:, : len(slots)].double()  # (T, slots)
         self.slots = [tuple(torch.tensor(part, dtype=torch.long) for part in s) for s in slots]
 
-    def denoise(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
-        """Log of its distribution over the clean token, (B, L, V), for tokens (B, L), noise (B,)."""
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log of its distribution over the clean token, (B, L, V), for tokens (B, L), noise (B,).
+
+        Raises:
+            UserError: if there is a ``condition_mask``, for no token can be given.
+        """
+        if condition_mask is not None:
+            raise UserError("the Bayes denoiser takes all tokens for noisy: no condition_mask")
         factor = 1 + kappa(sigma_bar.double(), self.size)[:, None]  # (B, 1)
         same = one_hot(x_t, self.size).flatten(1).float() @ self.fixed.T  # (B, T): m_fixed
         log_weights = [
@@ -913,9 +921,12 @@ class BayesDenoiser:
         q = p / heard.float()
         return (q / q.sum(-1, keepdim=True)).log()
 
-    def __call__(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
-        """Log-scores (B, L, V) of tokens (B, L) at noise (B,)."""
-        return denoiser_log_score(self.denoise(x_t, sigma_bar), sigma_bar, x_t)
+    def __call__(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores (B, L, V) of tokens (B, L) at noise (B,); errors as in ``denoise``."""
+        log_q = self.denoise(x_t, sigma_bar, condition_mask)
+        return denoiser_log_score(log_q, sigma_bar, x_t)
 
 
 # %% [markdown]

@@ -271,3 +271,5 @@ def test_reference_networks_are_models_like_others():
         assert score.shape == (2, 24, model.config.vocab_size)
         assert not score[..., 0].any() and score.isfinite().all()  # 0 where nothing changes
     assert UnigramModel(0.5, 0.5).config.noise == GeometricNoise()
+    with pytest.raises(UserError, match="condition_mask"):
+        perfect(x_t, sigma_bar, torch.ones_like(x_t, dtype=torch.bool))
