@@ -94,10 +94,13 @@ from .noise import rate_matrix as rate_matrix
 from .noise import resample_probability as resample_probability
 from .noise import transition_matrix as transition_matrix
 from .pipeline import DiffusionPipeline as DiffusionPipeline
+from .pipeline import PretrainedModel as PretrainedModel
+from .pipeline import SamplingOptions as SamplingOptions
 from .pipeline import TextStep as TextStep
+from .pipeline import WatchedAnimation as WatchedAnimation
+from .pipeline import default_churn as default_churn
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
-from .pipeline import text_bound as text_bound
 from .sampler import METHODS as METHODS
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep

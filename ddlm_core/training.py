@@ -25,12 +25,12 @@ from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import Beta, Count, Natural, Positive, Share, check_fields
 from ddlm_core.support.files import atomic_write
 from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_precision
 from ddlm_core.support.presets import compose_preset
 from ddlm_core.support.progress import Report, StepResult, StopSignals
 from ddlm_core.support.seeds import derive_seed
-from ddlm_core.support.settings import Beta, Count, Natural, Positive, Share, check_fields
 from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 

@@ -405,7 +405,7 @@ from typing import Any, Literal
 
 from ddlm_core.model import DiscreteDiffusionConfig
 from ddlm_core.support.presets import compose_preset
-from ddlm_core.support.settings import Beta, Count, Natural, Positive, Share, check_fields
+from ddlm_core.support.fields import Beta, Count, Natural, Positive, Share, check_fields
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def prefixed(arguments: list[str]) -> list[str]:
 def check_overrides(arguments: list[str]) -> None:
     """Raise a ``UserError`` that shows how to quote a value that Hydra would not take as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     parse = OverridesParser.create().parse_override
     one_run = not {"-m", "--multirun"} & set(arguments)
@@ -59,9 +60,8 @@ def check_overrides(arguments: list[str]) -> None:
         quote = '"' if "'" in value else "'"
         shown = f"{key}={quote}{value}{quote}"
         shown = shlex.quote(shown) if {*'"$`\\!'} & {*shown} else f'"{shown}"'
-        with error_context(
-            f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"
-        ):
+        hint = f"quote the value, and all for the shell: {shown}"
+        with error_context(f"cannot read {argument}", hint, HydraException):
             if parse(argument).is_sweep_override() and one_run:
                 raise UserError("this means several runs")
 

@@ -210,8 +210,8 @@ def test_folders_that_are_almost_models(what, good, here):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    refused(lambda: DiffusionPipeline.from_pretrained(folder, "cpu"), reason)
-    refused(lambda: DiffusionPipeline.from_pretrained(folder, "cpu"), f"cannot use {folder}/")
+    refused(lambda: DiffusionPipeline.from_pretrained(folder, device="cpu"), reason)
+    refused(lambda: DiffusionPipeline.from_pretrained(folder, device="cpu"), f"cannot use {folder}/")
     for path in folder.iterdir():
         path.unlink()
 
