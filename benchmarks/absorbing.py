@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from autoregressive import batched, settings
+from autoregressive import batched
 from sampling import fresh_windows, judge
 
 from ddlm_core import stories
@@ -22,7 +22,7 @@ from ddlm_core.data import setup_dataloaders
 from ddlm_core.evaluation import Estimate, estimate_bound, wilson
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import sample_diffusion, sample_generators
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.training import Trainer, TrainingConfig, load_preset
 
 OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/absorbing.json"  # ships with the package
 
@@ -31,10 +31,10 @@ def train(config: TrainingConfig, graph: str) -> tuple[DiscreteDiffusionTransfor
     """The averaged weights of a run; its seconds, and the validation bounds on the way."""
     loader, held_out, _, _ = setup_dataloaders(
         config.dataset_name,
-        config.train_samples,
-        config.val_samples,
-        config.context_length,
-        config.batch_size,
+        train_samples=config.train_samples,
+        val_samples=config.val_samples,
+        context_length=config.context_length,
+        batch_size=config.batch_size,
         seed=config.seed,
     )
     torch.manual_seed(config.seed)
@@ -42,7 +42,7 @@ def train(config: TrainingConfig, graph: str) -> tuple[DiscreteDiffusionTransfor
     model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**network, graph=graph))
     with TemporaryDirectory() as folder:
         trainer = Trainer(model, loader, held_out, replace(config, checkpoint_dir=folder))
-        trainer.fit()
+        trainer.train()
         lines = Path(folder, "train_log.jsonl").read_text().splitlines()
     log = [json.loads(line) for line in lines]
     curve = [[e["step"], round(e["nats_per_window"], 2)] for e in log if "nats_per_window" in e]
@@ -79,10 +79,10 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.steps, args.samples, args.windows, args.sampling_steps = 2, 2, 8, [4]
-    chosen = settings() | {"max_steps": args.steps, "ema_decay": 0.99, "progress": False}
-    chosen |= {"train_samples": args.steps * chosen["batch_size"], "val_samples": 64}
+    chosen: dict[str, Any] = {"max_steps": args.steps, "ema_decay": 0.99, "progress": False}
+    chosen |= {"train_samples": args.steps * load_preset("pocket").batch_size, "val_samples": 64}
     chosen |= {"eval_every_steps": max(1, args.steps // 10), "eval_windows": 64}
-    config = TrainingConfig(**chosen)
+    config = load_preset("pocket", **chosen)
     result: dict[str, Any] = {"entropy": round(stories.entropy(), 3), "windows": args.windows}
     result |= {"steps": args.steps, "batch": config.batch_size}
     before = json.loads(args.output.read_text()) if args.output.exists() else {}

@@ -8,20 +8,17 @@ what comes before it and predicts character i. All else is the training of the b
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import mock
 
 import torch
-import yaml
 from sampling import fresh_windows, judge, weights_id
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddlm_core import DiffusionPipeline, stories, training
+from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.evaluation import Estimate, estimate_bound, mean_of
 from ddlm_core.model import (
@@ -32,12 +29,11 @@ from ddlm_core.model import (
     rope_angles,
 )
 from ddlm_core.sampler import sample_diffusion, sample_generators
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.training import Trainer, TrainingConfig, load_preset
 
 OUTPUT = (
     Path(__file__).parents[1] / "ddlm_core/results/autoregressive.json"
 )  # ships with the package
-CONFIGS = Path(training.__file__).parent / "configs"
 
 
 def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
@@ -52,10 +48,16 @@ def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
     return model.head(modulate(left, *model.modulation(cond))).float()
 
 
-def left_to_right_loss(model, drawn: Sequence[Tensor], objective: str) -> Tensor:
-    """In place of ``training_loss``: mean surprise at the next token, nats per token."""
-    x_0 = drawn[0]
-    return cross_entropy(next_logits(model, x_0).flatten(0, 1), x_0.flatten())
+class LeftToRightLoss(nn.Module):
+    """In place of ``TrainingLoss``: mean cross-entropy of the next token, nats per token."""
+
+    def __init__(self, model: DiscreteDiffusionTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_0: Tensor, *_: Tensor) -> Tensor:
+        """Of the windows x_0 (B, L): a scalar."""
+        return cross_entropy(next_logits(self.model, x_0).flatten(0, 1), x_0.flatten())
 
 
 @torch.inference_mode()
@@ -92,37 +94,25 @@ def check_causal(model: DiscreteDiffusionTransformer, length: int) -> None:
         raise SystemExit("the network is not causal")
 
 
-def settings() -> dict[str, Any]:
-    """Those of ``ddlm-train --config-name pocket``."""
-    pocket = yaml.safe_load((CONFIGS / "training/pocket.yaml").read_text())
-    chosen = {
-        k: v
-        for entry in pocket.pop("defaults")
-        if isinstance(entry, dict)
-        for k, v in entry.items()
-    }
-    network = yaml.safe_load((CONFIGS / f"model/{chosen['/model']}.yaml").read_text())
-    return pocket | {"model": network | pocket.get("model", {})}
-
-
 def train(config: TrainingConfig, causal: bool) -> tuple[DiscreteDiffusionTransformer, float]:
     """The averaged weights of a run, and its seconds."""
     loader, _, _, _ = setup_dataloaders(
         config.dataset_name,
-        config.train_samples,
-        config.val_samples,
-        config.context_length,
-        config.batch_size,
+        train_samples=config.train_samples,
+        val_samples=config.val_samples,
+        context_length=config.context_length,
+        batch_size=config.batch_size,
         seed=config.seed,
     )
     torch.manual_seed(config.seed)
     network = {"block_size": config.context_length, "padded": True} | config.model
     model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**network))
-    loss = left_to_right_loss if causal else training.training_loss
+    loss_fn = LeftToRightLoss(model) if causal else None
     start = time.perf_counter()
-    with TemporaryDirectory() as folder, mock.patch.object(training, "training_loss", loss):
-        trainer = Trainer(model, loader, None, replace(config, checkpoint_dir=folder))
-        trainer.fit()
+    with TemporaryDirectory() as folder:
+        config = replace(config, checkpoint_dir=folder)
+        trainer = Trainer(model, loader, None, config, loss_fn=loss_fn)
+        trainer.train()
     return trainer.average.cpu(), time.perf_counter() - start
 
 
@@ -159,13 +149,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    chosen = settings()
+    chosen: dict[str, Any] = {}
     if args.quick:
         args.steps, args.samples, args.windows, args.sampling_steps = 2, 4, 8, 4
         chosen |= {"train_samples": 500, "val_samples": 16}
     chosen |= {"max_steps": args.steps} if args.steps else {}
     chosen |= {"batch_size": args.batch_size} if args.batch_size else {}
-    config = TrainingConfig(**chosen)
+    config = load_preset("pocket", **chosen)
     length = config.context_length
     work = {"steps": config.max_steps, "batch": config.batch_size}
 

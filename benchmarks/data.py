@@ -40,7 +40,7 @@ def watch():
         samples.append(anonymous())
         time.sleep(0.005)
 
-setup_dataloaders("pocket-stories", 20, 4)  # so that everything is imported
+setup_dataloaders("pocket-stories", train_samples=20, val_samples=4)  # to import everything
 before, samples = anonymous(), []
 threading.Thread(target=watch, daemon=True).start()
 start, worked = time.perf_counter(), time.process_time()
@@ -48,7 +48,7 @@ loader, *_ = setup_dataloaders(sys.argv[1])
 next(iter(loader))
 seconds, worked = time.perf_counter() - start, time.process_time() - worked
 most = max([*samples, anonymous()])
-print(json.dumps([seconds, worked, before, most, loader.dataset.tokens.size]))
+print(json.dumps([seconds, worked, before, most, len(loader.dataset.tokens)]))
 """
 
 

@@ -10,11 +10,9 @@ first prototype, and ours with a third of the prototype's time.
 import argparse
 import json
 import math
-import runpy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -31,11 +29,9 @@ from ddlm_core import (
     setup_dataloaders,
 )
 from ddlm_core import model as model_module
-from ddlm_core import training as training_module
+from ddlm_core.data import batches_from
+from ddlm_core.loss import kappa
 from ddlm_core.model import Modulation, modulate, neighbors, rope_angles
-from ddlm_core.support.checkpoints import batches_from
-
-TESTS = Path(__file__).parents[1] / "tests"
 
 
 class Plain(DiscreteDiffusionTransformer):
@@ -166,23 +162,39 @@ class Ramp:
             yield batch.chunk(2, self.dim)[0] if early else batch
 
 
-def cosine(step: int, total: int, warmup: int, _: float) -> float:
-    return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / total)) / 2
+def cosine(step: int, total: int) -> float:
+    return min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def constant(*_: Any) -> float:
+def constant(*_: int) -> float:
     return 1.0
 
 
-@cache
-def slipped_loss() -> Callable:
-    """The one of chapter 5, "A slip that traveled"."""
-    return runpy.run_path(str(TESTS / "test_loss.py"))["slipped_loss"]
+def slipped_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+    """Score entropy with the bug of chapter 5, as several tutorials have it."""
+    vocab_size = log_score.shape[-1]
+    stay = 1 + kappa(sigma_bar, vocab_size)[..., None]  # the ratio at x_0, if it moved
+    at_x_t, at_x_0 = (log_score.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
+    positive = (log_score.exp().sum(-1) - at_x_t.exp()) / (vocab_size - 1)
+    middle = (log_score.sum(-1) - at_x_t) / (vocab_size - 1)
+    middle_moved = stay * at_x_0 / (vocab_size - 1) + middle * (vocab_size - 2) / (vocab_size - 1)
+    constant = (-stay.log() - 1) / stay
+    constant_moved = (stay * (stay.log() - 1) - (vocab_size - 2)) / (vocab_size - 1)
+    unmoved = positive - middle / stay + constant
+    return torch.where(x_t == x_0, unmoved, positive - middle_moved + constant_moved)
 
 
-def copied_loss(model: nn.Module, drawn: tuple, _: str) -> Tensor:
-    x_0, x_t, mask, sigma_bar, weight = drawn
-    return (weight[:, None] * slipped_loss()(model(x_t, sigma_bar), sigma_bar, x_t, x_0)).mean()
+class CopiedLoss(nn.Module):
+    """In place of ``TrainingLoss``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *drawn: Tensor) -> Tensor:
+        x_0, x_t, _, sigma_bar, weight = drawn
+        losses = slipped_loss(self.model(x_t, sigma_bar), sigma_bar, x_t, x_0)
+        return (weight[:, None] * losses).mean()
 
 
 class Variant(NamedTuple):
@@ -193,6 +205,8 @@ class Variant(NamedTuple):
     change: Callable[[nn.Module], None] | None = None  # to the finished network
     patches: tuple[tuple[Any, str, Any], ...] = ()  # module, name, what stands there instead
     kind: type[DiscreteDiffusionTransformer] = DiscreteDiffusionTransformer
+    lr_schedule: Callable[[int, int], float] | None = None  # in place of the trainer's own
+    loss_fn: Callable[[nn.Module], nn.Module] | None = None
     ramp: int | None = None  # the dimension to cut in half at first
 
 
@@ -202,16 +216,14 @@ SCALE = {
         OLD | {"learning_rate": 1e-4, "noise_power": None, "ema_decay": 0.0},
         {"n_layer": 4, "conv_size": 0, "parametrization": "score"},
         kind=Plain,
-        patches=(
-            (training_module, "learning_rate_factor", constant),
-            (training_module, "training_loss", copied_loss),
-        ),
+        lr_schedule=constant,
+        loss_fn=CopiedLoss,
     ),
     "prototype": Variant(
         OLD | {"learning_rate": 2e-3, "ema_decay": 0.99},
         {"n_layer": 4, "conv_size": 0},
         kind=Plain,
-        patches=((training_module, "learning_rate_factor", cosine),),
+        lr_schedule=cosine,
     ),
 }
 VARIANTS = {
@@ -224,7 +236,7 @@ VARIANTS = {
     "plain stack, score entropy": Variant(
         {"objective": "score_entropy"}, {"conv_size": 0}, kind=Plain
     ),
-    "readers are graded, too": Variant({"objective": "graded"}),
+    "readers are graded, too": Variant({"auxiliary_loss_weight": 0.3}),
     "no given spans": Variant({"condition_share": 0.0}),
     "more low noise: power 2": Variant({"noise_power": 2.0}),
     "more high noise: power 0.5": Variant({"noise_power": 0.5}),
@@ -235,7 +247,7 @@ VARIANTS = {
     "weight decay 0.1": Variant({"weight_decay": 0.1}),
     "no decay of the learning rate": Variant({"decay_fraction": 1e-6}),
     "decay from the start": Variant({"decay_fraction": 1.0}),
-    "cosine decay": Variant(patches=((training_module, "learning_rate_factor", cosine),)),
+    "cosine decay": Variant(lr_schedule=cosine),
     "weights, not their average": Variant({"ema_decay": 0.0}),
     "batch half as large": Variant({"batch_size": 0.5}),
     "batch twice as large": Variant({"batch_size": 2}),
@@ -305,20 +317,26 @@ def make_trainer(args: argparse.Namespace, variant: Variant, seed: int, folder: 
     torch.manual_seed(seed)
     samples = 50_000 if args.data == "pocket-stories" else None
     train, val, _, _ = setup_dataloaders(
-        args.data, samples, 512, args.length, config.batch_size, val_dataset_name=args.val
+        args.data,
+        train_samples=samples,
+        val_samples=512,
+        context_length=args.length,
+        batch_size=config.batch_size,
+        val_dataset_name=args.val,
     )
     model = variant.kind(DiscreteDiffusionConfig(block_size=args.length, **variant.network))
     if variant.change:
         variant.change(model)
-    return Trainer(model, train, val, config)
+    loss_fn = variant.loss_fn(model) if variant.loss_fn else None
+    return Trainer(model, train, val, config, loss_fn=loss_fn, lr_schedule=variant.lr_schedule)
 
 
 def timed(trainer: Trainer, steps: int) -> float:
     """Seconds of the next steps, those of all threads over their number; nothing is saved."""
-    batches = batches_from(trainer.train_loader, trainer.parts, trainer.step)
+    batches = batches_from(trainer.train_loader, trainer.micro_batches, trainer.step)
     start = time.process_time()
     for _ in range(steps):
-        training_module.train_step(trainer, next(batches))
+        trainer.train_step(next(batches))
     return (time.process_time() - start) / torch.get_num_threads()
 
 
@@ -333,11 +351,11 @@ def run(args: argparse.Namespace, name: str, variant: Variant, seed: int, steps:
             pilot = 1 if args.quick else 10
             steps = max(4, round(args.seconds / (timed(trial, pilot) / pilot)))
         trainer = make_trainer(args, variant, seed, folder)
-        trainer.total = steps
+        trainer.total_steps = steps
         if variant.ramp is not None:  # the cut third takes half as long
-            trainer.total = round(steps * 6 / 5)
-            trainer.train_loader = Ramp(trainer.train_loader, trainer.total, variant.ramp)
-        seconds = timed(trainer, trainer.total)
+            trainer.total_steps = round(steps * 6 / 5)
+            trainer.train_loader = Ramp(trainer.train_loader, trainer.total_steps, variant.ramp)
+        seconds = timed(trainer, trainer.total_steps)
         bound = trainer.evaluate()
         nats = bound.nats_per_window
         return {
@@ -345,7 +363,7 @@ def run(args: argparse.Namespace, name: str, variant: Variant, seed: int, steps:
             "seed": seed,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "batch": trainer.config.batch_size,
-            "steps": trainer.total,
+            "steps": trainer.total_steps,
             "seconds": round(seconds, 1),
             "nats_per_window": round(nats, 2),
             "nats_per_character": round(bound.bits_per_character * math.log(2), 4),

@@ -57,9 +57,7 @@ def main() -> None:
     fresh = [tokenizer.pad(story, length) for story in stories.sample(2048, seed=10**6)]
     loader = evaluation_loader(torch.cat(fresh).numpy().astype("uint8"), length, 64)
     bounds = [
-        validation_bound(
-            pipeline.model, loader, pipeline.config.noise, len(fresh), seed
-        ).nats_per_window
+        validation_bound(pipeline.model, loader, len(fresh), seed).nats_per_window
         for seed in range(1 if args.quick else 4)
     ]
     bound = sum(bounds) / len(bounds)

@@ -16,7 +16,7 @@ import torch
 
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.support.files import LATEST, PREVIOUS, read_checkpoint
+from ddlm_core.support.checkpoints import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.training import Trainer, TrainingConfig
 
 
@@ -24,7 +24,7 @@ def train(folder: Path, steps: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     torch.manual_seed(0)
     train_loader, val_loader, *_ = setup_dataloaders(
-        "pocket-stories", train_samples=40, val_samples=4, context_len=160, batch_size=4
+        "pocket-stories", train_samples=40, val_samples=4, context_length=160, batch_size=4
     )
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8, "dropout": 0.1}
     model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(block_size=160, **sizes))
@@ -37,7 +37,7 @@ def train(folder: Path, steps: int) -> None:
     trainer = Trainer(model, train_loader, val_loader, config)
     if (folder / LATEST).exists() or (folder / PREVIOUS).exists():
         trainer.resume(folder / LATEST)
-    trainer.fit()
+    trainer.train()
 
 
 def killed(folder: Path, steps: int, seconds: float) -> bool:
@@ -69,13 +69,13 @@ def main() -> None:
         start = time.monotonic()
         killed(Path(name) / "timed", 60, 1e9)
         seconds = time.monotonic() - start
-        wanted = {k: v for k, v in read_checkpoint(whole / LATEST).items() if k != "config"}
+        wanted = {k: v for k, v in read_checkpoint(whole / LATEST).items() if k != "run"}
         while kills < args.kills:
             folder, runs = Path(name) / str(runs), runs + 1
             while killed(folder, 60, random.uniform(0.0, 1.0) * seconds):
                 kills += 1
                 torn |= {part.stat().st_mtime_ns for part in folder.glob(f"{LATEST}.part")}
-            found = {k: v for k, v in read_checkpoint(folder / LATEST).items() if k != "config"}
+            found = {k: v for k, v in read_checkpoint(folder / LATEST).items() if k != "run"}
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     print(f"{runs} runs, {kills} kills, {len(torn)} of them in the middle of a save: the same bits")
 

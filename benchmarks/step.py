@@ -29,8 +29,8 @@ from ddlm_core import (
     TrainingConfig,
     score_entropy_loss,
     setup_dataloaders,
-    train_step,
 )
+from ddlm_core.support.hardware import autocast
 from ddlm_core.training import build_optimizers, draw_noise, training_loss
 
 
@@ -86,7 +86,7 @@ def loss_tensors(batch: int, length: int, vocab: int, objective: str) -> list[st
     sigma_bar, mask = torch.ones(batch), torch.zeros(batch, length, dtype=torch.bool)
     model = SimpleNamespace(denoise=lambda *_: logits.log_softmax(-1))
     with LargeTensors(batch * length * vocab) as counter:
-        if objective == "guess":
+        if objective == "cross_entropy":
             training_loss(model, (x_0, x_t, mask, sigma_bar, sigma_bar), objective).backward()
         else:  # of log-scores, without the way from log q to them
             score_entropy_loss(logits, sigma_bar, x_t, x_0).sum().backward()
@@ -102,7 +102,7 @@ def bare_step(trainer: Trainer, x_0: Tensor) -> Callable[[], None]:
 
     def step() -> None:
         drawn = draw_noise(x_0, config, model, generator)
-        with trainer.accelerator.autocast():
+        with autocast(trainer.precision, trainer.accelerator.device):
             loss = training_loss(model, drawn, config.objective)
         loss.backward()
         for optimizer in optimizers:
@@ -122,7 +122,13 @@ def make_trainer(batch_size: int, **settings: object) -> tuple[Trainer, Tensor]:
         progress=False,
         **settings,
     )
-    loader, _, _, _ = setup_dataloaders("pocket-stories", 1000, 10, 160, batch_size)
+    loader, _, _, _ = setup_dataloaders(
+        "pocket-stories",
+        train_samples=1000,
+        val_samples=10,
+        context_length=160,
+        batch_size=batch_size,
+    )
     network = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(block_size=160))
     return Trainer(network, loader, None, config), next(iter(loader)).long()
 
@@ -144,9 +150,9 @@ def alone(args: argparse.Namespace) -> None:
         args.batch_size, mixed_precision=precision, torch_compile=compiled == "yes"
     )
     for _ in range(2):
-        train_step(trainer, x_0)
+        trainer.train_step(x_0)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    median = statistics.median(seconds(lambda: train_step(trainer, x_0)) for _ in range(args.runs))
+    median = statistics.median(seconds(lambda: trainer.train_step(x_0)) for _ in range(args.runs))
     after = resource.getrusage(resource.RUSAGE_SELF)
     kernel, user = after.ru_stime - before.ru_stime, after.ru_utime - before.ru_utime
     print(f"{median:.3f} s, {kernel / (kernel + user):.0%} of the processor's time in the kernel")
@@ -156,7 +162,7 @@ def profile_table(trainer: Trainer, x_0: Tensor) -> None:
     """Print which operations take more than 2 % of a step."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(3):
-            train_step(trainer, x_0)
+            trainer.train_step(x_0)
     rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
     print("\n| operation | share of a step |\n|---|---|")
@@ -175,7 +181,7 @@ def main() -> None:
     bare = bare_step(trainer, x_0)
 
     def ours() -> None:
-        train_step(trainer, x_0)
+        trainer.train_step(x_0)
 
     for work in (ours, bare):
         work()
@@ -183,11 +189,11 @@ def main() -> None:
     mine, theirs = (statistics.median(column) for column in zip(*pairs))
     parameters = sum(p.numel() for p in trainer.model.parameters())
     flops = step_flops(network, args.batch_size, parameters)
-    precision = trainer.accelerator.mixed_precision
+    precision = trainer.precision
     peak = matmul_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
     counts = {
         objective: loss_tensors(args.batch_size, 160, network.vocab_size, objective)
-        for objective in ("guess", "score_entropy")
+        for objective in ("cross_entropy", "score_entropy")
     }
 
     print("| figure | value |\n|---|---|")

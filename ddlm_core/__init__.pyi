@@ -55,7 +55,7 @@ from .evaluation import mean_of as mean_of
 from .evaluation import spread_times as spread_times
 from .evaluation import wilson as wilson
 from .evaluation import word_entropy as word_entropy
-from .forward import noise_of_batch as noise_of_batch
+from .forward import noise_column as noise_column
 from .forward import perturb_batch as perturb_batch
 from .forward import sample_prior as sample_prior
 from .forward import transition as transition
@@ -72,7 +72,6 @@ from .loss import log_posterior as log_posterior
 from .loss import log_ratio as log_ratio
 from .loss import low_discrepancy_times as low_discrepancy_times
 from .loss import masked_mean as masked_mean
-from .loss import noise_column as noise_column
 from .loss import prior_kl as prior_kl
 from .loss import score_entropy_loss as score_entropy_loss
 from .model import Attention as Attention
@@ -123,9 +122,16 @@ from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .tokenizer import look_up as look_up
 from .training import HARMLESS as HARMLESS
 from .training import SAME_TEXT as SAME_TEXT
+from .training import Beta as Beta
 from .training import Bound as Bound
+from .training import Count as Count
+from .training import CountOrNone as CountOrNone
+from .training import Natural as Natural
 from .training import NoisyBatch as NoisyBatch
+from .training import Positive as Positive
+from .training import PositiveOrNone as PositiveOrNone
 from .training import RunFiles as RunFiles
+from .training import Share as Share
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
 from .training import TrainingLoss as TrainingLoss

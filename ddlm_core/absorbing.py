@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddlm_core.loss import Graph, noise_column
+from ddlm_core.forward import noise_column
+from ddlm_core.loss import Graph
 from ddlm_core.noise import NoiseSchedule, as_float_tensor, resample_probability
 
 __all__ = [
@@ -152,7 +153,7 @@ class AbsorbingGraph(Graph):
         return letters + resample_probability(noise) * mask
 
     def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-        lost = resample_probability(delta_sigma).to(x_t.device)[..., None, None]  # (B, 1, 1)
+        lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
         mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
         at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
         at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it

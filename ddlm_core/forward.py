@@ -9,23 +9,32 @@ from torch import Tensor
 
 from ddlm_core.noise import resample_probability
 
-__all__ = ["noise_of_batch", "transition", "sample_prior", "perturb_batch"]
+__all__ = ["noise_column", "transition", "sample_prior", "perturb_batch"]
 
 
-def noise_of_batch(x: Tensor, noise: Tensor | float) -> Tensor:
-    """The noise of a batch, a scalar or (B,), as a column (B, 1) beside its tokens ``x``, int64 (B, L).
+def noise_column(noise: Tensor | float, like: Tensor) -> Tensor:
+    """The noise of a batch, a scalar or (B,), as a column (B, 1, …) beside ``like``, (B, …).
 
-    It is on the device of the tokens, in its own dtype; plain numbers and integers get PyTorch's
-    default one. Other shapes or tokens raise a ValueError; values are not checked.
+    It is on the device of ``like``. Beside a floating table it has its dtype, but at least float32.
+    Beside tokens it keeps its own; plain numbers and integers get PyTorch's default one. Other shapes
+    raise a ValueError; values are not checked.
     """
-    if x.dim() != 2 or x.dtype != torch.int64:
-        raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
-    noise = torch.as_tensor(noise, device=x.device)
-    if noise.shape not in ((), x.shape[:1]):
-        raise ValueError(f"noise must be a scalar or ({len(x)},), got shape {tuple(noise.shape)}")
+    floating = like.is_floating_point()
+    dtype = torch.promote_types(like.dtype, torch.float32) if floating else None
+    noise = torch.as_tensor(noise, dtype=dtype, device=like.device)
+    if noise.shape not in ((), like.shape[:1]):
+        raise ValueError(
+            f"noise must be a scalar or ({len(like)},), got shape {tuple(noise.shape)}"
+        )
     if not noise.is_floating_point():
         noise = noise.to(torch.get_default_dtype())
-    return noise.expand(len(x))[:, None]
+    return noise.expand(len(like)).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _check_tokens(x: Tensor) -> None:
+    """Raise a ValueError if a text is not int64 of shape (B, L)."""
+    if x.dim() != 2 or x.dtype != torch.int64:
+        raise ValueError(f"tokens must be int64 of shape (B, L), got {x.dtype} {tuple(x.shape)}")
 
 
 def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
@@ -34,7 +43,8 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
     The tokens are int64 (B, L), the noise $\Delta \ge 0$ yet to come is a scalar or (B,) and sets the
     dtype; other shapes raise a ValueError, values are not checked. (SEDD's uniform graph.)
     """
-    delta = noise_of_batch(x_t, delta_sigma)[..., None]  # (B, 1, 1)
+    _check_tokens(x_t)
+    delta = noise_column(delta_sigma, x_t)[..., None]  # (B, 1, 1)
     leak = resample_probability(delta) / vocab_size
     rows = leak.expand(*x_t.shape, vocab_size).clone()  # (B, L, V)
     stay = torch.exp(-delta).expand(*x_t.shape, 1)
@@ -71,7 +81,8 @@ def perturb_batch(
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
-    chance = resample_probability(noise_of_batch(x_0, sigma_bar))  # (B, 1)
+    _check_tokens(x_0)
+    chance = resample_probability(noise_column(sigma_bar, x_0))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
     redraw = u < chance  # (B, L)

@@ -119,10 +119,9 @@ class Attention(nn.Module):
 
 
 def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
-    """Depthwise causal convolution plus its input: (B, L, n_embd) → the same shape.
+    """Depthwise causal convolution, added to its input x (B, L, n_embd): the same shape.
 
-    Adds to each position the ``conv_size`` positions before it, feature by feature:
-    ``weights[k]``, of shape (n_embd,), belongs to the position k + 1 places back.
+    ``weights`` (conv_size, n_embd): the k-th row, from 0, is for what lies k + 1 positions back.
     """
     total = x
     for back, weight in enumerate(weights, 1):
@@ -131,10 +130,7 @@ def causal_conv(x: Tensor, weights: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each with an adaLN-zero gate.
-
-    A ``causal`` block has a :func:`causal_conv` before each of the two.
-    """
+    """Attention, then feed-forward, each gated (adaLN-zero); if ``causal``, after a convolution."""
 
     def __init__(self, config: DiscreteDiffusionConfig, causal: bool = False) -> None:
         super().__init__()
@@ -142,9 +138,8 @@ class Block(nn.Module):
         self.gradient_checkpointing = False
         self.modulation = Modulation(config.cond_dim, d, 6)
         self.attention = Attention(config)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(d, 4 * d, bias), nn.GELU(), nn.Linear(4 * d, d, bias)
-        )
+        up, down = nn.Linear(d, 4 * d, bias), nn.Linear(4 * d, d, bias)
+        self.feed_forward = nn.Sequential(up, nn.GELU(), down)
         self.dropout = nn.Dropout(config.dropout)
         size = config.conv_size if causal else 0
         self.conv = nn.ParameterList(torch.zeros(size, d) for _ in range(2 if size else 0))
@@ -191,7 +186,7 @@ def hollow_attention(
     """States of the merge, left-to-right and right-to-left stacks, blind to their own letter.
 
     ``left``, ``right`` and the results: (B, L, n_embd). The hollow transformer of Sun et al. 2023
-    (arXiv:2211.16750, §4.2), here without weights shared by the two causal stacks.
+    (arXiv:2211.16750), here without weights shared by the two causal stacks.
     """
     depth, length = (len(blocks) - 1) // 2, left.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=left.device).tril()
@@ -242,12 +237,14 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         for block in self.blocks:
             block.gradient_checkpointing = value
 
-    def _stacks(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    def _stacks(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """States of the three stacks, each (B, L, n_embd), and the noise features (B, cond_dim)."""
-        check_input(x_t, sigma_bar, mask, self.config.block_size)
+        check_input(x_t, sigma_bar, condition_mask, self.config.block_size)
         x, length = self.embedding(x_t), x_t.shape[1]  # (B, L, n_embd)
-        if mask is not None:
-            x = x + mask[..., None] * self.condition_embedding
+        if condition_mask is not None:
+            x = x + condition_mask[..., None] * self.condition_embedding
         cond = self.noise_embedding(sigma_bar)
         angles = rope_angles(length, self.config.n_embd // self.config.n_head, x.device)
         left, right = neighbors(x, self.position_embedding[:length])
@@ -276,15 +273,13 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
         r"""$\log q$ of each clean token given all letters but its own: (B, L, V), at least float32."""
-        self._check_denoiser()
-        return self.logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+        return self._log_q(self.logits(x_t, sigma_bar, condition_mask))
 
     def denoise_stacks(
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
         r"""$\log q$ of the merge, left-to-right and right-to-left stacks: (3, B, L, V)."""
-        self._check_denoiser()
-        return self.stack_logits(x_t, sigma_bar, condition_mask).log_softmax(-1)
+        return self._log_q(self.stack_logits(x_t, sigma_bar, condition_mask))
 
     def forward(
         self, input_ids: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
@@ -296,9 +291,10 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
         log_q = self.denoise(input_ids, sigma_bar, condition_mask)
         return self.graph.log_score(log_q, sigma_bar, input_ids)
 
-    def _check_denoiser(self) -> None:
+    def _log_q(self, logits: Tensor) -> Tensor:
         if self.config.parametrization != "denoiser":
             raise TypeError("a network with parametrization='score' has no denoiser")
+        return logits.log_softmax(-1)
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> Self:

@@ -26,7 +26,7 @@ from ddlm_core.sampler import SCHEDULES, DenoisingStep, denoising_steps, sample_
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.drawing import Picture
 from ddlm_core.support.errors import UserError, error_context
-from ddlm_core.support.fields import Limits, Share, check_fields
+from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.support.hardware import pick_device
 from ddlm_core.support.live import notebook_cell, show_in_other_cells, watch
 from ddlm_core.support.models import model_folder
@@ -119,7 +119,7 @@ class SamplingOptions:
     num_steps: Annotated[int, Limits(1, 100_000)] = 128
     schedule: str = "cosine"  # one of SCHEDULES: where the steps lie
     temperature: Annotated[float, Limits(0.001, 1000)] = 1.0  # below 1 is surer
-    churn: Share | None = None  # share of the noise that each step draws afresh; see default_churn
+    churn: Annotated[float | None, Limits(0, 1)] = None  # share of fresh noise; see default_churn
     template: str | None = None  # see encode_template
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What several tests need: a tiny network, a tiny trainer, a comparison of bits."""
+"""What tests and chapters share: small networks and texts, a tiny trainer, a comparison of bits."""
 
 from pathlib import Path
 from typing import Any

@@ -38,7 +38,7 @@ class TinyWorld:
     def denoise(
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
-        """The exact $\\log q$, float64 (B, L, V)."""
+        r"""The exact $\log q$, float64 (B, L, V)."""
         seen = transition(x_t, sigma_bar.double(), self.vocab_size)  # (B, L, V): p(x_t | letter)
         if condition_mask is not None:
             certain = one_hot(x_t, self.vocab_size).double()

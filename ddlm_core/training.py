@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.sampler import reverse_probs
 from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
 from ddlm_core.support.errors import UserError
-from ddlm_core.support.fields import Beta, Count, Natural, Positive, Share, check_fields
+from ddlm_core.support.fields import Limits, check_fields, checked
 from ddlm_core.support.files import atomic_write
 from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_precision
 from ddlm_core.support.presets import compose_preset
@@ -35,6 +35,13 @@ from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
 __all__ = [
+    "Count",
+    "CountOrNone",
+    "Natural",
+    "Positive",
+    "PositiveOrNone",
+    "Share",
+    "Beta",
     "TrainingConfig",
     "every_key",
     "load_preset",
@@ -65,6 +72,14 @@ __all__ = [
     "Trainer",
 ]
 
+Count = Annotated[int, Limits(1)]
+CountOrNone = Annotated[int | None, Limits(1)]
+Natural = Annotated[int, Limits(0)]
+Positive = Annotated[float, Limits(above=0)]
+PositiveOrNone = Annotated[float | None, Limits(above=0)]
+Share = Annotated[float, Limits(0, 1)]
+Beta = Annotated[float, Limits(0, below=1)]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -77,14 +92,14 @@ class TrainingConfig:
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
     text_column: str = "text"
-    train_samples: Count | None = None
+    train_samples: CountOrNone = None
     val_samples: Count = 1000
     context_length: Count = 256
     num_workers: Natural = 0
     batch_size: Count = 64  # windows that a process takes at once
     gradient_accumulation_steps: Count = 1  # batches of each process in a step
     num_epochs: Count = 1
-    max_steps: Count | None = None  # ends before num_epochs if smaller
+    max_steps: CountOrNone = None  # ends before num_epochs if smaller
     optimizer: Literal["muon", "adamw"] = "muon"  # for the matrices of the blocks
     learning_rate: Positive = 3e-3  # of AdamW
     matrix_learning_rate: Positive = 0.03  # of Muon
@@ -94,7 +109,7 @@ class TrainingConfig:
     warmup_steps: Natural = 50
     decay_fraction: Share = 0.5  # share of the run in which the learning rate falls to 0
     ema_decay: Share = 0.995
-    noise_power: Positive | None = 1.0  # proposal of noise levels; None: uniform in t
+    noise_power: PositiveOrNone = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: Share = 0.0  # training times lie in [sampling_eps, 1]
     condition_share: Share = 0.1  # share of windows in which parts are given, for infilling
     objective: Literal["cross_entropy", "score_entropy"] = "cross_entropy"
@@ -103,8 +118,8 @@ class TrainingConfig:
     torch_compile: bool = False
     gradient_checkpointing: bool = False
     use_8bit_optimizer: bool = False
-    sigma_min: Positive | None = None  # of the network that ddlm-train makes
-    sigma_max: Positive | None = None
+    sigma_min: PositiveOrNone = None  # of the network that ddlm-train makes
+    sigma_max: PositiveOrNone = None
     checkpoint_dir: str = "checkpoints"
     save_every: Count = 1  # epochs
     save_every_steps: Count = 500
@@ -116,8 +131,11 @@ class TrainingConfig:
     model: dict[str, Any] = field(default_factory=dict)  # fields of DiscreteDiffusionConfig
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))  # a list, if it comes from a file
         check_fields(self)
+        betas = tuple(checked("betas", beta, Beta) for beta in self.betas)
+        if len(betas) != 2 or not isinstance(self.model, dict):
+            raise UserError(f"need two betas and a mapping model: {self.betas}, {self.model!r}")
+        object.__setattr__(self, "betas", betas)  # a list, if it comes from a file
 
 
 def every_key() -> dict[str, Any]:

@@ -153,18 +153,6 @@ def kappa(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:
     return vocab_size / torch.expm1(as_float_tensor(sigma_bar))
 
 
-def noise_column(sigma_bar: Tensor | float, like: Tensor) -> Tensor:
-    """Noise, one for all texts or (B,), as (1, 1) or (B, 1, 1): ready to meet ``like``, (B, L, V).
-
-    In the dtype of ``like``, but at least float32. Any other shape raises a ValueError.
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    noise = torch.as_tensor(sigma_bar, dtype=dtype, device=like.device)
-    if noise.shape not in ((), like.shape[:1]):
-        raise ValueError(f"noise must be a scalar or ({len(like)},), got {tuple(noise.shape)}")
-    return noise[..., None, None]
-
-
 # %% [markdown]
 # The ratio given $x_0$, position by position, is then
 #
@@ -176,6 +164,8 @@ def noise_column(sigma_bar: Tensor | float, like: Tensor) -> Tensor:
 # %% tags=["export"]
 from torch.nn.functional import one_hot
 
+from ddlm_core.forward import noise_column
+
 
 def log_ratio(sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor, vocab_size: int) -> Tensor:
     r"""Log of the true ratio $a_y = p(y \mid x_0)/p(x_t \mid x_0)$ for every token y: (B, L, V).
@@ -183,7 +173,7 @@ def log_ratio(sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor, vocab_size: i
     Exactly 0 at y = x_t. The noise, above 0, is a scalar or (B,) and sets the dtype; the tokens are
     int64 (B, L). (SEDD, Lou, Meng & Ermon 2024: the target of denoising score entropy.)
     """
-    log_stay = torch.log1p(kappa(sigma_bar, vocab_size))[..., None, None]  # (B, 1, 1)
+    log_stay = torch.log1p(kappa(noise_column(sigma_bar, x_t), vocab_size))[..., None]  # (B, 1, 1)
     unmoved = (x_t == x_0).long()[..., None]  # (B, L, 1)
     return log_stay * (one_hot(x_0, vocab_size) - unmoved)
 
@@ -342,14 +332,13 @@ def score_entropy_loss(
     least in float32. For log-scores (B, L, V), noise above 0, a scalar or (B,), and tokens int64
     (B, L); shapes that do not fit raise a ValueError.
     """
+    *shape, vocab_size = log_score.shape
+    if not x_t.shape == x_0.shape == torch.Size(shape):
+        shapes = [tuple(x.shape) for x in (log_score, x_t, x_0)]
+        raise ValueError(f"log_score, x_t and x_0 do not fit together: {shapes}")
     # a_{x_0} can be 10^6, so its few terms are computed in float64 (which Apple's GPUs lack)
     wide = torch.float32 if log_score.device.type == "mps" else torch.float64
-    sigma_bar = torch.as_tensor(sigma_bar, dtype=wide, device=log_score.device)
-    shapes = [tuple(x.shape) for x in (log_score, sigma_bar, x_t, x_0)]
-    batch, length, vocab_size = shapes[0]
-    if shapes[1] not in ((), (batch,)) or not shapes[2] == shapes[3] == (batch, length):
-        raise ValueError(f"log_score, sigma_bar, x_t and x_0 do not fit together: {shapes}")
-    stay = 1 + kappa(sigma_bar, vocab_size)[..., None]  # (B, 1): 1 + κ
+    stay = 1 + kappa(noise_column(sigma_bar, x_t).to(wide), vocab_size)  # (B, 1): 1 + κ
     moved = x_t != x_0  # (B, L)
 
     # every y but x_0 and x_t has the same ratio: 1 where the token moved, 1/(1+κ) where not
@@ -1049,8 +1038,8 @@ class UniformGraph(Graph):
         return score_entropy_loss(log_score, sigma_bar, x_t, x_0)
 
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
-        sigma_bar = noise_column(sigma_bar, log_q)
-        return torch.exp(-sigma_bar) * log_q.exp() - torch.expm1(-sigma_bar) / log_q.shape[-1]
+        noise = noise_column(sigma_bar, log_q)  # (B, 1, 1)
+        return torch.exp(-noise) * log_q.exp() - torch.expm1(-noise) / log_q.shape[-1]
 
     def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
         return transition(x_t, delta_sigma, vocab_size)  # the kernel is symmetric
@@ -1443,7 +1432,6 @@ round(factor, 2)
 # |---|---|
 # | `kappa(sigma_bar, vocab_size)` | $\kappa = V/(e^{\bar\sigma}-1)$, in which all noise enters |
 # | `log_ratio(sigma_bar, x_t, x_0, vocab_size)` | $\log a_y$, the target given the clean text |
-# | `noise_column(sigma_bar, like)` | noise, scalar or (B,), in the shape that broadcasts |
 # | `score_entropy_loss(log_score, sigma_bar, x_t, x_0)` | $\ell$ per position, nats per unit of noise |
 # | `denoiser_log_score(log_q, sigma_bar, x_t)` | from a guess of the clean character to log-scores |
 # | `log_posterior(log_q, sigma_bar, x_t)` | the guess once $x_t$ at its own position is counted |

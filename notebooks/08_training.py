@@ -1,5 +1,7 @@
 # ---
 # jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -401,11 +403,20 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # %% tags=["export"]
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ddlm_core.model import DiscreteDiffusionConfig
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import Limits, check_fields, checked
 from ddlm_core.support.presets import compose_preset
-from ddlm_core.support.fields import Beta, Count, Natural, Positive, Share, check_fields
+
+Count = Annotated[int, Limits(1)]
+CountOrNone = Annotated[int | None, Limits(1)]
+Natural = Annotated[int, Limits(0)]
+Positive = Annotated[float, Limits(above=0)]
+PositiveOrNone = Annotated[float | None, Limits(above=0)]
+Share = Annotated[float, Limits(0, 1)]
+Beta = Annotated[float, Limits(0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -419,14 +430,14 @@ class TrainingConfig:
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
     text_column: str = "text"
-    train_samples: Count | None = None
+    train_samples: CountOrNone = None
     val_samples: Count = 1000
     context_length: Count = 256
     num_workers: Natural = 0
     batch_size: Count = 64  # windows that a process takes at once
     gradient_accumulation_steps: Count = 1  # batches of each process in a step
     num_epochs: Count = 1
-    max_steps: Count | None = None  # ends before num_epochs if smaller
+    max_steps: CountOrNone = None  # ends before num_epochs if smaller
     optimizer: Literal["muon", "adamw"] = "muon"  # for the matrices of the blocks
     learning_rate: Positive = 3e-3  # of AdamW
     matrix_learning_rate: Positive = 0.03  # of Muon
@@ -436,7 +447,7 @@ class TrainingConfig:
     warmup_steps: Natural = 50
     decay_fraction: Share = 0.5  # share of the run in which the learning rate falls to 0
     ema_decay: Share = 0.995
-    noise_power: Positive | None = 1.0  # proposal of noise levels; None: uniform in t
+    noise_power: PositiveOrNone = 1.0  # proposal of noise levels; None: uniform in t
     sampling_eps: Share = 0.0  # training times lie in [sampling_eps, 1]
     condition_share: Share = 0.1  # share of windows in which parts are given, for infilling
     objective: Literal["cross_entropy", "score_entropy"] = "cross_entropy"
@@ -445,8 +456,8 @@ class TrainingConfig:
     torch_compile: bool = False
     gradient_checkpointing: bool = False
     use_8bit_optimizer: bool = False
-    sigma_min: Positive | None = None  # of the network that ddlm-train makes
-    sigma_max: Positive | None = None
+    sigma_min: PositiveOrNone = None  # of the network that ddlm-train makes
+    sigma_max: PositiveOrNone = None
     checkpoint_dir: str = "checkpoints"
     save_every: Count = 1  # epochs
     save_every_steps: Count = 500
@@ -458,8 +469,11 @@ class TrainingConfig:
     model: dict[str, Any] = field(default_factory=dict)  # fields of DiscreteDiffusionConfig
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))  # a list, if it comes from a file
         check_fields(self)
+        betas = tuple(checked("betas", beta, Beta) for beta in self.betas)
+        if len(betas) != 2 or not isinstance(self.model, dict):
+            raise UserError(f"need two betas and a mapping model: {self.betas}, {self.model!r}")
+        object.__setattr__(self, "betas", betas)  # a list, if it comes from a file
 
 
 def every_key() -> dict[str, Any]:

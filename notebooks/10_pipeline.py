@@ -57,25 +57,13 @@ import os
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from ddlm_core.apps.train import CONFIGS
-from ddlm_core.training import TrainingConfig
-
-
-def settings(preset: str) -> dict[str, Any]:
-    """What configs/training and configs/model say about a preset."""
-    found = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"training/{preset}.yaml"))
-    names = [part["/model"] for part in found.pop("defaults") if "/model" in part]
-    return found | {
-        "model": OmegaConf.to_container(OmegaConf.load(CONFIGS / f"model/{names[0]}.yaml"))
-    }
-
+from ddlm_core.training import load_preset
 
 preset = os.environ.get("DDLM_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
 smoke = preset == "smoke"  # only to see that the chapter runs
 stored = "DDLM_STORED" in os.environ  # the outputs are for the book, where no kernel will answer
-print(f"preset {preset}: {settings(preset)['model']}")
+print(f"preset {preset}: {load_preset(preset).model}")
 
 # %% [markdown]
 # ## What the GPU preset costs
@@ -96,7 +84,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.training import build_optimizers, training_loss
 
-large = TrainingConfig(**settings("gpu"))
+large = load_preset("gpu")
 batch, length = large.batch_size, large.context_length
 with torch.device("meta"):
     network = DiscreteDiffusionTransformer(
@@ -211,13 +199,13 @@ changes["checkpoint_dir"] = "checkpoints/chapter-10" if preset == "gpu" else wor
 gpus = torch.cuda.device_count()
 if preset == "gpu" and gpus and torch.cuda.get_device_properties(0).total_memory < 20e9:
     changes |= {"batch_size": 32, "gradient_accumulation_steps": 2}
-config = TrainingConfig(**settings(preset) | changes)
+config = load_preset(preset, **changes)
 
 real, train, val = load_stories(
     preset,
     train_samples=config.train_samples,
     val_samples=config.val_samples,
-    context_len=config.context_length,
+    context_length=config.context_length,
     batch_size=config.batch_size,
     num_workers=config.num_workers,
 )
@@ -283,7 +271,7 @@ trainer = WatchedTrainer(DiscreteDiffusionTransformer(network), train, val, conf
 if (latest := Path(config.checkpoint_dir) / "checkpoint_latest.pth").exists():
     trainer.resume(latest)
 trainer.watch()
-trainer.fit()
+trainer.train()
 print(f"{trainer.step:,} steps on {trainer.accelerator.device}")
 print("bits per character:", *(f"{bits:.2f}" for _, bits in trainer.curve))
 
@@ -655,7 +643,7 @@ from typing import Annotated, Any
 
 from ddlm_core.sampler import SCHEDULES
 from ddlm_core.support.checks import check_choice, check_range
-from ddlm_core.support.fields import Limits, Share, check_fields
+from ddlm_core.support.fields import Limits, check_fields
 
 
 def default_churn(config: DiscreteDiffusionConfig) -> float:
@@ -675,7 +663,7 @@ class SamplingOptions:
     num_steps: Annotated[int, Limits(1, 100_000)] = 128
     schedule: str = "cosine"  # one of SCHEDULES: where the steps lie
     temperature: Annotated[float, Limits(0.001, 1000)] = 1.0  # below 1 is surer
-    churn: Share | None = None  # share of the noise that each step draws afresh; see default_churn
+    churn: Annotated[float | None, Limits(0, 1)] = None  # share of fresh noise; see default_churn
     template: str | None = None  # see encode_template
 
     def __post_init__(self) -> None:
@@ -1147,7 +1135,7 @@ for name in ("Lily", "Otto", "Zoë"):
 # CPU it is the storyteller from here on. On a GPU, the storyteller is the model that you trained.
 
 # %%
-trained = storyteller = DiffusionPipeline.from_pretrained(trainer.folder / "final_model_hf")
+trained = storyteller = DiffusionPipeline.from_pretrained(trainer.files.folder / "final_model_hf")
 name = "the model trained above"
 if preset != "gpu" and "tinystories-cpu" in bundled_models():
     name, storyteller = "tinystories-cpu", DiffusionPipeline.from_pretrained("tinystories-cpu")

@@ -228,7 +228,7 @@ for text in ("░░", "a░", "░c"):
 # %% tags=["export"]
 from torch.nn.functional import one_hot
 
-from ddlm_core.loss import noise_column
+from ddlm_core.forward import noise_column
 
 
 def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
@@ -428,7 +428,7 @@ class AbsorbingGraph(Graph):
         return letters + resample_probability(noise) * mask
 
     def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-        lost = resample_probability(delta_sigma).to(x_t.device)[..., None, None]  # (B, 1, 1)
+        lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
         mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
         at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
         at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
@@ -607,7 +607,11 @@ from ddlm_core.training import Trainer, TrainingConfig
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 steps = 4 if smoke else 150
 train, val, _, tokenizer = setup_dataloaders(
-    "pocket-stories", train_samples=16 * steps + 100, val_samples=16, context_len=160, batch_size=16
+    "pocket-stories",
+    train_samples=16 * steps + 100,
+    val_samples=16,
+    context_length=160,
+    batch_size=16,
 )
 
 
@@ -618,7 +622,7 @@ def practice(graph: str) -> Trainer:
     with TemporaryDirectory() as folder:
         how = {"max_steps": steps, "checkpoint_dir": folder, "progress": False, "ema_decay": 0.95}
         trainer = Trainer(model, train, val, TrainingConfig(**how))
-        before, after = trainer.evaluate(), trainer.fit()
+        before, after = trainer.evaluate(), trainer.train()
     print(
         f"{graph:9} before {before.nats_per_window:6.1f}, after {after.nats_per_window:6.1f} nats"
     )

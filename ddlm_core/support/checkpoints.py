@@ -50,7 +50,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # unpickling can raise anything
-        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if "PytorchStreamReader" in reason:  # its reader of zip files is stricter than Python's
+            raise DamagedCheckpoint(f"{path} is damaged: {reason}") from error
         raise UserError(f"{path} is no checkpoint of ddlm-train: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint of ddlm-train: it holds no dictionary")

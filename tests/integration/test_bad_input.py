@@ -101,7 +101,7 @@ SERVE = {
 }
 TRAIN = {
     "batch_sise=4": "batch_sise",
-    "batch_size=0": f"batch_size {WHOLE} from 1",
+    "batch_size=0": f"batch_size {WHOLE}, at least 1",
     "batch_size=[": "no viable alternative at input '['",
     "--config-name nonsense": "nonsense",
     "dataset_name=no/such.txt": "no file matches no/such.txt",
@@ -128,7 +128,7 @@ MADE = {
     ),
     "a share of 2": (
         lambda: TrainingConfig(ema_decay=2.0),
-        "ema_decay must be a number from 0 to 1",
+        "ema_decay must be a number, at least 0 and at most 1",
     ),
     "no such optimizer": (
         lambda: TrainingConfig(optimizer="sgd"),
@@ -206,7 +206,10 @@ def test_folders_that_are_almost_models(what, good, here):
         content = (good / name).read_bytes()[:-1]
     elif content == "nan":
         weights = load_file(good / name)
-        content = save(weights | {"condition_embedding": torch.full_like(weights["condition_embedding"], torch.nan)})
+        content = save(
+            weights
+            | {"condition_embedding": torch.full_like(weights["condition_embedding"], torch.nan)}
+        )
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ddlm_core.support.files import atomic_write, read_checkpoint
+from ddlm_core.support.checkpoints import read_checkpoint
+from ddlm_core.support.files import atomic_write
 
 
 def test_a_file_or_folder_is_replaced_when_it_is_whole(tmp_path):
@@ -46,7 +47,52 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert torch.equal(read_checkpoint(path)["x"], first)
 
 
-def test_nothing_but_plain_values_is_unpickled(tmp_path):
-    torch.save({"x": pytest.raises}, tmp_path / "code.pth")
-    with pytest.raises(ValueError, match="code.pth is no whole checkpoint"):
-        read_checkpoint(tmp_path / "code.pth")
+def test_the_place_of_a_folder_is_never_half_filled(tmp_path, monkeypatch):
+    """Killed between the two renames: the old folder is whole, and the next call puts it back."""
+
+    def fill(part, text):
+        part.mkdir()
+        for name in "xy":
+            (part / name).write_text(text)
+
+    place = tmp_path / "model"
+    atomic_write(place, lambda part: fill(part, "old"))
+    rename = type(place).rename
+
+    def killed(self, target):
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(type(place), "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(place, lambda part: fill(part, "new"))
+    monkeypatch.undo()
+    assert not place.exists() and {p.read_text() for p in tmp_path.glob("*.old/*")} == {"old"}
+
+    def fail(part):
+        raise RuntimeError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        atomic_write(place, fail)
+    assert {p.read_text() for p in place.iterdir()} == {"old"}
+    atomic_write(place, lambda part: fill(part, "new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert {p.read_text() for p in place.iterdir()} == {"new"}
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    place = tmp_path / "model"
+    atomic_write(place, lambda part: part.mkdir())
+    (place / "x").touch()
+    rename = type(place).rename
+
+    def refuse(self, target):
+        if self.suffix == ".part":
+            raise PermissionError("not here")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(place), "rename", refuse)
+    with pytest.raises(OSError, match="not here"):
+        atomic_write(place, lambda part: part.mkdir())
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "x"]

@@ -14,7 +14,6 @@ import torch
 
 from ddlm_core import stories
 from ddlm_core.data import (
-    TokenWindows,
     encode_stories,
     pocket_stories,
     setup_dataloaders,
@@ -41,7 +40,7 @@ def file(tmp_path):
 
 
 def batches(path, **changes):
-    settings = {"val_samples": 10, "context_len": 64, "batch_size": 4} | changes
+    settings = {"val_samples": 10, "context_length": 64, "batch_size": 4} | changes
     *loaders, _ = setup_dataloaders(str(path), **settings)
     return [torch.cat(list(loader)) for loader in loaders]
 
@@ -101,16 +100,12 @@ def test_whatever_the_tokens_depend_on_makes_a_new_key(cache, file):
 
 
 def test_a_vocabulary_has_its_own_tokens(cache, file):
-    source, small = (
-        (str(file), "train", None, "text", 0),
-        CharacterLevelTokenizer(["<UNK>", "<PAD>", "a"]),
-    )
-    stored_tokens(*source, small)
-    tokens, _, _ = stored_tokens(*source, CharacterLevelTokenizer())
-    assert tokens.max() > 2 and len(kept(cache)) == 2
-    tokens, _, _ = stored_tokens(*source, small)
-    assert tokens.max() == 2
-    stored_tokens(*source, small, 160)
+    small = CharacterLevelTokenizer(["<UNK>", "<PAD>", "a"])
+    stored_tokens(str(file), small)
+    text = stored_tokens(str(file), CharacterLevelTokenizer())
+    assert text.tokens[:].max() > 2 and len(kept(cache)) == 2
+    assert stored_tokens(str(file), small).tokens[:].max() == 2
+    stored_tokens(str(file), small, pad_to=160)
     assert len(kept(cache)) == 3
 
 
@@ -202,7 +197,7 @@ def slowly(*source):
     return read(*source)
 data.read_stories = slowly
 loader, *_ = data.setup_dataloaders(sys.argv[1], val_samples=10)
-print(loader.dataset.tokens.sum())
+print(loader.dataset.tokens[:].sum())
 """
     environment = os.environ | {"HF_ASSETS_CACHE": str(cache.parent)}
     call = [sys.executable, "-c", script, str(file)]
@@ -217,22 +212,66 @@ print(loader.dataset.tokens.sum())
 def test_workers_read_the_same_file(cache, file):
     alone, together = batches(file), batches(file, num_workers=2)
     assert all(map(torch.equal, alone, together))
-    loader, *_ = setup_dataloaders(str(file), val_samples=10, context_len=64)
-    tokens = loader.dataset.tokens[7:]
-    copied = pickle.dumps(TokenWindows(tokens, 64))  # what a worker that is not forked gets
-    assert len(copied) < 2000 < tokens.size
+    loader, *_ = setup_dataloaders(str(file), val_samples=10, context_length=64)
+    tokens = loader.dataset.tokens
+    tokens[0]  # it is mapped now
+    copied = pickle.dumps(loader.dataset)  # what a worker that is not forked gets
+    assert len(copied) < 2000 < len(tokens)
     again = pickle.loads(copied).tokens
-    assert isinstance(again, store.Mapped) and np.array_equal(again, tokens)
-    every_other = pickle.loads(pickle.dumps(tokens[::2]))
-    assert np.array_equal(every_other, tokens[::2])
+    assert "array" not in vars(again) and np.array_equal(again[:], tokens[:])
+    assert len(again) == len(tokens) and isinstance(again[:], np.memmap)
     with pytest.raises(ValueError, match="read-only"):
-        tokens[0] = 0
+        tokens.array[0] = 0
+
+
+def test_a_part_of_a_file_and_an_empty_one(tmp_path):
+    np.arange(6, dtype=np.int64).tofile(tmp_path / "numbers")
+    numbers = store.MappedArray(tmp_path / "numbers", np.int64)
+    assert len(numbers) == 6 and numbers[2:].tolist() == [2, 3, 4, 5]
+    assert numbers.first(2)[:].tolist() == [0, 1] and numbers.first(0)[:].size == 0
+    (tmp_path / "empty").touch()
+    assert len(store.MappedArray(tmp_path / "empty", np.uint8)[:]) == 0
+
+
+def test_a_fingerprint_sees_the_length_and_the_letters():
+    tokens = np.arange(1000, dtype=np.int64).astype(np.uint8)
+    seen = {store.fingerprint(tokens), store.fingerprint(tokens[:-1])}
+    for place in (0, 500, 999):
+        other = tokens.copy()
+        other[place] += 1
+        seen.add(store.fingerprint(other))
+    assert len(seen) == 5 and store.fingerprint(tokens).startswith("1,000 tokens, checksum ")
+    assert store.fingerprint(tokens) == store.fingerprint(tokens.copy())
+    assert store.fingerprint(np.zeros(0, np.uint8)) == "0 tokens, checksum 00000000"
+    long = np.zeros(10**7, np.uint8)
+    before = store.fingerprint(long)
+    long[-1] = 1
+    assert store.fingerprint(long) != before
+
+
+def test_a_data_set_of_the_hub_is_keyed_by_its_revision(cache, monkeypatch):
+    revisions = iter(["first", "first", "second"])
+    monkeypatch.setattr(sources, "hub_revision", lambda source: next(revisions))
+    monkeypatch.setattr(
+        "ddlm_core.data.read_stories", lambda *source: ((story, True) for story in TOLD)
+    )
+    for count in (1, 1, 2):
+        batches("someone/some-data")
+        assert len(kept(cache)) == count
+
+
+def test_without_a_network_the_revision_is_unknown(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    assert sources.hub_revision("someone/some-data") is None
 
 
 def test_pocket_stories_are_those_of_the_grammar(cache):
     told = [story for story, _ in pocket_stories(300, seed=0)]
     assert told == TOLD
-    train, val, test = batches("pocket-stories", context_len=160, train_samples=60)
+    train, val, test = batches("pocket-stories", context_length=160, train_samples=60)
     assert [len(part) for part in (train, val, test)] == [64, 8, 8]
 
 
@@ -251,7 +290,9 @@ def test_memory_does_not_grow_with_the_text(cache, tmp_path, kind):
     with path.open("w") as lines:
         while lines.tell() < 10**8:
             lines.write(row * 100)
-    setup_dataloaders("pocket-stories", 20, 4)  # so that everything is imported
+    setup_dataloaders(
+        "pocket-stories", train_samples=20, val_samples=4
+    )  # so that everything is imported
     before, most = anonymous(), 0
 
     def watched(blocks):
@@ -263,7 +304,7 @@ def test_memory_does_not_grow_with_the_text(cache, tmp_path, kind):
     tokenizer = CharacterLevelTokenizer()
     pieces = sources.read_stories(str(path))
     tokens, ends, _ = store.stored(str(path), lambda: watched(encode_stories(pieces, tokenizer)))
-    assert tokens.size > 9 * 10**7 and (len(ends) > 90_000 or kind == "txt")
-    loader, *_ = setup_dataloaders(str(path), context_len=64)
+    assert len(tokens) > 9 * 10**7 and (len(ends) > 90_000 or kind == "txt")
+    loader, *_ = setup_dataloaders(str(path), context_length=64)
     next(iter(loader))
     assert max(most, anonymous()) - before < 60e6

@@ -13,7 +13,7 @@ import torch
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 CHAPTER = Path(__file__).parents[2] / "notebooks/10_pipeline.py"
-SIZES = {"train_samples": 40, "val_samples": 4, "context_len": 160, "batch_size": 8}
+SIZES = {"train_samples": 40, "val_samples": 4, "context_length": 160, "batch_size": 8}
 HUB = "roneneldan/TinyStories"
 
 

@@ -12,9 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from ddlm_core.apps.train import CONFIGS
+from ddlm_core.apps.train import network_settings
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.training import TrainingConfig, build_optimizers
+from ddlm_core.support.presets import CONFIGS, preset_names
+from ddlm_core.training import TrainingConfig, build_optimizers, every_key, load_preset
 
 SMALL = [
     *("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.cond_dim=8"),
@@ -113,7 +114,7 @@ def test_stopped_three_times_and_still_the_same_bits(folder):
         torch.load(folder / run / "checkpoint_latest.pth", weights_only=True)
         for run in ("checkpoints", "whole")
     )
-    ours, theirs = ({k: v for k, v in run.items() if k != "config"} for run in runs)
+    ours, theirs = ({k: v for k, v in run.items() if k != "run"} for run in runs)
     assert ours["step"] == 200 and str(ours.keys()) == str(theirs.keys())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
@@ -142,10 +143,12 @@ def test_two_processes_are_as_one(folder):
     ("arguments", "reason"),
     [
         (["dataset_name=no/such/file.txt"], "no file matches no/such/file.txt"),
-        (["batch_size=0"], "batch_size must be a whole number from 1 to 1e+12, got 0"),
+        (["batch_size=0"], "batch_size must be a whole number, at least 1, got 0"),
         (["batch_sise=4"], "batch_sise"),
         (["--config-name", "nonsense"], "nonsense"),
-        ([*SMALL, "+resume_from=missing.pth"], "missing.pth is no whole checkpoint"),
+        ([*SMALL, "+resume_from=missing.pth"], "there is no checkpoint missing.pth"),
+        (["mixed_precision=bf17"], "mixed_precision must be auto or no or bf16 or fp16"),
+        ([*SMALL, "sigma_max=5", "+model.sigma_max=2"], "sigma_max is 5 in the settings, 2 in"),
         (["dataset_name=someone/some-data"], "without a network, 'pocket-stories'"),
         ([*SMALL, "learning_rate=1e6", "max_steps=30", "warmup_steps=0"], "lower learning_rate"),
     ],
@@ -163,14 +166,48 @@ def test_show_the_configuration(tmp_path):
 
 
 def test_every_preset_can_be_built():
-    settings = {path.stem: OmegaConf.load(path) for path in (CONFIGS / "training").iterdir()}
-    assert settings.keys() >= {"default", "pocket", "smoke", "cpu", "gpu", "gpu-large"}
-    for name, preset in settings.items():
-        (model,) = (entry["/model"] for entry in preset.pop("defaults") if "/model" in entry)
-        config = TrainingConfig(**preset)
-        sizes = OmegaConf.load(CONFIGS / f"model/{model}.yaml")
-        network = DiscreteDiffusionConfig(block_size=config.context_length, **sizes)
+    assert {*preset_names()} >= {"default", "pocket", "smoke", "cpu", "gpu", "gpu-large"}
+    for name in preset_names():
+        config = load_preset(name)
+        network = DiscreteDiffusionConfig(**network_settings(config))
+        assert network.block_size == config.context_length
+        assert network.padded == (config.dataset_name == "pocket-stories")
         if name == "gpu":
             assert (network.n_layer, network.n_embd, network.block_size) == (10, 640, 256)
         with torch.device("meta"):
             build_optimizers(DiscreteDiffusionTransformer(network), config)
+
+
+def test_no_preset_restates_a_default():
+    defaults = every_key()
+    for path in CONFIGS.glob("*/*.yaml"):
+        known = defaults["model"] if path.parent.name == "model" else defaults
+        for key, value in (OmegaConf.load(path) or {}).items():
+            assert key == "defaults" or value != known[key], f"{path.name}: {key}"
+
+
+def test_what_the_model_says_goes_first():
+    config = TrainingConfig(
+        sigma_max=5.0, context_length=32, model={"block_size": 64, "n_layer": 1}
+    )
+    found = network_settings(config)
+    assert found == {"block_size": 64, "padded": False, "sigma_max": 5.0, "n_layer": 1}
+
+
+def test_another_noise_and_vocabulary_reach_the_data_and_the_model(folder):
+    """One owner: what was trained with is what is sampled with, and what the text was read with."""
+    vocab = ["<UNK>", "<PAD>", *"AItalodsbypnw. "]
+    settings = ["sigma_max=5", f"+model.vocab={json.dumps(vocab)}"]
+    done = ddlm_train(folder, *SMALL, *settings)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((folder / "checkpoints/final_model_hf/config.json").read_text())
+    assert config["sigma_max"] == 5.0 and config["vocab"] == vocab
+
+
+def test_another_run_is_refused(folder):
+    assert ddlm_train(folder, *SMALL).returncode == 0
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").glob("*.pth")}
+    done = ddlm_train(folder, *SMALL, RESUME, "seed=1", "batch_size=2")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "seed: 0 → 1" in done.stderr and "windows_per_step: 4 → 2" in done.stderr
+    assert {path: path.read_bytes() for path in (folder / "checkpoints").glob("*.pth")} == before

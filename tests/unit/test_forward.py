@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddlm_core.forward import noise_of_batch, perturb_batch, sample_prior, transition
+from ddlm_core.forward import noise_column, perturb_batch, sample_prior, transition
 from ddlm_core.noise import transition_matrix
 
 
@@ -81,9 +81,25 @@ def test_noise_is_a_scalar_or_one_for_each_text():
         (torch.tensor([0.5, 2.0]).double(), [0.5, 2.0], torch.float64),
         (torch.tensor([0.5, 2.0]).half(), [0.5, 2.0], torch.float16),
     ):
-        column = noise_of_batch(x, noise)
+        column = noise_column(noise, x)
         assert column.shape == (2, 1) and column.dtype == dtype
         assert column[:, 0].tolist() == values
+
+
+def test_beside_a_table_the_noise_has_its_dtype():
+    for dtype, expected in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        table = torch.zeros(2, 3, 5, dtype=dtype)
+        for noise in (0.5, torch.tensor(0.5).double(), torch.tensor([0.5, 2.0])):
+            column = noise_column(noise, table)
+            assert column.shape == (2, 1, 1) and column.dtype == expected
+            assert column[0] == 0.5
+    for bad in (torch.ones(3), torch.ones(2, 1)):
+        with pytest.raises(ValueError, match=r"a scalar or \(2,\), got"):
+            noise_column(bad, table)
 
 
 def test_the_noise_sets_the_dtype_of_the_rows():
@@ -95,7 +111,7 @@ def test_the_noise_sets_the_dtype_of_the_rows():
 def test_everything_stays_on_the_device_of_the_tokens():
     """On `meta`, which has shapes and no values, so that a machine without a GPU sees the fault."""
     x = torch.zeros(2, 3, dtype=torch.int64, device="meta")
-    assert noise_of_batch(x, 0.5).device.type == transition(x, 0.5, 4).device.type == "meta"
+    assert noise_column(0.5, x).device.type == transition(x, 0.5, 4).device.type == "meta"
     for generator in (None, torch.Generator()):
         assert perturb_batch(x, 0.5, 4, generator=generator).device.type == "meta"
         assert sample_prior(2, 3, 4, generator, "meta").device.type == "meta"

@@ -22,7 +22,6 @@ from ddlm_core.loss import (
     log_ratio,
     low_discrepancy_times,
     masked_mean,
-    noise_column,
     prior_kl,
     score_entropy_loss,
 )
@@ -42,10 +41,10 @@ def test_log_ratio_is_the_quotient_of_the_kernel():
         for sigma_bar in (1e-4, 0.3, 5.0, 20.0):
             kernel = transition_matrix(sigma_bar, vocab_size)
             expected = (kernel[x_0] / kernel[x_0, x_t][..., None]).log()
-            for noise in (torch.tensor([sigma_bar], dtype=torch.float64), sigma_bar):
-                log_a = log_ratio(noise, x_t, x_0, vocab_size)
-                assert torch.allclose(log_a, expected, rtol=1e-9, atol=1e-12)
-                assert (log_a.gather(-1, x_t[..., None]) == 0).all()
+            noise = torch.tensor([sigma_bar], dtype=torch.float64)
+            log_a = log_ratio(noise, x_t, x_0, vocab_size)
+            assert torch.allclose(log_a, expected, rtol=1e-9, atol=1e-12)
+            assert (log_a.gather(-1, x_t[..., None]) == 0).all()
 
 
 def test_average_ratio_is_the_marginal_ratio():
@@ -59,21 +58,6 @@ def test_average_ratio_is_the_marginal_ratio():
 
 
 # One convention for noise: a number, a scalar tensor or (B,)
-
-
-def test_noise_column():
-    like = torch.zeros(2, 3, 5)
-    assert noise_column(0.5, like).shape == noise_column(torch.tensor(0.5), like).shape == (1, 1)
-    assert noise_column(torch.tensor([0.5, 1.0]), like).shape == (2, 1, 1)
-    for kind, expected in (
-        (torch.float64, torch.float64),
-        (torch.float32, torch.float32),
-        (torch.bfloat16, torch.float32),
-    ):
-        assert noise_column(torch.tensor(0.5, dtype=torch.float64), like.to(kind)).dtype == expected
-    for bad in (torch.ones(3), torch.ones(2, 1)):
-        with pytest.raises(ValueError, match=r"a scalar or \(2,\), got"):
-            noise_column(bad, like)
 
 
 def test_every_function_takes_a_number_and_a_row_of_noise():
@@ -92,8 +76,8 @@ def test_every_function_takes_a_number_and_a_row_of_noise():
         lambda noise: UNIFORM.marginal(log_q, x_t, noise),
         lambda noise: UNIFORM.likelihood(x_t, noise, 5).double(),
     ):
-        torch.testing.assert_close(ask(0.7).expand_as(ask(row)), ask(row), rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(ask(row[0]), ask(row), rtol=1e-12, atol=0)
+        torch.testing.assert_close(ask(0.7).to(ask(row)), ask(row), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ask(row[0]), ask(row), rtol=1e-12, atol=1e-12)
 
 
 # The loss
@@ -159,10 +143,10 @@ def test_loss_leaves_the_scores_as_they_are():
 def test_loss_rejects_shapes_that_do_not_fit():
     tokens, log_score = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, 5)
     for sigma_bar in (torch.ones(3), torch.ones(2, 1)):
-        with pytest.raises(ValueError, match="fit together"):
+        with pytest.raises(ValueError, match="noise must be"):
             score_entropy_loss(log_score, sigma_bar, tokens, tokens)
     for x_t, x_0 in ((tokens, tokens[:, :2]), (tokens[:, :2], tokens), (tokens[:1], tokens[:1])):
-        with pytest.raises(ValueError, match="fit together"):
+        with pytest.raises(ValueError, match=r"fit together: \[\(2, 3, 5\), \("):
             score_entropy_loss(log_score, torch.ones(2), x_t, x_0)
 
 
@@ -349,11 +333,11 @@ def test_uniform_graph():
 
 
 def test_two_factors_of_the_uniform_step_are_the_kernel():
-    x_t, delta = torch.tensor([[0, 1, 2]]), torch.tensor([0.7], dtype=torch.float64)
+    x_t, delta = torch.tensor([[0, 2]]), torch.tensor([0.7], dtype=torch.float64)
     kernel = transition_matrix(0.7, 3)
     torch.testing.assert_close(UNIFORM.likelihood(x_t, delta, 3), kernel[:, x_t[0]].T[None])
     assert torch.equal(UNIFORM.likelihood(x_t, delta, 3), transition(x_t, delta, 3))
-    q = torch.tensor([[[0.5, 0.3, 0.2]] * 3], dtype=torch.float64)
+    q = torch.tensor([[[0.5, 0.3, 0.2]] * 2], dtype=torch.float64)
     torch.testing.assert_close(UNIFORM.marginal(q.log(), x_t, delta), q @ kernel)
     assert torch.equal(UNIFORM.marginal(q.log(), x_t, 0.0), q)
 
