@@ -14,6 +14,9 @@ from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
 __all__ = ["GRAPHS", "DiscreteDiffusionConfig"]
 
+"""What a checkpoint says of itself: sizes, alphabet, forward process, limits of the noise."""
+
+
 GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 
 

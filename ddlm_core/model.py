@@ -27,6 +27,8 @@ __all__ = [
     "DiscreteDiffusionTransformer",
 ]
 
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
+
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
     r"""Sines and cosines of $\log\bar\sigma$, low frequencies first: (B,) → (B, size).

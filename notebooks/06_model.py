@@ -279,6 +279,8 @@ plt.show()
 # knows, the line from $\log q$ to $\log s$. Ours is `uniform`; appendix A brings another. (The last three fields are filled in by the training of chapter 8.)
 
 # %% tags=["export:config"]
+"""What a checkpoint says of itself: sizes, alphabet, forward process, limits of the noise."""
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -377,6 +379,8 @@ class DiscreteDiffusionConfig:
 
 
 # %% tags=["export"]
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
+
 import torch
 from torch import Tensor, nn
 
