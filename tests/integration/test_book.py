@@ -190,6 +190,7 @@ def soup(book: Path, page: str) -> BeautifulSoup:
     return BeautifulSoup((book / f"{page}.html").read_text(), "html.parser")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_small_and_well_formed(book, page):
     assert (book / f"{page}.html").stat().st_size < 400_000
@@ -203,6 +204,7 @@ def test_a_page_is_small_and_well_formed(book, page):
     assert not [s for s in sources if re.match(r"(https?:)?//", s)]
 
 
+@pytest.mark.slow
 def test_buttons_lead_to_the_source(book):
     url, slug = repository.address(ROOT), repository.address(ROOT).split("github.com/")[1]
     links = {a["href"] for a in soup(book, CHAPTERS[4]).select("a[href]")}
@@ -213,6 +215,7 @@ def test_buttons_lead_to_the_source(book):
     assert any(link.startswith(f"{url}/issues/new") for link in links)
 
 
+@pytest.mark.slow
 def test_pages_link_to_each_other_or_to_what_exists(book):
     for page in PAGES:
         for tag in soup(book, page).select("article a[href]"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -147,3 +148,34 @@ def test_the_citation_is_of_this_version():
     assert citation["license"] == project["license"]
     assert [a["name"] for a in citation["authors"]] == [a["name"] for a in project["authors"]]
     assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "run"),
+    [
+        ([], "quick"),
+        (["--all"], "quick slow cell"),
+        (["tests"], "quick slow"),
+        (["tests/test_a.py"], "quick slow"),
+        (["tests", "-k", "slow"], "slow"),
+        (["notebooks"], "cell"),
+    ],
+)
+def test_pytest_runs_what_is_quick_or_named(tmp_path, arguments, run):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\ntestpaths = tests\nmarkers = slow\naddopts = --nbval-lax\n"
+    )
+    (tmp_path / "tests").mkdir()
+    slow = "import pytest\n\n@pytest.mark.slow\ndef test_slow(): pass\n"
+    (tmp_path / "tests/test_a.py").write_text(f"{slow}\ndef test_quick(): pass\n")
+    (tmp_path / "notebooks").mkdir()
+    cell = nbformat.v4.new_code_cell("1 + 1")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks/a.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if "::" in line]
+    names = {"quick": "test_quick", "slow": "test_slow", "cell": "Cell 0"}
+    assert sorted(found) == sorted(f for f in found for r in run.split() if f.endswith(names[r]))
+    assert len(found) == len(run.split())

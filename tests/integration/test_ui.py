@@ -118,6 +118,7 @@ def test_limits_hold_on_the_server(reason, pipeline):
     assert reason in caught.value.message and "\n" not in caught.value.message
 
 
+@pytest.mark.slow
 def memory() -> int:
     """Bytes in use, without what the allocator keeps for later (where it can be told to let go)."""
     gc.collect()
