@@ -13,11 +13,14 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 PAGE = "book/api"
+GOOGLE = Config()
+SUPPORT = {"UserError": "support.errors", "StepResult": "support.progress"}  # on the page as well
 ROOT = Path(__file__).parents[1]
 CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
 MATH = re.compile(r"(``.*?``)|(?:(\w)?\$([^$]+)\$(?=(\w)?))", re.DOTALL)
@@ -54,7 +57,8 @@ def with_math(text: str) -> str:
         if literal:
             return literal
         # Text that touches a role is parted from it by an escaped space, which is not shown.
-        return rf"{before + chr(92) + ' ' if before else ''}:math:`{tex}`{chr(92) + ' ' if after else ''}"
+        left = rf"{before}\ " if before else ""
+        return rf"{left}:math:`{tex}`" + (r"\ " if after else "")
 
     return MATH.sub(role, text)
 
@@ -92,12 +96,13 @@ def describe_values(app: Sphinx) -> None:
 def process_docstring(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Formulas, and what is returned."""
+    """Formulas, and sections such as ``Args``, from the form they have in the code."""
     text = with_math("\n".join(lines))
-    # As a field at once: napoleon would take what stands before a colon for a type.
-    text = RETURNS.sub(lambda match: f":returns: {match[1].strip()}\n", text)
-    value = what in ("attribute", "data", "property")  # as above, if it is on the first line
-    lines[:] = [*[""] * value, *text.split("\n")]
+    if what not in ("attribute", "data", "property"):  # of these, a colon would part off a type
+        # The same for what is returned: it becomes a field at once.
+        text = RETURNS.sub(lambda match: f":returns: {match[1].strip()}\n", text)
+        text = str(GoogleDocstring(text, GOOGLE, app, what, name, obj, options))
+    lines[:] = text.split("\n")
 
 
 def short_signature(
@@ -121,12 +126,12 @@ def skip_member(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 
 def public_name(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Node) -> Any:
     """A docstring may name what another module exports without its module, as users import it."""
-    for module, (_, names) in exports().items() if node.get("refdomain") == "py" else ():
-        if (name := node["reftarget"]) in names:
-            full, python = f"ddlm_core.{module}.{name}", env.get_domain("py")
-            where = (env, node["refdoc"], app.builder, node["reftype"], full, node, content)
-            return python.resolve_xref(*where)
-    return None
+    home = {name: module for module, (_, names) in exports().items() for name in names}
+    full = f"ddlm_core.{(home | SUPPORT).get(name := node['reftarget'])}.{name}"
+    if node.get("refdomain") != "py" or name not in home | SUPPORT:
+        return None
+    where = (env, node["refdoc"], app.builder, node["reftype"], full, node, content)
+    return env.get_domain("py").resolve_xref(*where)
 
 
 # --- from a name to its chapter, and back
@@ -196,15 +201,21 @@ class ApiLinks(SphinxTransform):
                         cell["ids"].append(anchor(name))
 
 
+def lighter(app: Sphinx, page: str, template: str, context: dict, tree: nodes.Node) -> None:
+    """A third of the reference would be marks that keep words of code from breaking."""
+    if page == PAGE:
+        context["body"] = re.sub(r'<span class="pre">(.*?)</span>', r"\1", context["body"])
+
+
 def setup(app: Sphinx) -> dict:
     sys.path.insert(0, str(ROOT))  # autodoc imports the package of this very tree
     app.setup_extension("sphinx.ext.autodoc")
-    app.setup_extension("sphinx.ext.napoleon")
     app.connect("builder-inited", describe_values)
     app.connect("autodoc-process-signature", short_signature)
-    app.connect("autodoc-process-docstring", process_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", process_docstring)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", public_name)
+    app.connect("html-page-context", lighter)
     app.add_transform(ApiLinks)
     app.add_post_transform(ChapterLinks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,6 +18,7 @@ import yaml
 from bs4 import BeautifulSoup
 from docutils import nodes
 
+import book_api
 import book_pages
 import colab
 import repository
@@ -224,6 +225,26 @@ def test_pages_link_to_each_other_or_to_what_exists(book):
                 assert (ROOT / blob[1]).exists(), (page, link)
             elif link and not re.match(r"https?:", link):
                 assert ((book / page).parent / link).exists(), (page, link)
+
+
+def test_each_public_name_has_an_entry_that_leads_to_its_cell_and_back(book):
+    """API page → the cell that defines the name; the chapter's table and foot → API page."""
+    api, names = soup(book, book_api.PAGE), 0
+    links = {a["href"] for a in api.select("dt.sig a.api-chapter")}
+    for module, (page, exported) in book_api.exports().items():
+        chapter = soup(book, page)
+        back = {a["href"] for a in chapter.select("article a[href]")}
+        assert f"../{book_api.PAGE}.html#module-ddlm_core.{module}" in back, page
+        for name in exported:
+            assert api.find(id=f"ddlm_core.{module}.{name}"), (module, name)
+            assert f"../{page}.html#{book_api.anchor(name)}" in links, (module, name)
+            assert chapter.find(id=book_api.anchor(name)), (page, name)
+            names += 1
+    assert names == len(links)
+    ids = {tag["id"] for tag in api.select("[id]")}
+    for page in CHAPTERS:
+        for a in soup(book, page).select(f'a[href^="../{book_api.PAGE}.html#"]'):
+            assert a["href"].split("#")[1] in ids, (page, a["href"])
 
 
 # --- the pages in a browser
