@@ -1,6 +1,6 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
 # ruff: noqa: E501
-"""The denoising transformer."""
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
 
 from typing import Any, Self
 
@@ -26,8 +26,6 @@ __all__ = [
     "hollow_attention",
     "DiscreteDiffusionTransformer",
 ]
-
-"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:

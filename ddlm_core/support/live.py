@@ -51,11 +51,11 @@ def noise_plot(levels: Sequence[float], here: int, num_steps: int) -> str:
     )
 
 
-def live_html(picture: Picture, index: int, num_steps: int) -> str:
-    """One text after a step, and in words where the run is."""
+def live_html(picture: Picture, index: int, num_steps: int, below: str = "") -> str:
+    """One text after a step, above it in words where the run is, ``below`` it more HTML."""
     words = status(index, num_steps, picture.sigma_bar, len(picture.changed))
     text = text_html(picture.marks, picture.changed)
-    return f'<style>{CSS}</style><div class="ddlm-live"><p>{words}</p>{text}</div>'
+    return f'<style>{CSS}</style><div class="ddlm-live"><p>{words}</p>{text}{below}</div>'
 
 
 def notebook_cell() -> int | None:
