@@ -197,12 +197,12 @@ def build_page(models: Models) -> Any:
                     elem_id="template",
                 )
                 counter = gr.HTML(count("", config), elem_id="count", padding=False)
+                shown = gr.Column()  # for the examples, once their controls are made
                 with gr.Row():
                     start = gr.Button(
                         "Generate", variant="primary", elem_id="generate", min_width=100
                     )
                     stop = gr.Button("Stop", elem_id="stop", min_width=100)
-                shown = gr.Column()
             with gr.Column(min_width=300):
                 live = gr.HTML('<div class="ddlm-live"></div>', elem_id="live", min_height=180)
                 texts = gr.Textbox(
@@ -226,15 +226,13 @@ def build_page(models: Models) -> Any:
             made["temperature"] = gr.Slider(
                 0.1, 2, first["temperature"], step=0.05, label="Temperature"
             )
-            made["churn"] = gr.Slider(
-                *(0, 1, first["churn"]), step=0.05, label="Churn (fresh noise in each step)"
-            )
+            made["churn"] = gr.Slider(*(0, 1, first["churn"]), step=0.05, label="Churn")
             made["seq_len"] = gr.Slider(
                 1, config.block_size, config.block_size, step=1, label="Length"
             )
         with gr.Row():
             made["model"] = gr.Dropdown(
-                models.names, value=models.first, label="Model", elem_id="model"
+                models.names, value=models.first, label="Model", elem_id="model", min_width=250
             )
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")

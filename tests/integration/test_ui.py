@@ -133,7 +133,7 @@ def test_one_set_of_defaults(models, pipeline, tiny_network):
     assert (first["num_steps"], first["schedule"]) == (options.num_steps, options.schedule)
     built = {b.label: b for b in page.build_page(models).blocks.values() if hasattr(b, "label")}
     shown = {"Samples": 1, "Steps": 128, "Temperature": 1, "Length": 40, "Schedule": "cosine"}
-    shown |= {"Model": "tiny", "Churn (fresh noise in each step)": 1}
+    shown |= {"Model": "tiny", "Churn": 1}
     assert {label: built[label].value for label in shown} == shown
     masked = DiffusionPipeline(tiny_network(graph="absorbing"), "cpu")
     assert page.first_settings(masked.config)["churn"] == 0
@@ -264,6 +264,23 @@ def test_in_a_browser(browser, served, pipeline, monkeypatch, tmp_path):
     tab.fill("#template textarea", "é_")
     tab.click("#generate")
     tab.wait_for_selector("text=the model does not know 'é' of the template")
+    assert wrong == []
+
+
+def test_examples_set_controls_and_a_model_is_chosen(browser, served):
+    tab, wrong = opened(browser, served)
+    tab.click("text=As in the paper")
+    tab.wait_for_function("document.querySelector('[aria-label*=\"Steps\"]').value === '256'")
+    assert tab.input_value("[aria-label*='Churn']") == "0"
+    assert tab.is_checked("label:has-text('linear') input")
+    tab.click("#model input")
+    tab.click("[role=option]:has-text('tinystories-cpu')")
+    tab.wait_for_function("document.querySelector('#count').innerText.includes('up to 160')")
+    assert tab.input_value("[aria-label*='Length']") == "160"
+    assert tab.input_value("[aria-label*='Churn']") == "1"
+    tab.fill("[aria-label*='Steps']", "2")
+    tab.click("#generate")
+    tab.wait_for_function("document.querySelector('#texts textarea').value.length > 50")
     assert wrong == []
 
 
