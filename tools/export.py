@@ -19,10 +19,7 @@ from pathlib import Path
 
 from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, read_chapter
 
-MODULE_ONLY = {
-    "stories",
-    "tiny_world",
-}  # sample(), entropy()… mean something only as stories.sample()
+MODULE_ONLY = {"stories", "tiny_world"}  # sample()… means something only as stories.sample()
 MAX_LINES, MAX_CLASS_LINES = 40, 80  # of an exported cell; a class cannot be split over cells
 # `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
 METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
@@ -79,9 +76,7 @@ def check_imports(
 ) -> Iterator[str]:
     """Exported cells import from layers below theirs, all others from chapters before them."""
     home = {name: m for chapter in chapters for name, m in chapter.exports().items()}
-    place = owner | {
-        "absorbing": owner.get("loss", -1) + 0.5
-    }  # appendix A's module: right after it
+    place = owner | {"absorbing": owner.get("loss", -1) + 0.5}  # appendix A's: right after loss
     for order, chapter in enumerate(chapters):
         exported = {id(c): m for m, cells in chapter.tagged("export").items() for c in cells}
         for module in sorted({*exported.values()} - layer.keys()):
