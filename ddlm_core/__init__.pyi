@@ -120,8 +120,6 @@ from .tokenizer import UNK_ID as UNK_ID
 from .tokenizer import VOCAB as VOCAB
 from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .tokenizer import look_up as look_up
-from .training import HARMLESS as HARMLESS
-from .training import SAME_TEXT as SAME_TEXT
 from .training import Beta as Beta
 from .training import Bound as Bound
 from .training import Count as Count
@@ -130,7 +128,6 @@ from .training import Natural as Natural
 from .training import NoisyBatch as NoisyBatch
 from .training import Positive as Positive
 from .training import PositiveOrNone as PositiveOrNone
-from .training import RunFiles as RunFiles
 from .training import Share as Share
 from .training import Trainer as Trainer
 from .training import TrainingConfig as TrainingConfig
@@ -138,10 +135,7 @@ from .training import TrainingLoss as TrainingLoss
 from .training import TrainState as TrainState
 from .training import accumulate_gradients as accumulate_gradients
 from .training import build_optimizers as build_optimizers
-from .training import check_fit as check_fit
-from .training import check_same_run as check_same_run
 from .training import default_lr_schedule as default_lr_schedule
-from .training import describe_run as describe_run
 from .training import draw_condition as draw_condition
 from .training import draw_noise as draw_noise
 from .training import draw_step as draw_step

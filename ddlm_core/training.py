@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,15 +23,13 @@ from ddlm_core.loss import compute_loss, graph_of, low_discrepancy_times, masked
 from ddlm_core.model import DiscreteDiffusionConfig
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.sampler import reverse_probs
-from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields, checked
-from ddlm_core.support.files import atomic_write
 from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_precision
 from ddlm_core.support.presets import compose_preset
 from ddlm_core.support.progress import Report, StepResult, StopSignals
+from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 from ddlm_core.support.seeds import derive_seed
-from ddlm_core.support.store import fingerprint
 from ddlm_core.tokenizer import PAD_ID
 
 __all__ = [
@@ -60,15 +58,9 @@ __all__ = [
     "validation_bound",
     "TrainState",
     "update_weights",
-    "HARMLESS",
-    "SAME_TEXT",
-    "describe_run",
-    "check_same_run",
-    "check_fit",
     "plan_steps",
     "draw_step",
     "accumulate_gradients",
-    "RunFiles",
     "Trainer",
 ]
 
@@ -171,7 +163,7 @@ def proposal_times(
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
     low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = (low + (high - low) * u**power).clamp(max=high)
+    fraction = low + (high - low) * u**power
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
@@ -413,75 +405,6 @@ def update_weights(
     state.step += 1
 
 
-HARMLESS = frozenset(
-    [
-        "num_workers",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "num_epochs",
-        "max_steps",
-        "learning_rate",
-        "matrix_learning_rate",
-        "gradient_clip",
-        "mixed_precision",
-        "torch_compile",
-        "gradient_checkpointing",
-        "sigma_min",
-        "sigma_max",
-        "checkpoint_dir",
-        "save_every",
-        "save_every_steps",
-        "eval_every_steps",
-        "log_every_steps",
-        "progress",
-        "model",
-    ]  # windows_per_step and the network are compared instead of some of them
-)
-SAME_TEXT = frozenset(
-    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
-)
-
-
-def describe_run(
-    config: TrainingConfig,
-    model: nn.Module,
-    loaders: Sequence[DataLoader | None],
-    micro_batches: int,
-) -> dict[str, Any]:
-    """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
-    settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
-    network = {f"model.{name}": value for name, value in asdict(model.config).items()}
-    settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}
-    for name, loader in zip(("training_text", "validation_text"), loaders):
-        tokens = None if loader is None else getattr(loader.dataset, "tokens", None)
-        settings[name] = None if tokens is None else fingerprint(tokens)
-    return settings
-
-
-def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError that names what differs between two runs of :func:`describe_run`."""
-    texts = ("training_text", "validation_text")
-    same_text = all(before.get(name) == now[name] for name in texts)
-    if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        raise UserError(
-            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
-        )
-
-
-def check_fit(config: TrainingConfig, model: nn.Module, loader: DataLoader) -> None:
-    """Raise a UserError if settings or data mean other noise or other tokens than the network."""
-    for name in ("sigma_min", "sigma_max"):
-        wanted, has = getattr(config, name), getattr(model.config, name)
-        if wanted is not None and wanted != has:
-            raise UserError(
-                f"{name} is {wanted:g} in the settings, {has:g} in the network: name one"
-            )
-    vocab = getattr(loader.dataset, "vocab", None)
-    if vocab is not None and vocab != model.config.vocab[: len(vocab)]:  # a mask state may follow
-        hint = "setup_dataloaders(..., tokenizer=model.config.tokenizer)"
-        raise UserError(f"the data have another vocabulary than the network: {hint}")
-
-
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
     """Micro-batches in a step, steps of the run, steps between two checkpoints; UserError: none."""
     micro_batches = config.gradient_accumulation_steps * processes
@@ -520,45 +443,6 @@ def accumulate_gradients(
             scaler.scale(loss).backward()
         total += loss.detach()
     return total
-
-
-class RunFiles:
-    """What a run leaves in its folder: checkpoints, and the averaged weights."""
-
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        """``run`` is what :func:`describe_run` says."""
-        self.folder, self.run = folder, run
-
-    def save(self, state: TrainState) -> None:
-        """Write the latest checkpoint; the one before it is kept."""
-        save_checkpoint(self.folder / LATEST, state.state_dict() | {"run": self.run})
-
-    def save_weights(self, name: str, state: TrainState) -> None:
-        """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-        config = asdict(replace(state.average.config, step=state.step, ema=True))
-        save = partial(state.average.save_pretrained, config=config)
-        atomic_write(self.folder / name, save)
-
-    def load(self, path: Path, state: TrainState, total_steps: int) -> Path:
-        """Put a checkpoint of the same run into ``state``; which file it was read from.
-
-        Raises:
-            UserError: if it is damaged or of another run; then nothing has changed.
-        """
-        content, source = find_checkpoint(path)
-        if missing := {"run", "step"} - content.keys():
-            raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
-        check_same_run(content["run"], self.run)
-        if content["step"] > total_steps:
-            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
-            raise UserError(f"{found}: raise max_steps or num_epochs")
-        state.load_state_dict(content)
-        return source
-
-    def set_aside(self, path: Path) -> None:
-        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
-            path.replace(path.with_name(path.name + ".damaged"))
 
 
 class Trainer:

@@ -541,7 +541,7 @@ def proposal_times(
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
     low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = (low + (high - low) * u**power).clamp(max=high)
+    fraction = low + (high - low) * u**power
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
@@ -1075,68 +1075,9 @@ def update_weights(
 # is; and those that a run which diverged needs to go on: learning rates and `gradient_clip`. `SAME_TEXT` are those that
 # only say where the text comes from: they may differ if the text is the same.
 #
-# Writing and reading is no part of the method, so it is done by hand, in
-# [`ddlm_core/support/checkpoints.py`](../ddlm_core/support/checkpoints.py).
-
-# %% tags=["export"]
-from ddlm_core.support.checkpoints import differences
-from ddlm_core.support.store import fingerprint
-
-HARMLESS = frozenset(
-    [
-        "num_workers",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "num_epochs",
-        "max_steps",
-        "learning_rate",
-        "matrix_learning_rate",
-        "gradient_clip",
-        "mixed_precision",
-        "torch_compile",
-        "gradient_checkpointing",
-        "sigma_min",
-        "sigma_max",
-        "checkpoint_dir",
-        "save_every",
-        "save_every_steps",
-        "eval_every_steps",
-        "log_every_steps",
-        "progress",
-        "model",
-    ]  # windows_per_step and the network are compared instead of some of them
-)
-SAME_TEXT = frozenset(
-    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
-)
-
-
-# %% tags=["export"]
-def describe_run(
-    config: TrainingConfig,
-    model: nn.Module,
-    loaders: Sequence[DataLoader | None],
-    micro_batches: int,
-) -> dict[str, Any]:
-    """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
-    settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
-    network = {f"model.{name}": value for name, value in asdict(model.config).items()}
-    settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}
-    for name, loader in zip(("training_text", "validation_text"), loaders):
-        tokens = None if loader is None else getattr(loader.dataset, "tokens", None)
-        settings[name] = None if tokens is None else fingerprint(tokens)
-    return settings
-
-
-def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError that names what differs between two runs of :func:`describe_run`."""
-    texts = ("training_text", "validation_text")
-    same_text = all(before.get(name) == now[name] for name in texts)
-    if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        raise UserError(
-            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
-        )
-
+# Writing, reading and comparing are no part of the method, so they are done by hand, in
+# [`ddlm_core/support/runs.py`](../ddlm_core/support/runs.py) and
+# [`checkpoints.py`](../ddlm_core/support/checkpoints.py) beside it.
 
 # %% [markdown]
 # ## The trainer
@@ -1169,21 +1110,8 @@ from pathlib import Path
 from ddlm_core.data import batches_from
 from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
+from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 from ddlm_core.support.seeds import derive_seed
-
-
-def check_fit(config: TrainingConfig, model: nn.Module, loader: DataLoader) -> None:
-    """Raise a UserError if settings or data mean other noise or other tokens than the network."""
-    for name in ("sigma_min", "sigma_max"):
-        wanted, has = getattr(config, name), getattr(model.config, name)
-        if wanted is not None and wanted != has:
-            raise UserError(
-                f"{name} is {wanted:g} in the settings, {has:g} in the network: name one"
-            )
-    vocab = getattr(loader.dataset, "vocab", None)
-    if vocab is not None and vocab != model.config.vocab[: len(vocab)]:  # a mask state may follow
-        hint = "setup_dataloaders(..., tokenizer=model.config.tokenizer)"
-        raise UserError(f"the data have another vocabulary than the network: {hint}")
 
 
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
@@ -1229,52 +1157,6 @@ def accumulate_gradients(
             scaler.scale(loss).backward()
         total += loss.detach()
     return total
-
-
-# %% tags=["export"]
-from dataclasses import replace
-
-from ddlm_core.support.checkpoints import LATEST, find_checkpoint, save_checkpoint
-from ddlm_core.support.files import atomic_write
-
-
-class RunFiles:
-    """What a run leaves in its folder: checkpoints, and the averaged weights."""
-
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        """``run`` is what :func:`describe_run` says."""
-        self.folder, self.run = folder, run
-
-    def save(self, state: TrainState) -> None:
-        """Write the latest checkpoint; the one before it is kept."""
-        save_checkpoint(self.folder / LATEST, state.state_dict() | {"run": self.run})
-
-    def save_weights(self, name: str, state: TrainState) -> None:
-        """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-        config = asdict(replace(state.average.config, step=state.step, ema=True))
-        save = partial(state.average.save_pretrained, config=config)
-        atomic_write(self.folder / name, save)
-
-    def load(self, path: Path, state: TrainState, total_steps: int) -> Path:
-        """Put a checkpoint of the same run into ``state``; which file it was read from.
-
-        Raises:
-            UserError: if it is damaged or of another run; then nothing has changed.
-        """
-        content, source = find_checkpoint(path)
-        if missing := {"run", "step"} - content.keys():
-            raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
-        check_same_run(content["run"], self.run)
-        if content["step"] > total_steps:
-            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
-            raise UserError(f"{found}: raise max_steps or num_epochs")
-        state.load_state_dict(content)
-        return source
-
-    def set_aside(self, path: Path) -> None:
-        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
-            path.replace(path.with_name(path.name + ".damaged"))
 
 
 # %% [markdown]
@@ -1736,8 +1618,8 @@ counts
 # | `training_loss`, `TrainingLoss` | `training` | the surprise at the clean letter (or score entropy); the same as a module |
 # | `build_optimizers`, `learning_rate_factor`, `update_average` | `training` | how weights move, how far, and what is kept of it |
 # | `accumulate_gradients`, `update_weights` | `training` | the two halves of a step |
-# | `TrainState`, `RunFiles`, `describe_run`, `check_same_run` | `training` | what changes during a run; its files; what makes two runs the same |
+# | `TrainState` | `training` | what changes during a run |
 # | `validation_bound`, `Bound` | `training` | nats per window, bits per character |
-# | `stored`, `read_checkpoint`, `Report` | `support` (by hand) | a second start reads no text, a run that is stopped loses no step, a run is shown |
+# | `stored`, `RunFiles`, `Report` | `support` (by hand) | a second start reads no text, a run that is stopped loses no step, a run is shown |
 #
 # Next: [how good is it, really?](09_evaluation.ipynb).

@@ -91,6 +91,31 @@ def test_good_configs_are_taken():
             TrainingConfig(**wrong)
 
 
+def test_the_defaults():
+    """Every run that says nothing depends on them: a change is a decision, and stands here."""
+    config = TrainingConfig()
+    counts = ("val_samples", "context_length", "batch_size", "gradient_accumulation_steps")
+    assert [getattr(config, name) for name in counts] == [1000, 256, 64, 1]
+    counts = ("num_workers", "num_epochs", "warmup_steps", "save_every", "save_every_steps")
+    assert [getattr(config, name) for name in counts] == [0, 1, 50, 1, 500]
+    counts = ("eval_every_steps", "eval_windows", "log_every_steps", "seed")
+    assert [getattr(config, name) for name in counts] == [500, 256, 10, 0]
+    rates = ("learning_rate", "matrix_learning_rate", "weight_decay", "gradient_clip")
+    assert [getattr(config, name) for name in rates] == [3e-3, 0.03, 0, 1]
+    shares = ("decay_fraction", "ema_decay", "sampling_eps", "condition_share")
+    assert [getattr(config, name) for name in shares] == [0.5, 0.995, 0, 0.1]
+    assert config.betas == (0.9, 0.98) and config.noise_power == 1
+    assert config.auxiliary_loss_weight == 0 and config.progress
+    off = (
+        "torch_compile",
+        "gradient_checkpointing",
+        "use_8bit_optimizer",
+        "max_steps",
+        "sigma_min",
+    )
+    assert not any(getattr(config, name) for name in off)
+
+
 def test_presets_are_what_the_command_sees():
     pocket = load_preset("pocket", seed=7)
     assert (
@@ -258,6 +283,9 @@ def test_a_network_of_scores_is_trained_on_score_entropy():
 def test_a_trainer_leaves_the_methods_of_the_network_alone(tmp_path):
     trainer = tiny_trainer(tmp_path, torch_compile=True, gradient_checkpointing=True)
     assert trainer.model.gradient_checkpointing
+    assert not trainer.average.training and trainer.model.training
+    assert not any(p.requires_grad for p in trainer.average.parameters())
+    assert all(p.requires_grad for p in trainer.model.parameters())
     for module in trainer.model.modules():
         assert not {"forward", "logits", "denoise"} & vars(module).keys()
     assert not tiny_trainer(tmp_path).model.gradient_checkpointing
@@ -757,10 +785,11 @@ def test_half_a_load_is_taken_back(tmp_path):
     )
 
 
-def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path):
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path, monkeypatch):
     tiny_trainer(tmp_path).train()  # saves after steps 3, 6 and 8
+    monkeypatch.chdir(tmp_path.parent)  # the folder by another name is the same folder
     latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
-    content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path)
+    content, trainer = bytearray(latest.read_bytes()), tiny_trainer(tmp_path.name)
     weights = read_checkpoint(latest)["model"]["position_embedding"].numpy().tobytes()
     content[content.index(weights)] ^= 1
     latest.write_bytes(content)  # a single bit is wrong
