@@ -73,6 +73,8 @@ def output_problems(notebook: NotebookNode) -> list[str]:
     counts = [cell.execution_count for cell in code_cells(notebook)]
     if counts != list(range(1, len(counts) + 1)):
         problems.append("not executed from top to bottom")
+    if "formats" in notebook.metadata.get("jupytext", {}):
+        problems.append("paired by file times (metadata.jupytext.formats)")
     if "widgets" in notebook.metadata:
         problems.append("the state of widgets is stored (metadata.widgets): GitHub shows nothing")
     for cell in code_cells(notebook):

@@ -140,7 +140,7 @@ def digest_of_code(source: Path, root: Path) -> str:
         elif path.suffix in (".yaml", ".yml"):  # without its comments
             text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8"))).encode()
         else:
-            text = path.read_bytes()
+            text = path.read_bytes().replace(b"\r\n", b"\n")  # as git may write it on Windows
         name = path.relative_to(root).as_posix().encode()
         found.update(b"%d %s %d\n" % (len(name), name, len(text)) + text)
     return found.hexdigest()[:16]

@@ -408,6 +408,11 @@ def test_pairing_by_file_times_is_refused(pair, pairs):
     head = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
     edit(pair, "01_sum.py", "# %% [markdown]", f"{head}# %% [markdown]")
     assert "pairs the halves by file times" in pairs("--check")
+    path = pair / "notebooks/01_sum.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["jupytext"] = {"formats": "ipynb,py:percent"}
+    nbformat.write(notebook, path)
+    assert "metadata.jupytext.formats" in pairs("--check")
 
 
 PACKAGE = {
