@@ -9,6 +9,7 @@ from . import loss as loss
 from . import model as model
 from . import noise as noise
 from . import pipeline as pipeline
+from . import reference as reference
 from . import sampler as sampler
 from . import stories as stories
 from . import tiny_world as tiny_world
@@ -44,9 +45,7 @@ from .data import pocket_stories as pocket_stories
 from .data import setup_dataloaders as setup_dataloaders
 from .data import split_stories as split_stories
 from .data import stored_tokens as stored_tokens
-from .evaluation import BayesDenoiser as BayesDenoiser
 from .evaluation import Estimate as Estimate
-from .evaluation import UnigramModel as UnigramModel
 from .evaluation import bits_per_character as bits_per_character
 from .evaluation import bound_draws as bound_draws
 from .evaluation import estimate_bound as estimate_bound
@@ -100,6 +99,8 @@ from .pipeline import WatchedAnimation as WatchedAnimation
 from .pipeline import default_churn as default_churn
 from .pipeline import encode_template as encode_template
 from .pipeline import load_model as load_model
+from .reference import BayesDenoiser as BayesDenoiser
+from .reference import UnigramModel as UnigramModel
 from .sampler import METHODS as METHODS
 from .sampler import SCHEDULES as SCHEDULES
 from .sampler import DenoisingStep as DenoisingStep

@@ -92,6 +92,8 @@ for q in (0.5, 0.75, 0.9):
 # | $R$ | `repeats` | noise levels tried on each window |
 
 # %% tags=["export"]
+"""How good a model is, in numbers that come with a 95 % confidence interval."""
+
 from typing import NamedTuple
 
 from torch import Tensor
@@ -174,7 +176,9 @@ plt.show()
 # each bound can be checked by counting letters.
 
 
-# %% tags=["export"]
+# %% tags=["export:reference"]
+"""Reference networks that need no training: what they score is known, or cannot be beaten."""
+
 from types import SimpleNamespace
 
 import torch
@@ -825,7 +829,7 @@ for kind in ("name", "thing", "pronoun"):
 # agreed.
 
 
-# %% tags=["export"]
+# %% tags=["export:reference"]
 import itertools
 import re
 
@@ -1346,6 +1350,6 @@ hits
 # | `wilson(hits, n)` | a share |
 # | `word_entropy(texts)` | how varied the words are |
 # | `first_flaw(text)` | what breaks first in a broken story |
-# | `UnigramModel`, `BayesDenoiser` | networks that need no training: one knows how often each letter comes, one knows all |
+# | `UnigramModel`, `BayesDenoiser` | (module `reference`) networks that need no training: one knows how often each letter comes, one knows all |
 #
 # Next: [TinyStories on a GPU](10_pipeline.ipynb).

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ddlm_core import stories
-from ddlm_core.evaluation import BayesDenoiser, UnigramModel, estimate_bound, wilson
+from ddlm_core.evaluation import estimate_bound, wilson
+from ddlm_core.reference import BayesDenoiser, UnigramModel
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 

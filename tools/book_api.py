@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[1]
 CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
 MATH = re.compile(r"(``.*?``)|(?:(\w)?\$([^$]+)\$(?=(\w)?))", re.DOTALL)
 RETURNS = re.compile(r"^Returns:\n((?: {4}.*\n?|\n)+)", re.MULTILINE)
-DEFINED = re.compile(r"^(?:def |class )?(\w+)(?=[(:]| *=|\[)", re.MULTILINE)
 
 
 @cache
@@ -39,6 +38,14 @@ def exports(root: Path = ROOT) -> dict[str, tuple[str, list[str]]]:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 found[path.stem] = header[1], ast.literal_eval(node.value)
     return found
+
+
+def assigned(node: ast.stmt) -> list[str]:
+    """The plain names that a statement gives a value."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+    parts = [part for target in targets for part in ast.walk(target)]
+    return [part.id for part in parts if isinstance(part, ast.Name)]
 
 
 def anchor(name: str) -> str:
@@ -80,16 +87,11 @@ def describe_values(app: Sphinx) -> None:
         for outer in ast.parse(analyzer.code).body:
             scope = outer.name if isinstance(outer, ast.ClassDef) else ""
             for node in outer.body if scope else [outer]:
-                if isinstance(node, ast.Assign | ast.AnnAssign):
-                    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-                    comment = comment_of(node, lines)
-                    for part in ast.walk(target):
-                        name = getattr(part, "id", "")
-                        if not name:
-                            continue
-                        if comment if scope else name in names:  # fields may go without
-                            docs.setdefault((scope, name), comment or [""])
-                        places[f"{scope}.{name}".lstrip(".")] = node.lineno
+                comment = comment_of(node, lines)
+                for name in assigned(node):
+                    if comment if scope else name in names:  # fields may go without
+                        docs.setdefault((scope, name), comment or [""])
+                    places[f"{scope}.{name}".lstrip(".")] = node.lineno
         analyzer.tagorder.update(places)
 
 
@@ -190,15 +192,13 @@ class ApiLinks(SphinxTransform):
             [*self.document.findall(nodes.section)][-1].append(foot)
 
     def mark_cells(self, home: dict[str, str]) -> None:
-        marked = set()
         for cell in self.document.findall(nodes.container):
-            if not any(c.startswith("tag_export") for c in cell.get("classes", ())):
-                continue
-            for block in cell.findall(nodes.literal_block):
-                for name in DEFINED.findall(block.astext()):
-                    if name in home and name not in marked:
-                        marked.add(name)
-                        cell["ids"].append(anchor(name))
+            if any(tag.startswith("tag_export") for tag in cell.get("classes", ())):
+                code = next(cell.findall(nodes.literal_block)).astext()  # the source comes first
+                for node in ast.parse(code).body:
+                    for name in [*assigned(node), getattr(node, "name", "")]:
+                        if name in home:
+                            cell["ids"].append(anchor(name))
 
 
 def lighter(app: Sphinx, page: str, template: str, context: dict, tree: nodes.Node) -> None:
