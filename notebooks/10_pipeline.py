@@ -435,7 +435,6 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
 # folder can be broken are in `tests/unit/test_pipeline.py`.)
 
 # %% tags=["test"]
-import os
 import pickle
 from dataclasses import asdict
 
@@ -443,34 +442,26 @@ import pytest
 import torch
 
 
-def tiny_network(kind: type = DiscreteDiffusionTransformer, **changes) -> torch.nn.Module:
+def tiny_network(kind: type = DiscreteDiffusionTransformer) -> torch.nn.Module:
     """A network of random weights: it writes nonsense, but it writes it fast."""
-    sizes = {"block_size": 24, "n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8}
-    network = kind(DiscreteDiffusionConfig(**sizes | changes))
+    network = kind(DiscreteDiffusionConfig(block_size=24, n_layer=1, n_head=2, n_embd=16))
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) / 4
     return network
 
 
-class Trap:
-    """Whoever unpickles it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
 def test_a_pickle_is_refused_and_does_not_run(tmp_path):
     network = tiny_network()
     network.save_pretrained(tmp_path / "model", config=asdict(network.config))
-    weights = tmp_path / "model/model.safetensors"
-    weights.write_bytes(pickle.dumps(Trap(tmp_path / "victim")))
-    with pytest.raises(ValueError, match=f"^cannot use {weights} .*header too large"):
+    weights, victim = tmp_path / "model/model.safetensors", tmp_path / "victim"
+    trap = f"cos\nmkdir\n(S'{victim.as_posix()}'\ntR.".encode()  # a pickle: call os.mkdir(victim)
+    weights.write_bytes(trap)
+    with pytest.raises(ValueError, match="^cannot use .*model.safetensors .*header"):
         load_model(tmp_path / "model")
-    assert not (tmp_path / "victim").exists()
+    assert not victim.exists()
+    pickle.loads(trap)
+    assert victim.exists()  # it was armed
 
 
 test_a_pickle_is_refused_and_does_not_run(Path(workshop.name))
@@ -580,7 +571,6 @@ def test_template_becomes_tokens_and_mask():
     for template, text in (
         ("_{3}.__", "___.__"),
         (r"a\_\{3}__\n", r"a_\{3}__\n"),
-        (r"\_{2}_{2}", "_{2}__"),
         ("{3}\n_{}?_{x}_{0}", "{3}\n_{}?_{x}"),
     ):
         assert read_back(template) == text
@@ -975,7 +965,6 @@ def test_texts_do_not_depend_on_their_batch():
     assert len(set(texts)) == 5 and all(text.startswith("a") for text in texts)
     assert pipeline.generate(5, batch_size=2, **options) == texts
     assert pipeline.generate(2, first=3, **options) == texts[3:]
-    assert pipeline.generate(5, **options | {"seed": 8}) != texts
 
 
 test_texts_do_not_depend_on_their_batch()
