@@ -73,9 +73,9 @@ def test_a_bug_inside_a_command_shows_its_traceback(module, function, arguments,
 
 def test_context_is_added_to_what_is_expected_and_nothing_else():
     for error in (UserError("too long"), OSError("too\nlong"), KeyError("too long")):
-        with pytest.raises(UserError, match=r"^no ([\"'(]*)too long([\"')]*): hint$") as caught:
-            with error_context("no", "hint", KeyError):
-                raise error
+        told = pytest.raises(UserError, match=r"^no ([\"'(]*)too long([\"')]*): hint$")
+        with told as caught, error_context("no", "hint", KeyError):
+            raise error
         assert caught.value.__cause__ is error
     with pytest.raises(UserError, match=r"^no \(OSError\): hint$"), error_context("no", "hint"):
         raise OSError
