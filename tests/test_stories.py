@@ -45,17 +45,27 @@ def every_story(grammar: Grammar) -> dict[str, float]:
     return told
 
 
-NESTED = Grammar(
-    ("[{x}{y}|{y.long}-] and {x}", "{y.long}[!|?]"),
-    {"x": words("a b c"), "y": words("d e", long="dd ee")},
-)
-AMBIGUOUS = Grammar(("{x}{y}", "abc"), {"x": words("a ab"), "y": words("bc c")})
 FEW = {"hero": HEROES[:1] + HEROES[-1:], "animal": VARIABLES["animal"][:2]}
 SMALL = Grammar(PLOTS, {name: known[:1] for name, known in VARIABLES.items()} | FEW)
 
 
 def test_log_prob_is_what_listing_all_stories_gives():
-    for grammar in (TINY, NESTED, AMBIGUOUS, SMALL):
+    for grammar in (TINY, SMALL):
+        listed = every_story(grammar)
+        for story, p in listed.items():
+            assert abs(log_prob(story, grammar) - math.log(p)) < 1e-9
+        assert abs(sum(listed.values()) - 1) < 1e-9
+
+
+NESTED = Grammar(
+    ("[{x}{y}|{y.long}-] and {x}", "{y.long}[!|?]"),
+    {"x": words("a b c"), "y": words("d e", long="dd ee")},
+)
+AMBIGUOUS = Grammar(("{x}{y}", "abc"), {"x": words("a ab"), "y": words("bc c")})
+
+
+def test_log_prob_where_slots_are_nested_or_a_text_has_many_derivations():
+    for grammar in (NESTED, AMBIGUOUS):
         listed = every_story(grammar)
         for story, p in listed.items():
             assert abs(log_prob(story, grammar) - math.log(p)) < 1e-9
@@ -74,7 +84,6 @@ def test_the_surprise_of_samples_meets_the_entropy():
     surprise = [-log_prob(story) for story in sample(1000, seed=7)]
     mean = sum(surprise) / len(surprise)
     variance = sum((s - mean) ** 2 for s in surprise) / (len(surprise) - 1)
-    assert variance > 1  # the plots differ by nats; else the next line would be too strict
     assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprise))
 
 
