@@ -32,7 +32,7 @@ def as_float_tensor(value: Tensor | float) -> Tensor:
 
 
 def resample_probability(sigma_bar: Tensor | float) -> Tensor:
-    r"""Expected fraction of redrawn characters, $1 - e^{-\bar\sigma}$, of any shape."""
+    r"""Probability $1 - e^{-\bar\sigma}$ that a character was resampled, of any shape."""
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
 
