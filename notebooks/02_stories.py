@@ -546,9 +546,9 @@ for name, nats in levels.items():
     print(f"{name:8}{nats:15.2f} {bits:20.4f} {perplexity:26.3f}")
 
 # %% [markdown]
-# @# Knowing how frequent the characters are is worth 258 nats of 746. Six characters at a time, which is spelling and
-# set phrases, leave 53. The last 34 nats, from 53 to 19, need a memory longer than five characters: who the hero
-# was, what was lost, which gift belongs to which need. A model earns them by agreement alone.
+# @# Knowing how frequent the characters are is worth 258 nats of 746. A memory of five characters, enough for spelling and
+# set phrases, leaves 53. The last 34 nats, from 53 to 19, need a longer one: which template this is, who the hero was,
+# which gift belongs to which need.
 #
 # ## The picture: what a story costs
 #

@@ -234,9 +234,9 @@ plt.show()
 #
 # A mask is the other choice: a jump turns the character into an extra token `<MASK>`, which then stays. This
 # *absorbing* or *masked* diffusion ([MDLM](https://arxiv.org/abs/2406.07524), [LLaDA](https://arxiv.org/abs/2502.09992);
-# [appendix A](A_absorbing.ipynb)) is what most large diffusion language models use. It is easier to learn, because a
-# masked text shows *where* it is corrupted. But a model that has filled in a mask does not change it any more, so a
-# mistake stays, unless one adds a rule for it.
+# [appendix A](A_absorbing.ipynb)) is what most large diffusion language models use. It tends to reach better
+# likelihoods: a masked text *shows* where it is corrupted. But a mask, once filled in, is not changed any more. So a
+# mistake stays, unless one adds a rule for correcting it.
 #
 # Under uniform noise the model must find out which characters are wrong. In return it may change any of them at any
 # step, and correct its own mistakes. That is why we take it, and why it came back:
@@ -438,9 +438,9 @@ plt.show()
 # Try a *linear* schedule: in `sigma_bar`, return `self.sigma_min * (1 - t) + self.sigma_max * t`. Then
 # `test_rate_is_the_derivative_of_the_total` fails, because `sigma` still has the old slope; so does
 # `test_kernel_solves_the_equation_of_the_process`. Make `sigma` return
-# `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. A unit test still fails,
-# `test_time_is_the_inverse_and_the_ends_are_met`, because `time` inverts the old schedule and the test expects the
-# geometric line. On the page, exercises 1 and 3 count on it, too. The command:
+# `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. Two unit tests still fail,
+# `test_time_is_the_inverse_and_the_ends_are_met` and `test_a_geometric_schedule_has_all_that_a_schedule_has`, because
+# they expect the geometric line and its inverse. On the page, exercises 1 and 3 do, too. The command:
 # `make export && pytest tests/test_noise.py tests/unit/test_noise.py`.
 #
 # **Exercise 1.** At what time is half of the characters resampled? (Expected: $t = 0.7245$.)
