@@ -14,7 +14,7 @@ __all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition
 
 
 def rate_matrix(vocab_size: int) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64.
+    r"""Rates $Q = \tfrac1V J - I$ at one jump per unit of time: (V, V), float64.
 
     A V below 1 raises a ValueError. (SEDD's uniform graph, up to their factor V.)
     """

@@ -153,10 +153,8 @@ small_table[95:]  # the entries from 95 on
 # from the encoding UTF-32, which is nothing but the code points, four bytes each. (`surrogatepass` lets half
 # characters from damaged files through; they become `<UNK>`.)
 
+
 # %% tags=["export"]
-import numpy as np
-
-
 def look_up(text: str, table: np.ndarray) -> np.ndarray:
     """Ids (L,) of a text of L characters, as uint8, by one look-up of all its code points.
 
@@ -263,8 +261,8 @@ menu = "Café ☕, naïve “soufflé”"
 tokenizer.decode(tokenizer.encode(menu)), tokenizer.unknown_characters(menu)
 
 # %% [markdown]
-# A text that is shorter than the model's *window* of $L$ tokens is padded. A longer one is cut into windows, the
-# last one padded, so nothing is dropped ([chapter 8](08_training.ipynb)).
+# A text that is shorter than the model's *window* of $L$ tokens is padded. A longer one is cut into
+# windows, side by side ([chapter 8](08_training.ipynb)).
 #
 # ## The picture: a story as a row of tokens
 #

@@ -85,15 +85,15 @@ if "google.colab" in sys.modules:
 # ## Writing a world down
 #
 # We need a *probabilistic grammar*: rules with probabilities that write texts. Ours starts a story from a
-# *template*, in a notation with two signs:
+# *template* (in the code: `plot`), in a notation with two signs:
 #
 # * `[One day|Last week]` is an *alternation*: write one of the alternatives, each with the same probability.
 #   An alternative may hold slots, but no further alternation.
 # * `{hero}` is a *slot*: write the word that was drawn for the *variable* `hero`. The first mention draws it,
 #   evenly; each later one repeats it. `{hero.his}` writes another *form* of the same word: for Lily it is `her`.
 #
-# So agreement takes no rule of its own: a word brings its forms along, and a variable keeps its word. (With the
-# variables it is a *probabilistic context-free grammar*, PCFG, plus memory: an *attribute grammar*.) We write words
+# So agreement takes no rule of its own: a word brings its forms along, and a variable keeps its word. (Templates
+# alone would be a *probabilistic context-free grammar*, PCFG; memory makes it an *attribute grammar*.) We write words
 # as a table, a text for each column; a column with a single entry is repeated for all.
 
 # %% tags=["export"]
@@ -114,7 +114,7 @@ def words(names: str, **forms: str) -> tuple[Word, ...]:
 
 
 class Grammar(NamedTuple):
-    """A world: the plots that can be told and the words for each variable, all equally likely."""
+    """A world: templates (plots) and the words for each variable, all equally likely."""
 
     plots: tuple[str, ...]
     variables: dict[str, tuple[Word, ...]]
@@ -142,7 +142,7 @@ from functools import cache
 
 @cache
 def parts_of(template: str) -> tuple[str, ...]:
-    """Cut a template into plain texts, ``[choices|…]`` and ``{fields}``, in order."""
+    """Cut a template into plain texts, ``[alternations|…]`` and ``{slots}``, in order."""
     return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
 
 
@@ -189,7 +189,7 @@ import random
 
 
 def tell(plot: str, rng: random.Random, grammar: Grammar) -> str:
-    """Write one story of a plot."""
+    """Write one story of a template: pick one option at each part."""
     parts, text, bound = parts_of(plot), "", {}
     while parts:
         ways = options(parts[0], grammar, bound)
@@ -363,7 +363,7 @@ from collections import Counter
 
 
 def every_story(grammar: Grammar) -> dict[str, float]:
-    """Each story and its probability, by listing all tellings."""
+    """Each story and its probability, by listing all derivations."""
     told = Counter()
     cast = [
         # for each word a subclass of str with its forms as attributes: `format` finds {hero.his}
@@ -371,15 +371,15 @@ def every_story(grammar: Grammar) -> dict[str, float]:
         for known in grammar.variables.values()
     ]
     for plot in grammar.plots:
-        pieces = enumerate(re.split(r"\[(.*?)\]", plot))  # every second one is a choice
-        slots = [piece.split("|") if i % 2 else [piece] for i, piece in pieces]
-        tellings = [
+        pieces = enumerate(re.split(r"\[(.*?)\]", plot))  # every second one is an alternation
+        alternatives = [piece.split("|") if i % 2 else [piece] for i, piece in pieces]
+        derivations = [
             "".join(outcome).format(**dict(zip(grammar.variables, drawn)))
-            for outcome in itertools.product(*slots)
+            for outcome in itertools.product(*alternatives)
             for drawn in itertools.product(*cast)
         ]
-        for text in tellings:
-            told[text] += 1 / len(tellings) / len(grammar.plots)
+        for text in derivations:
+            told[text] += 1 / len(derivations) / len(grammar.plots)
     return told
 
 
@@ -439,10 +439,10 @@ from collections.abc import Iterator
 
 
 def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
-    """Every outcome of plot and choices, its probability, and in how many ways it can be filled."""
+    """Each template, all alternatives chosen: text, probability, number of ways to fill the slots."""
     for plot in grammar.plots:
-        slots = [p[1:-1].split("|") if p[0] == "[" else [p] for p in parts_of(plot)]
-        outcomes = list(itertools.product(*slots))
+        alternatives = [p[1:-1].split("|") if p[0] == "[" else [p] for p in parts_of(plot)]
+        outcomes = list(itertools.product(*alternatives))
         p = 1 / len(outcomes) / len(grammar.plots)
         for skeleton in map("".join, outcomes):
             mentioned = set(re.findall(r"\{(\w+)", skeleton))
@@ -451,12 +451,12 @@ def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
 
 
 def count(grammar: Grammar = STORIES) -> int:
-    """Number of distinct stories, if no text can be told in two ways: else it is too large."""
+    """Number of distinct stories, if no text has two derivations: else it is too large."""
     return sum(n for _, _, n in skeletons(grammar))
 
 
 def entropy(grammar: Grammar = STORIES) -> float:
-    """Exact entropy in nats per story, if no text can be told in two ways: else it is too large."""
+    """Exact entropy in nats per story, if no text has two derivations: else it is too large."""
     return sum(p * math.log(n / p) for _, p, n in skeletons(grammar))
 
 
@@ -478,15 +478,15 @@ def test_count_and_entropy_are_what_listing_all_stories_gives():
     assert abs(entropy(TINY) - 2.5 * math.log(2)) < 1e-12
 
 
-def test_the_surprise_of_samples_meets_the_entropy():
-    surprise = [-log_prob(story) for story in sample(1000, seed=7)]
-    mean = sum(surprise) / len(surprise)
-    variance = sum((s - mean) ** 2 for s in surprise) / (len(surprise) - 1)
-    assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprise))
+def test_the_surprisal_of_samples_meets_the_entropy():
+    surprisal = [-log_prob(story) for story in sample(1000, seed=7)]
+    mean = sum(surprisal) / len(surprisal)
+    variance = sum((s - mean) ** 2 for s in surprisal) / (len(surprisal) - 1)
+    assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprisal))
 
 
 test_count_and_entropy_are_what_listing_all_stories_gives()
-test_the_surprise_of_samples_meets_the_entropy()
+test_the_surprisal_of_samples_meets_the_entropy()
 
 # %% tags=["test", "hide-input"]
 import hashlib
@@ -546,7 +546,7 @@ for name, nats in levels.items():
     print(f"{name:8}{nats:15.2f} {bits:20.4f} {perplexity:26.3f}")
 
 # %% [markdown]
-# @# Knowing how frequent the characters are is worth 258 nats of 746. A memory of five characters, enough for spelling and
+# Knowing how frequent the characters are is worth 258 nats of 746. A memory of five characters, enough for spelling and
 # set phrases, leaves 53. The last 34 nats, from 53 to 19, need a longer one: which template this is, who the hero was,
 # which gift belongs to which need.
 #
@@ -575,7 +575,7 @@ STYLE = """<style>
 
 
 def bill(plot: str, rng: random.Random) -> str:
-    """One story of a plot, as HTML, with the cost of every alternation and slot."""
+    """One story of a template, as HTML, with the cost of every alternation and slot."""
     parts, html, bound, total = parts_of(plot), "", {}, math.log(len(PLOTS))
     while parts:
         part, parts = parts[0], parts[1:]
@@ -588,7 +588,7 @@ def bill(plot: str, rng: random.Random) -> str:
             label, kind = part[1:-1], "again" if part[1:-1].split(".")[0] in bound else "drawn"
             written = f'<span class="{kind}">{written}<small>{label} {cost:.2f}</small></span>'
         html, bound, total = html + written, bound | drawn, total + cost
-    story = tell(plot, rng, STORIES)  # any one of the plot: all have the same surprise
+    story = tell(plot, rng, STORIES)  # any one of the plot: all have the same surprisal
     assert abs(total + log_prob(story)) < 1e-9
     return f"<p>{html} = <b>{total:.2f}&nbsp;nats</b></p>"
 
@@ -619,7 +619,8 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
 
 # %% [markdown]
 # The KL divergence bounds the fraction of flawless samples. That fraction is $m = \sum_x q(x)$, the probability that
-# the model gives to all true stories together. With the same inequality, $\log u \le u - 1$, and $u = q/(mp)$:
+# the model gives to all true stories together. With sums over the true stories, and the same inequality,
+# $\log u \le u - 1$, with $u = q/(mp)$:
 #
 # $$ \begin{aligned} -\,KL(p\,\|\,q) = \sum_x p \log\frac{q}{p} &= \log m + \sum_x p \log\frac{q}{m p} \\
 #    &\le \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. \end{aligned} $$

@@ -95,7 +95,7 @@ from torch import Tensor
 
 
 def rate_matrix(vocab_size: int) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64.
+    r"""Rates $Q = \tfrac1V J - I$ at one jump per unit of time: (V, V), float64.
 
     A V below 1 raises a ValueError. (SEDD's uniform graph, up to their factor V.)
     """
@@ -112,7 +112,7 @@ rate_matrix(3)
 # [SEDD](https://arxiv.org/abs/2310.16834) (score entropy discrete diffusion), the paper behind this book, writes
 # $J - VI$ without our $1/V$: the same process with time running $V$ times as fast. (Its code divides by $V$, as we do,
 # and calls the choice of $Q$ the *graph*.) Ours makes one unit of noise mean one jump per character, for 3 letters as
-# for 106. Papers write columns where we write rows; this $Q$ is symmetric, so it makes no difference.
+# for 106. (SEDD also writes columns where we write rows; $Q$ is symmetric, so it makes no difference.)
 #
 # ## Many short steps: the closed form
 #
@@ -267,12 +267,12 @@ plt.show()
 #    t = \frac{\log\bar\sigma - \log\sigma_{\min}}{\log\sigma_{\max} - \log\sigma_{\min}}. $$
 #
 # The rate is the chain rule, and the last formula is the line, solved for $t$. **Why geometric?** A text needs all
-# orders of magnitude. With 0.01 jumps per character there is one misprint to find, with 1 hardly a word is left, and a
+# orders of magnitude. At 0.01 jumps per character there are one or two misprints to find, at 1 hardly a word is left, and a
 # geometric schedule gives each factor of 10 the same time. SEDD uses it for uniform noise, from
 # $\sigma_{\min} = 10^{-4}$ to $\sigma_{\max} = 20$; so do we. Its other schedule, *log-linear*, lets $1-\alpha_t$ grow
 # linearly and is used with masks. In chapter 5 the choice will cancel out of the loss: an integral
-# $\int \sigma(t)\,f(\bar\sigma(t))\,dt$ is $\int f\,d\bar\sigma$, whatever the schedule. It decides only where training
-# and sampling spend their time. All later code asks for no more than the collapsed `NoiseSchedule` lists.
+# $\int \sigma(t)\,f(\bar\sigma(t))\,dt$ is $\int f\,d\bar\sigma$, whatever the schedule between the same ends. It decides only
+# where training and sampling spend their time. All later code asks for no more than the collapsed `NoiseSchedule` lists.
 
 # %% tags=["export", "hide-input"]
 from typing import Protocol
@@ -465,7 +465,7 @@ assert abs(different[0] - 100.2) < 0.05 and abs(different[1] - 50.6) < 0.05
 # are already resampled at $t = 0$, where the model, running backward, stops.)
 
 # %% tags=["solution", "hide-input"]
-# Solve log(s) = 0.9 log(sigma_min) + 0.1 log(20) for sigma_min, with s the noise that redraws 1 %.
+# Solve log(s) = 0.9 log(sigma_min) + 0.1 log(20) for sigma_min, with s the noise that resamples 1 %.
 sigma_min = math.exp((math.log(-math.log(0.99)) - 0.1 * math.log(20)) / 0.9)
 later = GeometricNoise(sigma_min, 20.0)
 assert abs(later.time(-math.log(0.99)).item() - 0.1) < 1e-12

@@ -226,8 +226,8 @@ def masks(batch_size: int, length: int, *_) -> Tensor:
 
 for sigma_bar in (0.05, 0.5, 5.0):
     for prior in (sample_prior, masks):
-        seed = torch.Generator().manual_seed(1)
-        x_t = perturb_batch(x_0, sigma_bar, len(tokenizer), generator=seed, prior=prior)
+        generator = torch.Generator().manual_seed(1)
+        x_t = perturb_batch(x_0, sigma_bar, len(tokenizer), generator=generator, prior=prior)
         print(tokenizer.decode(x_t[0]).translate({9: "⇥", 10: "↵"}))
 
 # %% [markdown]
@@ -241,8 +241,8 @@ for sigma_bar in (0.05, 0.5, 5.0):
 from ddlm_core.noise import GeometricNoise
 
 clean = torch.stack([tokenizer.pad(story, 160) for story in stories.sample(64, seed=0)])
-t = torch.rand(64, generator=torch.Generator().manual_seed(0))
-noisy = perturb_batch(clean, GeometricNoise().sigma_bar(t), len(tokenizer), generator=seed)
+t = torch.rand(64, generator=generator)
+noisy = perturb_batch(clean, GeometricNoise().sigma_bar(t), len(tokenizer), generator=generator)
 clean.shape, noisy.shape
 
 # %% [markdown]
@@ -281,8 +281,8 @@ plt.show()
 # incomplete gamma function; [where the p-value comes from](deeper/chi_squared.ipynb) derives it from waiting times, and checks that
 # p-values of right code are uniform.
 #
-# We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code will,
-# for 20,000 draws notice an error of three percentage points. If a token of probability $\tfrac12$ gains 0.03 and another one
+# We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code will:
+# 20,000 draws notice an error of three percentage points. If a token of probability $\tfrac12$ gains 0.03 and another one
 # loses it, this adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to $X^2$, and with five outcomes the limit is 33.4. The first test takes every
 # token as a start, at five noise levels in one batch, and then our real vocabulary. The second takes *pairs* of
 # neighbors, 25 outcomes, because characters must be corrupted independently.
@@ -344,7 +344,17 @@ def dissolve(x_0: Tensor, sigma_bars: Tensor, vocab_size: int, seed: int) -> lis
 # At any *fixed* noise each state is a plain draw of `perturb_batch`: the *marginal* distributions are right. What the
 # shared seed changes is only how different noise levels are *coupled* (*common random numbers*). In the real process a
 # character goes on jumping; here it comes to rest, which is kinder to the eye. Training needs the marginals only.
-#
+# Both can be checked:
+
+# %%
+levels = torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
+states = dissolve(torch.full((20_000,), 2), levels, vocab_size=5, seed=8)
+for state, level in zip(states, levels, strict=True):  # the marginals
+    assert p_value(state.bincount(minlength=5), 20_000 * transition_matrix(level, 5)[2]) > 1e-6
+for earlier, later in zip(states, states[1:], strict=False):  # what has changed, rests
+    assert torch.equal(earlier[earlier != 2], later[earlier != 2])
+
+# %% [markdown]
 # ## Watch it dissolve
 #
 # To show a run we need the tokens at each moment, the noise, and which positions have just changed: a `Frame`. The
@@ -631,8 +641,7 @@ round(expected, 3)
 # ## Where this stands in the field
 #
 # `perturb_batch` is the *forward sample* of diffusion models: `q_sample` in many code bases, `sample_transition` in SEDD's,
-# where the prior is `sample_limit`. That a text at any noise level is one draw away, is what makes diffusion models
-# trainable; in [D3PM](https://arxiv.org/abs/2107.03006) it is the product of all transition matrices. With masks as the
+# where the prior is `sample_limit`. That any noise level is one draw away makes diffusion models trainable; in [D3PM](https://arxiv.org/abs/2107.03006) it is the product of all transition matrices. With masks as the
 # prior, the same function corrupts text for [MDLM](https://arxiv.org/abs/2406.07524) and
 # [LLaDA](https://arxiv.org/abs/2502.09992). The coupling by waiting times is the discrete relative of
 # following one image through growing Gaussian noise.

@@ -25,7 +25,7 @@ TINY = Grammar(
 
 
 def every_story(grammar: Grammar) -> dict[str, float]:
-    """Each story and its probability, by listing all tellings."""
+    """Each story and its probability, by listing all derivations."""
     told = Counter()
     cast = [
         # for each word a subclass of str with its forms as attributes: `format` finds {hero.his}
@@ -33,15 +33,15 @@ def every_story(grammar: Grammar) -> dict[str, float]:
         for known in grammar.variables.values()
     ]
     for plot in grammar.plots:
-        pieces = enumerate(re.split(r"\[(.*?)\]", plot))  # every second one is a choice
-        slots = [piece.split("|") if i % 2 else [piece] for i, piece in pieces]
-        tellings = [
+        pieces = enumerate(re.split(r"\[(.*?)\]", plot))  # every second one is an alternation
+        alternatives = [piece.split("|") if i % 2 else [piece] for i, piece in pieces]
+        derivations = [
             "".join(outcome).format(**dict(zip(grammar.variables, drawn)))
-            for outcome in itertools.product(*slots)
+            for outcome in itertools.product(*alternatives)
             for drawn in itertools.product(*cast)
         ]
-        for text in tellings:
-            told[text] += 1 / len(tellings) / len(grammar.plots)
+        for text in derivations:
+            told[text] += 1 / len(derivations) / len(grammar.plots)
     return told
 
 
@@ -80,11 +80,11 @@ def test_count_and_entropy_are_what_listing_all_stories_gives():
     assert abs(entropy(TINY) - 2.5 * math.log(2)) < 1e-12
 
 
-def test_the_surprise_of_samples_meets_the_entropy():
-    surprise = [-log_prob(story) for story in sample(1000, seed=7)]
-    mean = sum(surprise) / len(surprise)
-    variance = sum((s - mean) ** 2 for s in surprise) / (len(surprise) - 1)
-    assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprise))
+def test_the_surprisal_of_samples_meets_the_entropy():
+    surprisal = [-log_prob(story) for story in sample(1000, seed=7)]
+    mean = sum(surprisal) / len(surprisal)
+    variance = sum((s - mean) ** 2 for s in surprisal) / (len(surprisal) - 1)
+    assert abs(mean - entropy()) < 4 * math.sqrt(variance / len(surprisal))
 
 
 def test_the_world_is_the_one_that_the_bundled_model_learned():
