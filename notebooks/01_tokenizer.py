@@ -36,7 +36,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest hypothesis"""
+        tqdm pillow ipywidgets matplotlib gradio hypothesis"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -54,8 +54,7 @@ ids += [1] * (6 - len(ids))  # if a text must have six tokens, two are missing
 ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 
 # %% [markdown]
-# The `!` has become `<UNK>`, and two `<PAD>` follow. On the way back, a look-up in a list, an unknown character
-# shows as `�` and padding as nothing.
+# The `!` has become `<UNK>`, and two `<PAD>` follow. On the way back, `<UNK>` shows as `�` and padding as nothing.
 #
 # That is the whole idea. What remains is to choose the list, and to make it fast.
 #
@@ -70,8 +69,7 @@ ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 # * **One token is one character.** Noise that changes a token changes one letter, in its place. With *bytes*,
 #   a vocabulary of 256 without any `<UNK>`, it could break a character into bytes that are not text.
 #
-# The price: sequences are several times longer, and the network has to learn spelling. The stories of
-# [chapter 2](02_stories.ipynb) are short, so we can pay it.
+# The price: sequences are several times longer, and the network has to learn spelling.
 #
 # If you know masked diffusion models, such as [MDLM](https://arxiv.org/abs/2406.07524) or
 # [LLaDA](https://arxiv.org/abs/2502.09992), you will look for a `<MASK>`. There is none, because our noise is
@@ -88,8 +86,7 @@ ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 # | $L$ | – | length of a sequence, in tokens |
 # | $B$ | – | number of sequences that are handled together, a *batch* |
 #
-# After the two special tokens comes everything on a US keyboard, and then seven typographic marks: four
-# quotation marks, two dashes, and the ellipsis.
+# After the two special tokens comes everything on a US keyboard, and then seven typographic marks.
 
 # %% tags=["export"]
 import string
@@ -422,8 +419,8 @@ round(bits, 3)
 #
 # ## Where this stands in the field
 #
-# Large models use subwords ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909)); masked diffusion models add
-# a mask token. *Tokenizer-free* models read bytes: one by one in [ByT5](https://arxiv.org/abs/2105.13626), or
+# Large models use subwords; masked diffusion models add a mask token. *Tokenizer-free* models read bytes: one by one
+# in [ByT5](https://arxiv.org/abs/2105.13626), or
 # grouped by the network in [BLT](https://arxiv.org/abs/2412.09871) and
 # [H-Net](https://arxiv.org/abs/2507.07955). [D3PM](https://arxiv.org/abs/2107.03006), an early discrete
 # diffusion model, also generates text by characters. Our class is not a Hugging Face tokenizer: it needs no

@@ -31,7 +31,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -205,8 +205,7 @@ rng = random.Random(0)
 # %% [markdown]
 # ## Our world
 #
-# This is the world that the model of this book lives in. First its heroes, 24 children. The name settles the
-# forms of the pronouns.
+# First the heroes, 24 children. The name settles the forms of the pronouns.
 
 # %% tags=["export"]
 _SHE = {"he": "she", "He": "She", "his": "her"}
@@ -215,8 +214,8 @@ HEROES = words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **
 HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE)
 
 # %% [markdown]
-# Nine other variables stand in the collapsed cells below. A need asks for its gift (whoever is `tired` gets
-# `a soft bed`), and the weather has three forms (*rainy*, *damp*, *rain*). There are seven templates. The last one:
+# Nine other variables and seven templates stand in the collapsed cells below. A need asks for its gift (whoever is
+# `tired` gets `a soft bed`), and the weather has three forms (*rainy*, *damp*, *rain*). The last template:
 #
 # ```
 # {hero} planted a [seed|bean] {place}. [Each dawn|Every day], {hero.he} [sang to it|read to it]. It grew
@@ -465,8 +464,8 @@ print(f"{count():,} stories")
 print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits per story")
 
 # %% [markdown]
-# Two checks. On small worlds, count and entropy must be what the lists say. On ours, the average surprisal of
-# samples must meet the entropy within four standard errors, which chance alone exceeds once in 16,000 seeds.
+# On small worlds, count and entropy must be what the lists say. On ours, the average surprisal of samples must meet
+# the entropy within four standard errors, which chance alone exceeds once in 16,000 seeds.
 
 
 # %% tags=["test"]
@@ -631,15 +630,14 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
 #
 # ## Change it safely
 #
-# Give the world a friend named Kit: add `Kit` to the pals in `VARIABLES`. One test fails,
+# Add a friend named `Kit` to the pals in `VARIABLES`. One test fails,
 # `test_the_world_is_the_one_that_the_bundled_model_learned`: that model has never heard of Kit. Teach the test the
 # new numbers if you mean to train your own.
 #
-# Then a plausible mistake: you want more balls, so you write `ball` twice among the things. `log_prob` is still
-# right, because it adds. But the grammar has become ambiguous, and `entropy` is too large, by 0.05 nats. Two
-# more tests notice, in `tests/unit`: `test_a_plot_has_one_surprise_and_entropy_is_their_average` and
-# `test_one_text_has_one_way_to_be_told`. The command:
-# `make export && pytest tests/test_stories.py tests/unit/test_stories.py`.
+# Then a plausible mistake: to have more balls, write `ball` twice among the things. `log_prob` is still right,
+# because it adds. But the grammar has become ambiguous, and `entropy` is too large, by 0.05 nats. Two more tests
+# notice: `test_a_plot_has_one_surprise_and_entropy_is_their_average` and `test_one_text_has_one_way_to_be_told`. The
+# command: `make export && pytest tests/test_stories.py tests/unit/test_stories.py`.
 #
 # **Exercise 1.** A model knows all about the six stories, but not agreement: it flips a coin for `her` and `his`.
 # What are its cross-entropy and its KL divergence, which fraction of its samples is flawless, and what did the
@@ -657,7 +655,7 @@ round(cross_entropy, 4), round(kl, 4), flawless, round(math.exp(-kl), 4)
 # %% [markdown]
 # **Exercise 2.** A model repeats a story from its training data. Is that memorization, or chance? With 100,000
 # training stories, how probable is it that a *fresh* story of our world is among them? (Expected: 0.00242. Use
-# that a story of each template tells the probability of all its stories.)
+# that all stories of a template have the same probability.)
 
 # %% tags=["solution", "hide-input"]
 each = [math.exp(log_prob(tell(plot, random.Random(0), STORIES))) for plot in PLOTS]
@@ -679,20 +677,20 @@ round(chance, 5)
 # | `is_flawless(tokens, tokenizer)` | whether a window holds one story and then only `<PAD>` |
 # | `MAX_LENGTH` | 160, the window; no story is longer |
 # | `STORIES` | our world: `PLOTS` (the templates, with their `ENDING`) and `VARIABLES` (with their `HEROES`) |
-# | `Grammar`, `Word`, `words` | a world of your own: give it to `sample`, `log_prob`, `entropy` or `count` |
-# | `parts_of`, `options` | what a template means: its parts, and what can become of each |
+# | `Grammar`, `Word`, `words` | a world of your own |
+# | `parts_of`, `options` | the parts of a template, and what can become of each |
 # | `tell`, `probability`, `skeletons` | pick a derivation, add up all, list all skeletons |
 #
 # Use them through the module: `from ddlm_core import stories`, then `stories.sample(3, seed=0)`.
 #
 # ## Where this stands in the field
 #
-# Languages with a known grammar are a standard tool for asking what a network has learned:
+# Languages with a known grammar are a standard tool:
 # [Physics of Language Models, Part 1](https://arxiv.org/abs/2305.13673) trains transformers on context-free
 # grammars and finds the grammar's structure in their hidden states. Our stories imitate
 # [TinyStories](https://arxiv.org/abs/2305.07759), a synthetic corpus from which models below ten million parameters
-# learn fluent English; [chapter 10](10_pipeline.ipynb) uses it. Real text has no known entropy, so papers compare
-# models with each other, in perplexity or bits per character. N-gram models were the first language models, in
-# [Shannon's paper of 1948](https://doi.org/10.1002/j.1538-7305.1948.tb01338.x), which also defines the entropy.
+# learn fluent English ([chapter 10](10_pipeline.ipynb)). Real text has no known entropy, so papers compare models with
+# each other, in perplexity or bits per character. Entropy and n-gram models of English both go back to
+# [Shannon 1948](https://doi.org/10.1002/j.1538-7305.1948.tb01338.x).
 #
 # Next: [geometric noise](03_noise.ipynb).

@@ -33,7 +33,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -501,12 +501,10 @@ torch.linalg.matrix_exp(2 / 3 * others)[0]
 #
 # ## Where this stands in the field
 #
-# Uniform noise on tokens is *multinomial diffusion* ([Hoogeboom et al. 2021](https://arxiv.org/abs/2102.05379));
-# [D3PM](https://arxiv.org/abs/2107.03006) generalized it to any transition matrix, masks among them, in discrete
-# time, and [Campbell et al. 2022](https://arxiv.org/abs/2205.14987) to continuous time. Our kernel is what MDLM and
-# UDLM write as $\mathrm{Cat}(\alpha_t x_0 + (1-\alpha_t)\,\pi)$, with $\pi$ uniform (or the mask).
-# [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises, so that a masked model learns to correct itself. To
-# search further: *uniform-state diffusion*, *absorbing-state diffusion*, *uniformization* (chains whose jumps may
-# stay).
+# Uniform noise on tokens is *multinomial diffusion* ([Hoogeboom et al. 2021](https://arxiv.org/abs/2102.05379)), today
+# *uniform-state diffusion*. [D3PM](https://arxiv.org/abs/2107.03006) generalized it to other transition matrices,
+# masks among them, in discrete time, and [Campbell et al. 2022](https://arxiv.org/abs/2205.14987) to continuous time.
+# Our kernel is what MDLM and UDLM write as $\mathrm{Cat}(\alpha_t x_0 + (1-\alpha_t)\,\pi)$, with $\pi$ the mask or
+# uniform. [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises, so that the model learns to correct itself.
 #
 # Next: [corrupting text](04_forward.ipynb).
