@@ -509,7 +509,7 @@ test_the_world_is_the_one_that_the_bundled_model_learned()
 #
 # | unit | from $N$ nats per story | meaning |
 # |---|---|---|
-# | nats per story | $N$ | NLL of a window of 160 tokens: story and padding |
+# | nats per story | $N$ | NLL of a window of 160 tokens; padding adds nothing to $H$, the story decides it |
 # | bits per character | $N / (160 \log 2)$ | yes-or-no questions per token of the window |
 # | perplexity per character | $e^{N/160}$ | as hard as a choice among so many equally likely tokens |
 

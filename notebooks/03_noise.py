@@ -417,9 +417,7 @@ for ax in (upper, lower):
         ax.axvspan(start, end, color="C4", alpha=0.1, linewidth=0)
 lower.text(almost_clean / 2, 50, f"almost clean:\n{almost_clean:.0%} of the time", ha="center")
 gone, middle = f"almost gone:\n{1 - almost_gone:.0%} of the time", (1 + almost_gone) / 2
-lower.annotate(
-    gone, (middle, 40), (middle - 0.02, 12), ha="center", arrowprops={"arrowstyle": "->"}
-)
+lower.annotate(gone, (middle, 40), (0.995, 12), ha="right", arrowprops={"arrowstyle": "->"})
 plt.show()
 
 # %% [markdown]

@@ -16,8 +16,8 @@
 #
 # **We have** the kernel and the schedule of chapter 3, as formulas.
 # **We want** their digits, in single precision too.
-# **Why**: at $t = 0$ one character in ten thousand is resampled. A careless subtraction keeps four digits of that
-# number, careless times change it by two percent, and the loss at small noise goes with it.
+# **Why**: at $t = 0$ one character in ten thousand is resampled. A careless subtraction keeps fewer than four digits of
+# that number, careless times change it by two percent, and the loss at small noise goes with it.
 
 # %%
 import torch
