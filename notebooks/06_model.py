@@ -146,8 +146,6 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
 # | $x_t$ | `input_ids` | (B, L) | noised tokens: B texts of L tokens |
 # | $d$, $h$ | `n_embd`, `n_head` | int | features per position; attention heads, of $d/h$ features each |
 # | $c$ | `cond` | (B, `cond_dim`) | the noise level, as features |
-# | $\log q$ | `log_q` | (B, L, V) | of each clean token, own position left out |
-# | $\log s$ | `log_score` | (B, L, V) | log-scores |
 #
 # Sizes, alphabet, kind of noise (the `graph`) and its limits stand in one frozen dataclass,
 # `DiscreteDiffusionConfig`, saved beside the weights: a checkpoint describes itself.
@@ -411,11 +409,9 @@ class Attention(nn.Module):
         tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
         """
         exact = self.query_norm.weight.dtype  # norms and rotations in full precision
-        u = (
-            self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        )  # (B, h, L, d/h)
+        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, d/h)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, d/h); u: L for M
         u = apply_rope(self.query_norm(u), angles)
         k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
@@ -427,12 +423,12 @@ class Attention(nn.Module):
 # ## One block
 #
 # A block adds to the residual stream twice: the result of attention, then that of a *feed-forward* map (MLP) at each
-# position, up to four times as many features, a nonlinearity (GELU, another smooth $\max(x, 0)$) and down again. `Modulation` gives six parts: shift, scale
+# position: up to four times as many features, a nonlinearity (GELU, another smooth $\max(x, 0)$) and down again. `Modulation` gives six parts: shift, scale
 # and gate for each of the two. Merge blocks normalize, scale and shift their context in the same way.
 #
 # **A short convolution.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor. So in
-# `causal` blocks (next section), what enters each of the two maps is the position plus the three
-# before it, each times one learned weight per feature. This is a *depthwise causal convolution*: depthwise because features do not
+# `causal` blocks (next section), what enters each of the two maps is the position itself plus the three
+# before it, these three times one learned weight per feature. This is a *depthwise causal convolution*: depthwise because features do not
 # mix, causal because it looks only back. By hand, with one feature, the text `1, 2, 4, 8`, and two weights, 10 for one back
 # and 100 for two back: the last position becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. Zero weights beside a zero gate are safe here: the
 # position itself passes, so the gate has a nonzero gradient. On TinyStories the convolution is worth
@@ -521,7 +517,7 @@ class Block(nn.Module):
 #
 # Each column holds all letters but one. The merge blocks bring them together. They start
 # from the sum of both stacks at position $i$, and attend to the left-to-right stack at $j \le i$ and to the right-to-left
-# stack at $j \ge i$. They must not attend to each other: the merge state at position 1 knows `ea`, and through
+# stack at $j \ge i$. They must not attend to merge states: the one at position 1 knows `ea`, and through
 # it position 2 would hear of its own `e`. For the same reason they have no convolution.
 #
 # Of 6 blocks, 2 go to each stack and 2 to the merge. Each still works once on each position, so a step costs about what 6 plain blocks
@@ -956,7 +952,6 @@ test_score_is_the_mean_ratio_whatever_the_network_says()
 #    if you spare `self.head`.
 # 3. Forget the norm of the keys: where they are rotated, write `k` for `self.key_norm(k)`. It would train, and nothing on this page
 #    fails. The unit test `test_attention_is_the_formula` does.
-# 4. Give the merge blocks a convolution: in `__init__`, write `True` for `i < causal_blocks`. The test of item 1 fails.
 #
 # After each: `make export && pytest tests/`. Safe to change are the sizes in the config.
 #
@@ -1018,11 +1013,12 @@ clean = torch.tensor([[LETTERS.index(letter) for letter in word] for word in wor
 tiny_config = small_config(block_size=3, vocab=("<UNK>", "<PAD>", *LETTERS))
 torch.manual_seed(0)
 tiny = DiscreteDiffusionTransformer(tiny_config)
-optimizer, g = torch.optim.Adam(tiny.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
-for _ in range(1000):
+optimizer, g = torch.optim.Adam(tiny.parameters()), torch.Generator().manual_seed(0)
+for step in range(1000):
+    optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 1000)
     x_0 = clean[torch.multinomial(counts, 256, replacement=True, generator=g)]
     level = 10 ** (3.5 * torch.rand(256, generator=g) - 2.2)  # 0.006 to 20
-    x_t = perturb_batch(x_0, level, 4, generator=g)  # four letters, no special tokens
+    x_t = perturb_batch(x_0, level, 4, generator=g)  # tokens 0 to 3 stand for a, e, n, t
     loss = -tiny.denoise(x_t, level).gather(-1, x_0[..., None]).mean()
     optimizer.zero_grad()
     loss.backward()
