@@ -27,7 +27,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -157,6 +157,7 @@ from torch import nn
 from ddlm_core.model import Modulation
 from ddlm_core.testing import fresh_network, noised_batch
 
+torch.manual_seed(0)
 walked = fresh_network()
 for module in walked.modules():
     if isinstance(module, nn.Linear) and module is not walked.head:
