@@ -277,14 +277,14 @@ class NoiseEmbedding(nn.Module):
 # A block of a transformer never replaces the features $x$ of a position; it adds to them. What flows upward through all
 # additions is the *residual stream*. Before each addition, *layer norm* subtracts the mean of the features and divides by their standard
 # deviation: `(1, 3)` becomes `(-1, 1)`, and so does `(100, 300)`. *Adaptive* layer norm (adaLN) then shifts and scales the result by amounts that depend on the
-# noise. With $c$ from above and a linear map $W$, $b$,
+# noise. With $c$ from above and a linear layer $W$,
 #
-# $$ (\beta, \gamma, g) = W c + b, \qquad
+# $$ (\beta, \gamma, g) = W(c), \qquad
 #    x \;\leftarrow\; x + g \odot f\big((1+\gamma)\odot \mathrm{norm}(x) + \beta\big). $$
 #
 # $f$ is the attention or the feed-forward map of a block, $\odot$ multiplies feature by feature. Shift
 # $\beta$ and scale $\gamma$ say what to look for at this noise level, the *gate* $g$ how much of the finding to add.
-# "Zero" means that $W$ and $b$ are *zero-initialized*. So $\beta = \gamma = g = 0$ at any noise, and
+# "Zero" means that the weights and biases of $W$ are *zero-initialized*. So $\beta = \gamma = g = 0$ at any noise, and
 # before training **every block does nothing**. The idea is from
 # [DiT](https://arxiv.org/abs/2212.09748) (Peebles & Xie 2023).
 #
@@ -295,7 +295,7 @@ class NoiseEmbedding(nn.Module):
 # $$ \frac{\partial\,\text{loss}}{\partial g} = \delta\,w\,x, \qquad \frac{\partial\,\text{loss}}{\partial w} = \delta\,g\,x. $$
 #
 # At $g = 0$ and $w \neq 0$ the gate has a nonzero gradient. After one step $g \neq 0$, and $w$ has one, too.
-# But at $g = 0$ *and* $w = 0$ both derivatives are 0, for ever. **Of two factors, set one to zero and
+# But at $g = 0$ *and* $w = 0$ both derivatives are 0, forever. **Of two factors, set one to zero and
 # never both.**
 
 
@@ -321,11 +321,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# ## Positions: rotations
+# ## Rotary positions (RoPE)
 #
 # Attention compares what one position looks for, its *query*, with what another has to offer, its *key*, by an inner product.
 # That alone does not know who stands where: `tea` and `eat` would be the same bag of letters.
-# *Rotary position embedding* ([RoPE](https://arxiv.org/abs/2104.09864), Su et al. 2021) takes two features at a time, as an arrow in the
+# *Rotary position embedding* ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) takes two features at a time, as an arrow in the
 # plane, and rotates the arrow of position $i$ by the angle $i\,\omega$:
 #
 # $$ R_i \binom{a}{b} = \binom{a\cos i\omega - b\sin i\omega}{b\cos i\omega + a\sin i\omega}. $$
@@ -373,7 +373,7 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
 # stories all start at its first character. So each position also gets a learned
 # vector, `position_embedding` (*learned absolute positions*), zero at first.
 #
-# ## Attention, with normed queries and keys
+# ## Attention and QK-norm
 #
 # Position $i$ makes a query $u_i$; every position $j$ of the *context* makes a key $k_j$ and a value $v_j$, all by
 # linear maps. The result is a weighted mean of values,
