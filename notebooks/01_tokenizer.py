@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Text as characters
 #
-# *About 18 minutes. You need: Python, and what a function and an array are. You will have: a tokenizer that turns
+# *About 20 minutes. You need: Python, and what a function and an array are. You will have: a tokenizer that turns
 # text into numbers and back, exactly.*
 #
 # **We have** text: letters, digits, quotation marks, line ends.

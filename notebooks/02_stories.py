@@ -9,7 +9,7 @@
 # %% [markdown]
 # # A world we know exactly
 #
-# *About 33 minutes. You need: [chapter 1](01_tokenizer.ipynb), and the rules of probability. You will have: two
+# *About 35 minutes. You need: [chapter 1](01_tokenizer.ipynb), and the rules of probability. You will have: two
 # billion stories with the exact probability of each, and the best score that any model can reach.*
 #
 # **We have** a tokenizer that turns any text into ids and back.

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Geometric noise
 #
-# *About 33 minutes. You need: matrix products, derivatives, and [chapter 1](01_tokenizer.ipynb). You will have: the
+# *About 35 minutes. You need: matrix products, derivatives, and [chapter 1](01_tokenizer.ipynb). You will have: the
 # probability of every outcome of the noise, in closed form, at any noise level.*
 #
 # **We have** texts as rows of tokens, each one of $V$.

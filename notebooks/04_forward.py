@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Corrupting text
 #
-# *About 32 minutes. You need: [chapter 3](03_noise.ipynb), and tensors in PyTorch. You will have: corrupted text at any
+# *About 30 minutes. You need: [chapter 3](03_noise.ipynb), and tensors in PyTorch. You will have: corrupted text at any
 # noise level in one step, a test that the frequencies are right, and a player in which you watch a text dissolve.*
 #
 # **We have** text as tokens and, for one character, the kernel: the probability to turn into any other under a given

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Where the p-value comes from
 #
-# *About 12 minutes. You need: [chapter 4](../04_forward.ipynb), polar coordinates, and the normal distribution. You will have: the
+# *About 10 minutes. You need: [chapter 4](../04_forward.ipynb), polar coordinates, and the normal distribution. You will have: the
 # chi-squared p-value derived from waiting times, and a check that the test deserves trust.*
 #
 # **We have** Pearson's $X^2$, the sum of $(O_y - E_y)^2 / E_y$ over the outcomes, and a library function for its p-value.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # One text, one derivation
 #
-# *About 12 minutes. You need: [chapter 2](../02_stories.ipynb). You will have: a proof that the story grammar is
+# *About 15 minutes. You need: [chapter 2](../02_stories.ipynb). You will have: a proof that the story grammar is
 # unambiguous, and an idea of what goes wrong where one is not.*
 #
 # **We have** `entropy` and `count` of chapter 2, which count *derivations*: lists of picks.

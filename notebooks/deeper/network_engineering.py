@@ -137,7 +137,7 @@ exact = denoiser_log_score(logits.double().log_softmax(-1), low, x_t)
 for dtype in (torch.float32, torch.bfloat16):
     found = denoiser_log_score(logits.to(dtype).log_softmax(-1), low.to(dtype), x_t)
     error = (found.double() - exact).abs().max().item()
-    print(f"{str(dtype):15} largest error of a log-score: {error:.0e}")
+    print(f"{dtype!s:15} largest error of a log-score: {error:.0e}")
     assert error < 1e-4 or dtype == torch.bfloat16
 
 # %% [markdown]
