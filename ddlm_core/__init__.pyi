@@ -20,8 +20,10 @@ from .absorbing import MASK as MASK
 from .absorbing import AbsorbingGraph as AbsorbingGraph
 from .absorbing import LogLinearNoise as LogLinearNoise
 from .absorbing import all_masked as all_masked
+from .absorbing import mask_likelihood as mask_likelihood
 from .absorbing import mask_log_score as mask_log_score
 from .absorbing import mask_loss as mask_loss
+from .absorbing import mask_marginal as mask_marginal
 from .absorbing import mask_posterior as mask_posterior
 from .absorbing import with_mask as with_mask
 from .animation import Animation as Animation
