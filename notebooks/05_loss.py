@@ -23,7 +23,7 @@
 # **Why**: a network only learns what its loss rewards.
 #
 # The road: what going backward takes (ratios of probabilities), a loss that asks for just these, a check that its code
-# is right, and then what its value means. It is the longest chapter of the book, and the one that the others stand on.
+# is right, and then what its value means.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -78,8 +78,8 @@ before
 # %% [markdown]
 # Apart from the entry of `m` itself, the two rows agree, up to the size of the increment. Why? Write $p_t(x)$
 # for the probability of letter $x$ at time $t$, when the total noise is $\bar\sigma$. An increment $\Delta$ turns a $y$ into one given
-# *other* letter $x$ with probability $\Delta/V$: the letter is resampled with probability $\Delta$, and the new one is $x$ in one case
-# of $V$. (These are the entries $1/V$ of the matrix $Q$ in [chapter 3](03_noise.ipynb).) So Bayes' rule says
+# *other* letter $x$ with probability $\Delta/V$: it is resampled with probability $\Delta$, and the new letter is $x$ in one case
+# of $V$. These are the entries $1/V$ of the matrix $Q$ in [chapter 3](03_noise.ipynb). So Bayes' rule says
 #
 # $$ p(\text{before}=y \mid \text{after}=x)
 #    = \frac{p_t(y)\,\cdot\,\Delta\,/\,V}{p_t(x)} + O(\Delta^2)
@@ -101,8 +101,8 @@ before
 #
 # A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$
 # numbers sum to 1. It can easily produce any positive $g(x)$, but $p(x) = g(x)/\sum_z g(z)$ needs a
-# sum that nobody can compute. An autoregressive model avoids the sum, with one distribution per character, in
-# order. Ours has no order to write in. But in a ratio the sum cancels: $p(y)/p(x) = g(y)/g(x)$.
+# sum that nobody can compute. An autoregressive model avoids it by writing in order; ours has no order. But in a ratio the sum
+# cancels: $p(y)/p(x) = g(y)/g(x)$.
 #
 # And we need few ratios. Each position jumps on its own, so two jumps in one short moment have a
 # probability of order $\Delta^2$, and we may forget them. The neighbors of a text $x_t$ are the texts that
@@ -185,8 +185,8 @@ def log_ratio(sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor, vocab_size: i
 #
 # The network sees $x_t$, not $x_0$. Many clean texts could have become this $x_t$, each with its
 # own $a_y$. What is the right answer for all of them together? Their average, weighted by how
-# likely each clean text is, given $x_t$. In a text of many letters, write $y$ also for the whole text $x_t$ with the
-# letter $y$ put in at our position: the factors of all other positions cancel in $p(y\mid x_0)/p(x_t\mid x_0)$.
+# likely each clean text is, given $x_t$. In a longer text, let $y$ also stand for $x_t$ with the
+# letter $y$ at our position: the factors of all other positions cancel in $p(y\mid x_0)/p(x_t\mid x_0)$.
 # With Bayes' rule $p(x_0 \mid x_t) = p_{\text{data}}(x_0)\,p(x_t \mid x_0)/p_t(x_t)$:
 #
 # $$ \mathbb E\big[a_y \mid x_t\big]
@@ -258,7 +258,7 @@ by_hand
 # rises like $s$. Right, our alphabet, seen from an `m`. The network must say two ratios,
 # $s_k$ and $s_o$. For each clean letter the loss has its own lowest point, a cross with the letter beside it.
 # The *average* loss, weighted by how likely each clean letter is given the `m`, is a valley between them; each line
-# joins points of equal height. Its one lowest point, the dot, is the score $p_t(y)/p_t(\texttt m)$. The height
+# joins points of equal height. Its one lowest point, the dot, is the score. The height
 # there is not 0: no answer is right for all three.
 
 # %% tags=["hide-input"]
@@ -415,11 +415,10 @@ test_loss_equals_the_sum()
 # Such a check earns its place. A bug in this loss is common in public code, for example
 # [in this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py);
 # the authors' own code is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ has the term of $x_0$, with
-# $a_{x_0} = 1+\kappa$, and $V-2$ terms with $a_y = 1$. The buggy line adds, to the term of $x_0$, the average over *all* $y\ne x_t$, scaled by
-# $(V-2)/(V-1)$: $x_0$ is counted twice, and the others too little. It looks like a loss, and training with it goes down. But its lowest point is not the
-# true ratio: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too large at $\bar\sigma = 1$, 3 and 5, and at the truth it is
-# *negative*. The brute-force sum finds it at once, and an example with two letters does not. Then $V-2$ is 0, and there is no third letter to get
-# wrong. Small examples are good; a single small example is a trap. ([The derivation and a picture](deeper/loss_precision.ipynb).)
+# $a_{x_0} = 1+\kappa$, and $V-2$ terms with $a_y = 1$. The buggy line counts $x_0$ among those as well, and all of them a little too low. It looks like a loss, and
+# training with it goes down. But it is *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too large at
+# $\bar\sigma = 1$, 3 and 5, and every other $s_y$ 1 % too small ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum finds it at once. An example with two letters does not, for there is no third letter to get
+# wrong. Small examples are good; a single small example is a trap.
 
 
 # %% tags=["test", "hide-input"]
@@ -540,11 +539,11 @@ test_denoiser_score_is_the_true_score()
 # ## Why not simply the square?
 #
 # $(s-a)^2$ is also smallest at the mean of $a$. It is the loss of concrete score
-# matching, the ancestor of score entropy. Say a network is wrong by a factor $c$, $s = c\,a$. One term costs
+# matching. Say a network is wrong by a factor $c$, $s = c\,a$. One term costs
 #
 # $$ \text{score entropy: } a\,(c - 1 - \log c), \qquad\qquad \text{square: } a^2\,(c-1)^2. $$
 #
-# Twice too much ($c = 2$) costs $0.31\,a$ and $a^2$. Both grow with $a$, which runs from a millionth to a
+# Twice too much ($c = 2$) costs $0.31\,a$ and $a^2$, and $a$ runs from a millionth to a
 # million. Score entropy grows with $a$ itself: the jump happens at the rate $a/V$, and an error about
 # it does harm that often. The square grows with $a^2$, so it cares for the largest ratios only. A ratio of
 # 0.001 that should be 0.000001 costs it a millionth, and score entropy a thousandth. But jumps that are
@@ -787,8 +786,8 @@ for name, value in {
 # In the limit of short steps, the true score gives the rates of $p(x_{t'} \mid x_t)$, and the right side becomes the KL of step 2.
 # [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity, the discrete counterpart of I-MMSE. A hundred nodes
 # of the quadrature confirm it to twelve digits, and the whole bound to $10^{-6}$ nats. The second test uses worlds in which
-# every text is possible. There a text with a misprint most likely *is* a clean text, so the doubt itself is small, and the last draw costs only an amount of
-# the order of $\bar\sigma_{\min}^2$.
+# every text is possible. There, what looks like a misprint is most likely a clean text. The doubt itself is small, and the last draw costs
+# only some $\bar\sigma_{\min}^2$.
 
 
 # %% tags=["test"]
@@ -836,12 +835,12 @@ for name, model in learned.items():
 # ## Change it safely
 #
 # 1. In `score_entropy_loss`, weight with $1/(V-1)$: write `/ (vocab_size - 1)` in the last line.
-#    Guess which tests fail before you run them. (`test_loss_equals_the_sum`, of course, but also
-#    `test_area_is_the_information_destroyed` and `test_bound_is_the_entropy_of_the_data`: the area is then
-#    twice the entropy for $V = 2$, the first world. On the page, exercise 1 fails as well.)
+#    Guess which tests fail before you run them. The answer: `test_loss_equals_the_sum`, of course, but also
+#    `test_area_is_the_information_destroyed` and `test_bound_is_the_entropy_of_the_data`. The area is then
+#    twice the entropy for $V = 2$, the first world.
 # 2. Leave $x_0$ in the sum over the others, half of the common bug: scatter only
 #    `x_t[..., None]`. These three tests fail, and `test_loss_is_zero_at_the_truth_only`.
-# 3. Add `-1e-3` to the loss. These four fail, exercise 1 again, and `test_loss_is_never_negative`, which shows
+# 3. Add `-1e-3` to the loss. These four fail, and `test_loss_is_never_negative`, which shows
 #    the smallest example that it finds.
 #
 # After each: `make export && pytest tests/test_loss.py tests/unit/test_loss.py`.
@@ -917,7 +916,7 @@ recovered
 #
 # Score entropy comes from [SEDD](https://arxiv.org/abs/2310.16834), which replaced the square of
 # [concrete score matching](https://arxiv.org/abs/2211.00802); the continuous-time chain and its reversal come from
-# [Campbell et al.](https://arxiv.org/abs/2205.14987) Since then most work models $q$, as we do. For masks the
+# [Campbell et al.](https://arxiv.org/abs/2205.14987) Much of the later work models $q$, as we do. For masks the
 # bound becomes a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524), [MD4](https://arxiv.org/abs/2406.04329)), and
 # [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion parameters with it. For uniform noise, [UDLM](https://arxiv.org/abs/2412.10193)
 # derives a bound in terms of the denoiser, [GIDD](https://arxiv.org/abs/2503.04482) mixes masks and uniform noise so that a model can correct itself, and

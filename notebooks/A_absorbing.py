@@ -174,7 +174,7 @@ class LogLinearNoise:
 #
 # $$ p(x_0^i = y \mid x_t) = \frac{p_{\text{data}}(x_0^i=y,\; x_v)}{p_{\text{data}}(x_v)}. $$
 #
-# So a network for this noise need not be told the time, as [RADD](https://arxiv.org/abs/2406.03736) points out, and LLaDA's is not. Ours is
+# So a network for this noise need not be told the time, as [RADD](https://arxiv.org/abs/2406.03736) points out. Ours is
 # told, because it is the network of chapter 6.
 
 # %%
@@ -303,9 +303,7 @@ def mask_loss(log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Te
 
 
 # %% [markdown]
-# We could have written cross-entropy, and saved a few lines. But then a check of the derivation would compare
-# the formula with itself. As it is, we see the cross-entropy come out; another test, in `tests/unit`, takes the general
-# sum, with the rates as a matrix.
+# The code has the general form, so that we can see the cross-entropy come out.
 
 
 # %% tags=["test"]
