@@ -69,9 +69,9 @@ def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
     For $\log q$ (B, L, V), whatever it gives to the mask, and tokens int64 (B, L). (MDLM, Sahoo et al.
     2024: zero masking probabilities and carry-over unmasking.)
     """
-    mask = log_q.shape[-1] - 1
-    q = log_q.index_fill(-1, torch.tensor(mask, device=log_q.device), -torch.inf).log_softmax(-1)
-    return torch.where((x_t == mask)[..., None], q, one_hot(x_t, mask + 1).log())
+    last = log_q.shape[-1] - 1  # the id of the mask
+    q = log_q.index_fill(-1, torch.tensor(last, device=log_q.device), -torch.inf).log_softmax(-1)
+    return torch.where((x_t == last)[..., None], q, one_hot(x_t, last + 1).log())
 
 
 def mask_log_score(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
@@ -103,15 +103,15 @@ def mask_marginal(log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tens
     r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if the clean token is drawn from the posterior."""
     noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
     letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
-    mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-    return letters + resample_probability(noise) * mask
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    return letters + resample_probability(noise) * is_mask
 
 
 def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
     r"""$p(x_t \mid x_s = y)$ after more noise, (B, L, V), up to a factor for each position."""
     lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
-    mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-    at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    at_mask = torch.where(is_mask, 1.0, lost)  # a mask stays; a letter may have been lost
     at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
     return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
 

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Score entropy
 #
-# *About 60 minutes. You need: [chapter 4](04_forward.ipynb), Bayes' rule, and the KL divergence by name. You will
-# have: the loss of this book, checked against its definition, and its value explained: the area under it is the entropy of
-# the data.*
+# *About 60 minutes. You need: [chapter 4](04_forward.ipynb), Bayes' rule, and the KL divergence by name. You
+# will have: the loss of this book, checked against its definition, and its value explained: the area under it
+# is the entropy of the data.*
 #
 # **We have** a way to corrupt text: after a total noise $\bar\sigma$, each character was resampled with probability
 # $1-e^{-\bar\sigma}$.
@@ -22,8 +22,8 @@
 #
 # **Why**: a network only learns what its loss rewards.
 #
-# The road: what going backward takes (ratios of probabilities), a loss that asks for just these, a check that its code
-# is right, and then what its value means.
+# The road: what going backward takes (ratios of probabilities), a loss that asks for just these, a check that
+# its code is right, and then what its value means.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest hypothesis mpmath"""
+        tqdm pillow ipywidgets matplotlib gradio mpmath"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -68,7 +68,7 @@ before = joint[:, 1] / joint[:, 1].sum()  # given that it is m after
 before
 
 # %% [markdown]
-# Almost surely it was `m` before, too. The two small numbers are the chances of a jump. They shrink
+# Almost surely it was `m`. The two small numbers are the chances of a jump. They shrink
 # with the increment, so divide them by $\Delta$: that is a *rate*. One more factor of $V = 3$, the
 # number of letters, and something familiar appears.
 
@@ -77,9 +77,10 @@ before
 
 # %% [markdown]
 # Apart from the entry of `m` itself, the two rows agree, up to the size of the increment. Why? Write $p_t(x)$
-# for the probability of letter $x$ at time $t$, when the total noise is $\bar\sigma$. An increment $\Delta$ turns a $y$ into one given
-# *other* letter $x$ with probability $\Delta/V$: it is resampled with probability $\Delta$, and the new letter is $x$ in one case
-# of $V$. These are the entries $1/V$ of the matrix $Q$ in [chapter 3](03_noise.ipynb). So Bayes' rule says
+# for the probability of letter $x$ at time $t$, when the total noise is $\bar\sigma$. An increment $\Delta$
+# turns a $y$ into one given *other* letter $x$ with probability $\Delta/V$: it is resampled with probability
+# $\Delta$, and the new letter is $x$ in one case of $V$. These are the entries $1/V$ of the matrix $Q$ in
+# [chapter 3](03_noise.ipynb). So Bayes' rule says
 #
 # $$ p(\text{before}=y \mid \text{after}=x)
 #    = \frac{p_t(y)\,\cdot\,\Delta\,/\,V}{p_t(x)} + O(\Delta^2)
@@ -87,21 +88,21 @@ before
 #
 # Here $O(\Delta^2)$ collects two jumps within one increment, and the small change of $p_t(x)$ during it.
 #
-# **The rates backward are the rates forward times a ratio of probabilities.** This is the *time reversal* of a
-# continuous-time Markov chain ([Campbell et al. 2022](https://arxiv.org/abs/2205.14987)). Whoever knows
+# **The rates backward are the rates forward times a ratio of probabilities.** This is the *time reversal* of
+# a continuous-time Markov chain ([Campbell et al. 2022](https://arxiv.org/abs/2205.14987)). Whoever knows
 #
 # $$ s(x)_y = \frac{p_t(y)}{p_t(x)} $$
 #
 # for all $y$ that are one jump from $x$ can undo the noise. This ratio is called the *concrete score*
-# ([Meng et al. 2022](https://arxiv.org/abs/2211.00802)), or *score* for short. And the $1/V$ will stay with us: it is the
-# rate of one jump, and so the weight of each ratio in everything below.
+# ([Meng et al. 2022](https://arxiv.org/abs/2211.00802)), or *score* for short. And the $1/V$ will stay with
+# us: it is the rate of one jump, and so the weight of each ratio in everything below.
 
 # %% [markdown]
 # ## Why ratios, and not probabilities
 #
-# A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$
-# numbers sum to 1. It can easily produce any positive $g(x)$, but $p(x) = g(x)/\sum_z g(z)$ needs a
-# sum that nobody can compute. An autoregressive model avoids it by writing in order; ours has no order. But in a ratio the sum
+# A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$ numbers sum
+# to 1. It can easily produce any positive $g(x)$, but $p(x) = g(x)/\sum_z g(z)$ needs a sum that nobody can
+# compute. An autoregressive model avoids it by writing in order; ours has no order. But in a ratio the sum
 # cancels: $p(y)/p(x) = g(y)/g(x)$.
 #
 # And we need few ratios. Each position jumps on its own, so two jumps in one short moment have a
@@ -137,8 +138,8 @@ before
 #    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
 #
 # All that the noise level does is in this one number. For `k m o` at $\bar\sigma = 1$,
-# $1+\kappa = 1 + 3/(e-1) = 2.746$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the letter
-# has almost surely not moved) and $2\cdot10^{-7}$ at $\bar\sigma = 20$ (nobody can tell).
+# $1+\kappa = 1 + 3/(e-1) = 2.746$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the
+# letter has almost surely not moved) and $2\cdot10^{-7}$ at $\bar\sigma = 20$ (nobody can tell).
 
 # %% tags=["export"]
 import torch
@@ -206,12 +207,12 @@ posterior @ ratios, p_t / p_t[1]
 #
 # ## Score entropy
 #
-# We see an `m`, and this time we know the clean letter: it was `k`. Going backward through one increment,
-# the jump to letter $y$ has probability $\Delta\,a_y/V$: the calculation at the top of the
-# chapter, with $p(\cdot \mid x_0)$ in place of $p_t$. A model that does not know $x_0$ says
-# $\Delta\,s_y/V$. How wrong is it? The usual yardstick between a true distribution $P$ and a model's
-# $P'$ is the KL divergence, $KL(P\,\|\,P') = \sum P\log (P/P')$: the excess loss, in nats, of believing $P'$. By
-# hand, for a model that says $s = 1$ to everything:
+# We see an `m`, and this time we know the clean letter: it was `k`. Going backward through one increment, the
+# jump to letter $y$ has probability $\Delta\,a_y/V$: the calculation at the top of the chapter, with
+# $p(\cdot \mid x_0)$ in place of $p_t$. A model that does not know $x_0$ says $\Delta\,s_y/V$. How wrong is
+# it? The usual yardstick between a true distribution $P$ and a model's $P'$ is the KL divergence,
+# $KL(P\,\|\,P') = \sum P\log (P/P')$: the excess loss, in nats, of believing $P'$. By hand, for a model that
+# says $s = 1$ to everything:
 
 # %%
 truth = kernel[0] * transition_matrix(delta, 3)[:, 1]
@@ -232,11 +233,11 @@ model = torch.tensor([delta / 3, 1 - 2 * delta / 3, delta / 3], dtype=torch.floa
 # $$ \ell = \frac1V\sum_{y\ne x_t}\Big(a_y\log\frac{a_y}{s_y} + s_y - a_y\Big)
 #         = \frac1V\sum_{y\ne x_t}\Big(s_y - a_y\log s_y + a_y(\log a_y - 1)\Big). $$
 #
-# This is the *score entropy* of [SEDD](https://arxiv.org/abs/2310.16834) (Lou, Meng & Ermon 2024), in
-# its *denoising* form: the target is $a$, which we know, and not the marginal ratio, which we do
-# not. Each term is a *generalized KL divergence*, a KL between positive numbers that need not sum to 1, and so a
-# *Bregman divergence*, the one of $x\log x$. The $1/V$ is now explained: **it is the rate of each jump**. The paper allows
-# any weights; only the rates make the loss a KL divergence. The two terms of our example:
+# This is the *score entropy* of [SEDD](https://arxiv.org/abs/2310.16834) (Lou, Meng & Ermon 2024), in its
+# *denoising* form: the target is $a$, which we know, and not the marginal ratio, which we do not. Each term
+# is a *generalized KL divergence*, a KL between positive numbers that need not sum to 1, and so a *Bregman
+# divergence*, the one of $x\log x$. The $1/V$ is now explained: **it is the rate of each jump**. The paper
+# allows any weights; only the rates make the loss a KL divergence. The two terms of our example:
 
 # %%
 by_hand = 0.0
@@ -246,20 +247,19 @@ for y in (0, 2):  # every letter but x_t = m
 by_hand
 
 # %% [markdown]
-# The same, up to the size of the increment. And the minimum is where we want it:
-# the slope $\partial\ell/\partial s_y = \frac1V(1 - a_y/s_y)$ is zero at $s_y = a_y$ only, and the second derivative
-# $\frac1V a_y/s_y^2$ is positive everywhere. If $a_y$ varies from one
-# clean text to another, the average slope $\frac1V(1-\mathbb E[a_y]/s_y)$ is zero at
-# $s_y = \mathbb E[a_y]$: the mean, as required.
+# The same, up to the size of the increment. And the minimum is where we want it: the slope
+# $\partial\ell/\partial s_y = \frac1V(1 - a_y/s_y)$ is zero at $s_y = a_y$ only, and the second derivative
+# $\frac1V a_y/s_y^2$ is positive everywhere. If $a_y$ varies from one clean text to another, the average
+# slope $\frac1V(1-\mathbb E[a_y]/s_y)$ is zero at $s_y = \mathbb E[a_y]$: the mean, as required.
 #
 # The figure shows this landscape. Left, one term of the sum against $s$, for the true ratios 0.3, 1 and
-# 5. Each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each rises
-# like $-a\log s$ without end: never say "impossible" to something that happens. To the right it
-# rises like $s$. Right, our alphabet, seen from an `m`. The network must say two ratios,
-# $s_k$ and $s_o$. For each clean letter the loss has its own lowest point, a cross with the letter beside it.
-# The *average* loss, weighted by how likely each clean letter is given the `m`, is a valley between them; each line
-# joins points of equal height. Its one lowest point, the dot, is the score. The height
-# there is not 0: no answer is right for all three.
+# 5. Each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each rises like
+#    $-a\log s$ without end: never say "impossible" to something that happens. To the right it rises like $s$.
+#    Right, our alphabet, seen from an `m`. The network must say two ratios, $s_k$ and $s_o$. For each clean
+#    letter the loss has its own lowest point, a cross with the letter beside it. The *average* loss, weighted
+#    by how likely each clean letter is given the `m`, is a valley between them; each line joins points of
+#    equal height. Its one lowest point, the dot, is the score. The height there is not 0: no answer is right
+#    for all three.
 
 # %% tags=["hide-input"]
 # alt: Left: three valleys, each touching zero at its true ratio 0.3, 1 or 5, steep to the left and
@@ -298,16 +298,17 @@ plt.show()
 # %% [markdown]
 # ## The code: no cancellation
 #
-# Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ they can be between one and fifteen million, and
-# `float32` carries seven digits: the sum would be rounding error. Let $d_y = \log s_y - \log a_y$ be the error of
-# the logarithm. With $s_y = a_y e^{d_y}$ the logarithms of $a$ cancel on paper, and what remains is
+# Near the truth the three terms nearly cancel. At $\bar\sigma = 10^{-4}$ they can be between one and fifteen
+# million, and `float32` carries seven digits: the sum would be rounding error. Let
+# $d_y = \log s_y - \log a_y$ be the error of the logarithm. With $s_y = a_y e^{d_y}$ the logarithms of $a$
+# cancel on paper, and what remains is
 #
 # $$ \ell = \frac1V\sum_{y\ne x_t} a_y\,\big(e^{d_y} - 1 - d_y\big). $$
 #
-# Since $e^d \ge 1 + d$, with equality at 0 only, $\ell \ge 0$ is plain to see. In the code, `expm1(d)` is $e^d - 1$
-# without cancellation, and setting $d = 0$ takes an entry out of the sum. All $y$ other than $x_0$ and $x_t$ share one $a_y$,
-# so no table of ratios is built. Which digits survive, and why one entry needs `float64`, is measured in
-# [The last digits of the loss](deeper/loss_precision.ipynb).
+# Since $e^d \ge 1 + d$, with equality at 0 only, $\ell \ge 0$ is plain to see. In the code, `expm1(d)` is
+# $e^d - 1$ without cancellation, and setting $d = 0$ takes an entry out of the sum. All $y$ other than $x_0$
+# and $x_t$ share one $a_y$, so no table of ratios is built. Which digits survive, and why one entry needs
+# `float64`, is measured in [The last digits of the loss](deeper/loss_precision.ipynb).
 
 
 # %% tags=["export"]
@@ -345,7 +346,7 @@ def score_entropy_loss(
 
 
 # %% [markdown]
-# The number from above, by the function:
+# The same example, by the function:
 
 # %%
 one = torch.ones(1, dtype=torch.float64)
@@ -354,10 +355,10 @@ score_entropy_loss(torch.zeros(1, 1, 3).double(), one, torch.tensor([[1]]), torc
 # %% [markdown]
 # ## The check: brute force
 #
-# The *reference implementation* is the definition, term by term, with the kernel's own probabilities and forty digits
-# ([mpmath](https://mpmath.org)). It shares no formula with our code: no $\kappa$, no $d$. `worst_error`, folded below, makes
-# scores that are the truth plus errors of every size, for moved and unmoved characters and noise from $10^{-4}$
-# to 20. It returns the largest error in units of the tolerance.
+# The *reference implementation* is the definition, term by term, with the kernel's own probabilities and
+# forty digits ([mpmath](https://mpmath.org)). It shares no formula with our code: no $\kappa$, no $d$.
+# `worst_error`, folded below, makes scores that are the truth plus errors of every size, for moved and
+# unmoved characters and noise from $10^{-4}$ to 20. It returns the largest error in units of the tolerance.
 
 
 # %% tags=["test"]
@@ -409,16 +410,19 @@ def test_loss_equals_the_sum():
 test_loss_equals_the_sum()
 
 # %% [markdown]
-# Other promises are kept in `tests/unit/test_loss.py`: the loss is never negative, whatever the network says; its gradient is
-# zero exactly at the truth; and an absurd score costs a lot, or infinitely much, but is never `nan`.
+# Other promises are kept in `tests/unit/test_loss.py`: the loss is never negative, its gradient is zero
+# exactly at the truth, and an absurd score may cost infinitely much, but is never `nan`.
 #
-# Such a check earns its place. A bug in this loss is common in public code, for example
+# Such a check earns its place. One bug is in several public re-implementations, for example
 # [in this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py);
-# the authors' own code is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ has the term of $x_0$, with
-# $a_{x_0} = 1+\kappa$, and $V-2$ terms with $a_y = 1$. The buggy line counts $x_0$ among those as well, and all of them a little too low. It looks like a loss, and
-# training with it goes down. But it is *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too large at
-# $\bar\sigma = 1$, 3 and 5, and every other $s_y$ 1 % too small ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum finds it at once. An example with two letters does not, for there is no third letter to get
-# wrong. Small examples are good; a single small example is a trap.
+# the code of the paper's authors is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ has the term of
+# $x_0$, with $a_{x_0} = 1+\kappa$, and $V-2$ terms with $a_y = 1$. The buggy line counts $x_0$ among those as
+# well, and all of them a little too low. It looks like a loss, and training with it goes down. But it is
+# *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too large at
+# $\bar\sigma = 1$, 3 and 5, and every other $s_y$ 1 % too small
+# ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum finds it at once. An example with
+# two letters does not, for there is no third letter to get wrong. Small examples are good; a single small
+# example is a trap.
 
 
 # %% tags=["test", "hide-input"]
@@ -458,12 +462,12 @@ test_the_bug_is_caught()
 # For the rest of the chapter we need data whose distribution we know completely. Here are texts of
 # three letters from `a e n t`: $4^3 = 64$ texts, of which only seven, all words, ever occur.
 #
-# `World`, from `ddlm_core/support/worlds.py`, lists all $N = V^L$ texts and answers by counting; it knows no formula of this
-# chapter. `joint` is $p_{\text{data}}(x_0)\,p(x_t \mid x_0)$ for all pairs; its column sums are
-# $p_t$. `log_score` looks up $\log p_t$ at each neighbor, minus $\log p_t$ at the text itself. Called with `(x_t, sigma_bar)`,
-# a `World` stands in for a network: a Bayes-optimal one.
+# `World`, from `ddlm_core/support/worlds.py`, lists all $N = V^L$ texts and answers by counting; it knows no
+# formula of this chapter. `joint` is $p_{\text{data}}(x_0)\,p(x_t \mid x_0)$ for all pairs; its column sums
+# are $p_t$. `log_score` looks up $\log p_t$ at each neighbor, minus $\log p_t$ at the text itself. Called
+# with `(x_t, sigma_bar)`, a `World` stands in for a network: a Bayes-optimal one.
 
-# %%
+# %% tags=["hide-input"]
 from ddlm_core.support.worlds import World, noise_nodes, small_worlds
 
 WORDS = {"ant": 5, "ate": 4, "eat": 6, "net": 3, "tan": 1, "tea": 4, "ten": 7}
@@ -477,14 +481,16 @@ print(f"entropy {entropy:.4f} nats per text; if all 64 were equally likely: {mat
 # %% [markdown]
 # ## What the network will say
 #
-# SEDD's network outputs $\log s$ itself. Ours answers an easier question, "which character stood here?". Fix a position, and let $q_y$ be
-# the probability that its clean character is $y$, given all *other* characters of $x_t$: the *leave-one-out* or
-# *cavity* distribution. The letter at the position itself is left out, because what it adds is known exactly. Bayes' rule gives
+# SEDD's network outputs $\log s$ itself. Ours answers an easier question, "which character stood here?". Fix
+# a position, and let $q_y$ be the probability that its clean character is $y$, given all *other* characters
+# of $x_t$: the *leave-one-out* or *cavity* distribution. The letter at the position itself is left out,
+# because what it adds is known exactly. Bayes' rule gives
 #
 # $$ s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}, \qquad p(x_0 = y \mid x_t) \;\propto\; q_y\,(1+\kappa\,[y = x_t]). $$
 #
-# [Chapter 6](06_model.ipynb) derives the first, where the network appears. If $q$ is certain, $s_y$ is exactly $a_y$; if $q$ is
-# uniform, it is 1 everywhere. The second is Bayes' rule again, with the evidence $p(x_t\mid y) \propto 1+\kappa[y = x_t]$ put back in.
+# [Chapter 6](06_model.ipynb) derives the first, where the network appears. If $q$ is certain, $s_y$ is
+# exactly $a_y$; if $q$ is uniform, it is 1 everywhere. The second is Bayes' rule again, with the evidence
+# $p(x_t\mid y) \propto 1+\kappa[y = x_t]$ put back in.
 
 
 # %% tags=["export"]
@@ -511,8 +517,9 @@ def log_posterior(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tens
 
 
 # %% [markdown]
-# On enumerated worlds both can be compared with plain counting: the joint table of $(x_0, x_t)$, summed
-# and divided. We take three worlds with random probabilities. The test of the posterior is in `tests/unit/test_loss.py`.
+# On enumerated worlds both can be compared with plain counting: the joint table of $(x_0, x_t)$, summed and
+# divided. We take three worlds with random probabilities. The test of the posterior is in
+# `tests/unit/test_loss.py`.
 
 
 # %% tags=["test"]
@@ -528,12 +535,14 @@ def test_denoiser_score_is_the_true_score():
 test_denoiser_score_is_the_true_score()
 
 # %% [markdown]
-# **Why not plain cross-entropy?** If the network gives $q$, one may ask it for the clean letter directly, with the loss
-# $-\log q_{x_0}$. Both losses have the same minimum, the true $q$. They differ in what a value means. Score entropy at one noise level is
-# the KL divergence of one step backward; these add up to a likelihood, as we shall see. Cross-entropy at one level of uniform noise is no part of such a
-# sum. But the two meet. Hold the other letters fixed and integrate the score entropy of one letter over *its own* noise, from 0 to
-# $\infty$: the result is exactly $-\log q_{x_0}$, and [chapter 8](08_training.ipynb) trains with that. With masks they meet at
-# every single level ([appendix A](A_absorbing.ipynb)), so masked diffusion models train with a weighted cross-entropy.
+# **Why not plain cross-entropy?** If the network gives $q$, one may ask it for the clean letter directly,
+# with the loss $-\log q_{x_0}$. For a network that cannot hear the letter at the position itself, both losses
+# have the same minimum, the true $q$. They differ in what a value means. Score entropy at one noise level is
+# the KL divergence of one step backward; these add up to a likelihood, as we shall see. Cross-entropy at one
+# level of uniform noise is no part of such a sum. But the two meet. Hold the other letters fixed and
+# integrate the score entropy of one letter over *its own* noise, from 0 to $\infty$: the result is exactly
+# $-\log q_{x_0}$, and [chapter 8](08_training.ipynb) trains with that. With masks they meet at every single
+# level ([appendix A](A_absorbing.ipynb)), so masked diffusion models train with a weighted cross-entropy.
 
 # %% [markdown]
 # ## Why not simply the square?
@@ -549,10 +558,12 @@ test_denoiser_score_is_the_true_score()
 # 0.001 that should be 0.000001 costs it a millionth, and score entropy a thousandth. But jumps that are
 # a thousand times too frequent are how a text gets misprints.
 #
-# Let us train on the seven words, with the same small network (it sees the letters and the time, and gives
-# twelve numbers, one for each letter at each position), the same data, and the same 800 steps. The code is folded. The first run uses the
-# square, the second score entropy; both output $\log s$. In the third the network gives $q$, and the score follows. All three
-# losses are weighted by $\sigma(t)$, and each run has the learning rate, of 0.001, 0.003, 0.01 and 0.03, that served it best.
+# Let us train on the seven words, with the same small network, the same data, and the same 800 steps. The
+# code is folded. The network sees the letters and the time, and gives twelve numbers, one for each letter at
+# each position. Unlike that of chapter 6 it hears the letter at the position itself, and has to learn not to
+# listen. The first run uses the square, the second score entropy; both output $\log s$. In the third the
+# network gives $q$, and the score follows. All three losses are weighted by $\sigma(t)$, and each run has the
+# learning rate, of 0.001, 0.003, 0.01 and 0.03, that served it best.
 
 
 # %% tags=["hide-input"]
@@ -631,11 +642,11 @@ plt.show()
 # ## What the loss means: a bound on $-\log p$
 #
 # We found $\ell$ as the error of one noise increment. Now add up all increments. Cut the noise into small
-# steps, from $\bar\sigma_{\max}$ at $t=1$ down to $\bar\sigma_{\min}$ at $t=0$, and call the texts at the two ends $x_1$ and
-# $x_{\min}$. The model writes a text like this: draw uniform noise;
-# walk back step by step with its own jump rates $s/V$; at the end, replace each character by a draw from
-# its posterior. The texts on the way are a *trajectory*, and the chance $p_\theta(x_0)$ to end at $x_0$ ($\theta$:
-# what the network has learned) is a sum over all trajectories. No one can do that sum, but a bound is enough.
+# steps, from $\bar\sigma_{\max}$ at $t=1$ down to $\bar\sigma_{\min}$ at $t=0$, and call the texts at the two
+# ends $x_1$ and $x_{\min}$. The model writes a text like this: draw uniform noise; walk back step by step
+# with its own jump rates $s/V$; at the end, replace each character by a draw from its posterior. The texts on
+# the way are a *trajectory*, and the chance $p_\theta(x_0)$ to end at $x_0$ ($\theta$: what the network has
+# learned) is a sum over all trajectories. No one can do that sum, but a bound is enough.
 #
 # **Step 1.** Let $P$ be the true distribution of trajectories, from the data to noise. Multiply and divide
 # by it, and use that the log of a mean is at least the mean of the log (Jensen):
@@ -645,8 +656,9 @@ plt.show()
 #      \frac{p_\theta(\text{traj.}, x_0)}{P(\text{traj.} \mid x_0)}
 #   \;\le\; \mathbb E\left[\log \frac{P(\text{traj.} \mid x_0)}{p_\theta(\text{traj.}, x_0)}\right], $$
 #
-# where $\mathbb E$ is the mean over $P(\text{traj.} \mid x_0)$: over all the ways to make noise from
-# this text. The right side is the *negative ELBO* (evidence lower bound), or NELBO. From now on we call it *the bound*.
+# where $\mathbb E$ is the mean over $P(\text{traj.} \mid x_0)$: over all the ways to make noise from this
+# text. The right side is the *negative ELBO* (evidence lower bound), or NELBO. From now on we call it *the
+# bound*.
 #
 # **Step 2.** Write both trajectories backward in time, one step after the other. Noise has no memory, so
 # whoever knows $x_t$ learns nothing about the cleaner texts from anything noisier. Hence, with $x_{t'}$ the
@@ -658,10 +670,10 @@ plt.show()
 #   p_\theta(x_0 \mid x_{\min}).
 # \end{aligned} $$
 #
-# The logarithm of the quotient is a sum, and its mean has three kinds of terms: the first draw, each step, and the last
-# draw. The steps are what this chapter began with. The true step, *given $x_0$*, jumps at the rates
-# $a_y/V$, the model's step at the rates $s_y/V$, and the KL of one such step is $\Delta$ times the score
-# entropy. With many positions there are more jumps to add up, hence a sum over $i$.
+# The logarithm of the quotient is a sum, and its mean has three kinds of terms: the first draw, each step,
+# and the last draw. The steps are what this chapter began with. The true step, *given $x_0$*, jumps at the
+# rates $a_y/V$, the model's step at the rates $s_y/V$, and the KL of one such step is $\Delta$ times the
+# score entropy. With many positions there are more jumps to add up, hence a sum over $i$.
 #
 # **Step 3.** Let the steps shrink. The $O(\Delta^2)$ that each of some $1/\Delta$ steps neglects add up to
 # $O(\Delta)$ and vanish. The sum becomes an integral over the noise, or, with
@@ -671,8 +683,8 @@ plt.show()
 #    \;+\; \underbrace{L\cdot KL\big(p(x_1 \mid x_0)\,\|\,\text{uniform}\big)}_{\text{prior}}
 #    \;+\; \underbrace{\mathbb E\Big[\sum_i -\log p_\theta(x_0^i \mid x_{\min})\Big]}_{\text{reconstruction}}, $$
 #
-# with the KL now that of one character. In the paper the noise starts at 0 and there is no third term; ours starts at
-# $\bar\sigma_{\min}$. The prior term has a closed form. With $\epsilon = e^{-\bar\sigma}$, $V p$ is
+# with the KL now that of one character. In the paper the noise starts at 0 and there is no third term; ours
+# starts at $\bar\sigma_{\min}$. The prior term has a closed form. With $\epsilon = e^{-\bar\sigma}$, $V p$ is
 # $1+(V-1)\epsilon$ at $x_0$ and $1-\epsilon$ at each other character, and $KL = \sum_y p_y\log(V p_y)$:
 
 
@@ -695,19 +707,20 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
 # $$ \underbrace{\mathbb E\big[-\log p_{\text{data}}(x_0)\big]}_{\text{entropy of the data}}
 #    \;+\; KL\big(P(\text{traj.}, x_0)\,\|\,p_\theta(\text{traj.}, x_0)\big). $$
 #
-# The second term is 0 if the model walks back as the truth does. With the true score it does,
-# except at the two ends. It starts from exactly uniform noise, where the truth is only nearly
-# uniform after $\bar\sigma = 20$. And it draws the last characters *independently of each other*, though they may
-# depend on each other. Both errors vanish as the limits go to $\infty$ and to 0. Then what remains
-# is the entropy of the data, the least that any model can have. **A Bayes-optimal network does not have
-# zero loss.** It does not know $x_0$, and its loss is exactly the price of not knowing.
+# The second term is 0 if the model walks back as the truth does. With the true score it does, except at the
+# two ends. It starts from exactly uniform noise, where the truth is only nearly uniform after
+# $\bar\sigma = 20$. And it draws the last characters *independently of each other*, though they may depend on
+# each other. Both errors vanish as the limits go to $\infty$ and to 0. Then what remains is the entropy of
+# the data, the least that any model can have. **A Bayes-optimal network does not have zero loss.** It does
+# not know $x_0$, and its loss is exactly the price of not knowing.
 
 # %% [markdown]
 # ## The area under the curve is the entropy
 #
-# Now the heart of the chapter. Take the seven words, the *true* score, and all $64 \times 64$ pairs
-# $(x_0, x_t)$ at each noise level: no sampling anywhere. `exact_area`, folded below, integrates the expected loss over the noise,
-# with Gauss–Legendre quadrature in $\log\bar\sigma$, and `expected_reconstruction` averages the last term.
+# Take the seven words, the *true* score, and all $64 \times 64$ pairs
+# $(x_0, x_t)$ at each noise level: no sampling anywhere. `exact_area`, folded below, integrates the expected
+# loss over the noise, with Gauss–Legendre quadrature in $\log\bar\sigma$, and `expected_reconstruction`
+# averages the last term.
 
 # %% tags=["test", "hide-input"]
 from ddlm_core.support.worlds import World, noise_nodes
@@ -731,11 +744,12 @@ def expected_reconstruction(world: World, sigma_bar: float) -> float:
 
 
 # %% [markdown]
-# The figure shows the expected loss, summed
-# over the three positions. Its horizontal axis is logarithmic, so the loss is multiplied by
-# $\bar\sigma$: then areas are nats, because $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The
-# filled area belongs to the true score. The dashed line belongs to the *uniform baseline*, a network that says $s = 1$ to everything and so believes
-# that all texts are equally likely. Its bound is $\log 64 = 4.16$ nats. Between the two lies all that there is to learn.
+# The figure shows the expected loss, summed over the three positions. Its horizontal axis is logarithmic, so
+# the loss is multiplied by $\bar\sigma$: then areas are nats, because
+# $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The filled area belongs to the true score. The
+# dashed line belongs to the *uniform baseline*, a network that says $s = 1$ to everything and so believes
+# that all texts are equally likely. Its bound is $\log 64 = 4.16$ nats. Between the two lies all that there
+# is to learn.
 
 # %% tags=["hide-input"]
 # alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
@@ -765,9 +779,10 @@ for name, value in {
     print(f"{name:21} {value:9.6f} nats")
 
 # %% [markdown]
-# The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. The difference is the last draw. Say the last step
-# sees `tet`. Was it `ten`, `tea` or `net`? Drawn together, the letters give one of these. Drawn independently, they
-# may give `nen`. With a smaller $\bar\sigma_{\min}$ such a misprint is rarer, and this cost shrinks in proportion.
+# The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. The difference is the last
+# draw. Say the last step sees `tet`. Was it `ten`, `tea` or `net`? Drawn together, the letters give one of
+# these. Drawn independently, they may give `nen`. With a smaller $\bar\sigma_{\min}$ such a misprint is
+# rarer, and this cost shrinks in proportion.
 #
 # One version has no such ends. The area *under the true score* between any two noise levels is exactly the
 # information about $x_0$ that the noise destroys between them,
@@ -776,18 +791,20 @@ for name, value in {
 #   = I(x_0; x_{\bar\sigma_1}) - I(x_0; x_{\bar\sigma_2}),
 # \qquad I(x_0; x_t) = \mathbb E\log\frac{p(x_0, x_t)}{p_{\text{data}}(x_0)\,p_t(x_t)}, $$
 #
-# where $I$ is the *mutual information*: how many nats $x_t$ tells about $x_0$. Here, and from here on, $\mathbb E$ averages
-# over $x_0$, too. The reason, for one step
-# from $x_{t'}$ to the noisier $x_t$: given $x_{t'}$, the text $x_t$ tells nothing new about $x_0$, so
-# $I(x_0; x_{t'}) = I(x_0;\, x_{t'} \text{ and } x_t)$, and this is what $x_t$ tells plus what $x_{t'}$ adds to it,
+# where $I$ is the *mutual information*: how many nats $x_t$ tells about $x_0$. Here, and from here on,
+# $\mathbb E$ averages over $x_0$, too. The reason, for one step from $x_{t'}$ to the noisier $x_t$: given
+# $x_{t'}$, the text $x_t$ tells nothing new about $x_0$, so
+# $I(x_0; x_{t'}) = I(x_0;\, x_{t'} \text{ and } x_t)$, and this is what $x_t$ tells plus what $x_{t'}$ adds
+# to it,
 #
 # $$ I(x_0; x_{t'}) - I(x_0; x_t) = \mathbb E\,KL\big(p(x_{t'} \mid x_t, x_0)\,\|\,p(x_{t'} \mid x_t)\big). $$
 #
-# In the limit of short steps, the true score gives the rates of $p(x_{t'} \mid x_t)$, and the right side becomes the KL of step 2.
-# [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity, the discrete counterpart of I-MMSE. A hundred nodes
-# of the quadrature confirm it to twelve digits, and the whole bound to $10^{-6}$ nats. The second test uses worlds in which
-# every text is possible. There, what looks like a misprint is most likely a clean text. The doubt itself is small, and the last draw costs
-# only some $\bar\sigma_{\min}^2$.
+# In the limit of short steps, the true score gives the rates of $p(x_{t'} \mid x_t)$, and the right side
+# becomes the KL of step 2. [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity, the
+# discrete counterpart of I-MMSE. A hundred nodes of the quadrature confirm it to twelve digits, and the whole
+# bound to $10^{-6}$ nats. The second test uses worlds in which every text is possible. There, what looks like
+# a misprint is most likely a clean text. The doubt itself is small, and the last draw costs only some
+# $\bar\sigma_{\min}^2$.
 
 
 # %% tags=["test"]
@@ -808,9 +825,9 @@ test_area_is_the_information_destroyed()
 test_bound_is_the_entropy_of_the_data()
 
 # %% [markdown]
-# A wrong loss fails here as well, and this check
-# needs no second formula of the loss. And now we can measure what the square costs. The area under a network's own curve,
-# less the area under the true one, is $KL(P\,\|\,p_\theta)$ for the steps of the trajectory: its *excess loss*.
+# A wrong loss fails here as well, and this check needs no second formula of the loss. Now we can measure
+# what the square costs. The area under a network's own curve, less the area under the true one, is
+# $KL(P\,\|\,p_\theta)$ for the steps of the trajectory: its *excess loss*.
 
 
 # %%
@@ -827,9 +844,10 @@ for name, model in learned.items():
 # %% [markdown]
 # Same network, same data, same time: the square loses many times as much, and the denoiser loses least.
 #
-# In training nobody can enumerate, so the integral is estimated at random noise levels. Which levels to draw, and how to weight
-# them so that the mean stays right (*importance sampling*), is a question for [chapter 8](08_training.ipynb); the
-# [noise levels of these seven words](deeper/noise_levels.ipynb) show what there is to gain.
+# In training nobody can enumerate, so the integral is estimated at random noise levels. Which levels to draw,
+# and how to weight them so that the mean stays right (*importance sampling*), is a question for
+# [chapter 8](08_training.ipynb); the [noise levels of these seven words](deeper/noise_levels.ipynb) show what
+# there is to gain.
 
 # %% [markdown]
 # ## Change it safely
@@ -869,8 +887,8 @@ assert abs(total - math.log(106)) < 1e-9
 round(total, 4)
 
 # %% [markdown]
-# **2. The bug in a smaller alphabet.** The buggy loss is lowest at $s_{x_0} = 1+\kappa+\tfrac{V-2}{V-1}$. By how many percent is that too
-# large for $V = 27$ and $\bar\sigma = 5$? (Expected: 81.3 %.)
+# **2. The bug in a smaller alphabet.** The buggy loss is lowest at $s_{x_0} = 1+\kappa+\tfrac{V-2}{V-1}$. By
+# how many percent is that too large for $V = 27$ and $\bar\sigma = 5$? (Expected: 81.3 %.)
 
 # %% tags=["solution", "hide-input"]
 true_ratio = 1 + kappa(torch.tensor(5.0, dtype=torch.float64), 27).item()
@@ -896,12 +914,12 @@ recovered
 # ## Summary
 #
 # * Backward rates are forward rates times ratios of probabilities; the normalizer cancels.
-# * Score entropy is the KL divergence between true and modeled jumps, per unit of noise. Its $1/V$
-#   is the rate of each jump. An error by a given factor costs in proportion to the ratio $a$; with the square, to $a^2$.
-# * Its integral, plus a prior and a reconstruction term, is the negative ELBO. With the true score it is the entropy of
-#   the data.
+# * Score entropy is the KL divergence between true and modeled jumps, per unit of noise. Its $1/V$ is the
+#   rate of each jump. An error by a given factor costs in proportion to the ratio $a$; with the square, to
+#   $a^2$.
+# * Its integral, plus a prior and a reconstruction term, is the negative ELBO. With the true score it is the
+#   entropy of the data.
 # * A denoiser's $q$ becomes a score by $s_y = (1+\kappa q_y)/(1+\kappa q_{x_t})$.
-# * Keep a slow check that cannot be wrong.
 #
 # | exported | what it is |
 # |---|---|
@@ -915,13 +933,15 @@ recovered
 # ## Where this stands in the field
 #
 # Score entropy comes from [SEDD](https://arxiv.org/abs/2310.16834), which replaced the square of
-# [concrete score matching](https://arxiv.org/abs/2211.00802); the continuous-time chain and its reversal come from
-# [Campbell et al.](https://arxiv.org/abs/2205.14987) Much of the later work models $q$, as we do. For masks the
-# bound becomes a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524), [MD4](https://arxiv.org/abs/2406.04329)), and
-# [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion parameters with it. For uniform noise, [UDLM](https://arxiv.org/abs/2412.10193)
-# derives a bound in terms of the denoiser, [GIDD](https://arxiv.org/abs/2503.04482) mixes masks and uniform noise so that a model can correct itself, and
-# [Duo](https://arxiv.org/abs/2506.10892) connects it with Gaussian diffusion; a 2025 study of
-# [scaling](https://arxiv.org/abs/2512.10858) finds that it needs more parameters and less data than masks do.
-# [Discrete flow matching](https://arxiv.org/abs/2407.15595) generalizes the paths between noise and data.
+# [concrete score matching](https://arxiv.org/abs/2211.00802); the continuous-time chain and its reversal come
+# from [Campbell et al. (2022)](https://arxiv.org/abs/2205.14987). Much of the later work models $q$, as we
+# do. For masks the bound becomes a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524),
+# [MD4](https://arxiv.org/abs/2406.04329)), and [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion
+# parameters with it. For uniform noise, [UDLM](https://arxiv.org/abs/2412.10193) derives a bound in terms of
+# the denoiser, [GIDD](https://arxiv.org/abs/2503.04482) mixes masks and uniform noise so that a model can
+# correct itself, and [Duo](https://arxiv.org/abs/2506.10892) connects it with Gaussian diffusion. A 2025
+# study of [scaling](https://arxiv.org/abs/2512.10858) finds that uniform noise needs more parameters and less
+# data than masks do. [Discrete flow matching](https://arxiv.org/abs/2407.15595) generalizes the paths between
+# noise and data.
 #
 # Next: [chapter 6](06_model.ipynb) builds the network that predicts $q$.

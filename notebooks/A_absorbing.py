@@ -11,17 +11,19 @@
 # %% [markdown]
 # # Absorbing-state (masked) diffusion
 #
-# *About 45 minutes. You need: chapters [5](05_loss.ipynb) to [8](08_training.ipynb). You will have: the second kind of noise, its whole theory
-# on one page, and a masked model trained and sampled with the code of this book.*
+# *About 45 minutes. You need: chapters [5](05_loss.ipynb) to [8](08_training.ipynb). You will have: the
+# second kind of noise, its whole theory on one page, and a masked model trained and sampled with the code of
+# this book.*
 #
 # **We have** a model that starts from random characters and corrects all of them, again and again.
 #
 # **We want** another kind of noise: characters disappear under a mask, `░`, and the model uncovers them.
 #
-# **Why**: most diffusion language models work this way. [D3PM](https://arxiv.org/abs/2107.03006) and
+# **Why**: many diffusion language models work this way. [D3PM](https://arxiv.org/abs/2107.03006) and
 # [SEDD](https://arxiv.org/abs/2310.16834) try it beside the uniform noise;
-# [MDLM](https://arxiv.org/abs/2406.07524), [LLaDA](https://arxiv.org/abs/2502.09992) and [Dream](https://arxiv.org/abs/2508.15487)
-# use nothing else. The formulas become so short that one can see through them.
+# [MDLM](https://arxiv.org/abs/2406.07524), [LLaDA](https://arxiv.org/abs/2502.09992) and
+# [Dream](https://arxiv.org/abs/2508.15487) use nothing else. The formulas become so short that one can see
+# through them.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -33,7 +35,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -58,14 +60,15 @@ step | {"░": one_back / now}
 # to trust each letter that it saw. Here it need not: letters are true, masks are blank. In texts of
 # more than one letter, the work that remains is to predict the masked letters from the visible ones.
 #
-# Three things could be called a mask. The *mask token* is `░`. The *mask ratio* $f$ is the share of positions that show it. And the
-# `condition_mask` of the code marks *given* letters, which are never masked: the opposite.
+# Three things could be called a mask. The *mask token* is `░`. The *mask ratio* $f$ is the share of positions
+# that show it. And the `condition_mask` of the code marks *given* letters, which are never masked: the
+# opposite.
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
 # | $V$ | `vocab_size` | number of states of a position: 106 tokens *and* the mask, so 107; the mask is the last |
 # | $\bar\sigma$, $\sigma$ | `sigma_bar`, `sigma` | total noise and its rate, as before |
-# | $f$, $f'$ | | mask ratio, $1-e^{-\bar\sigma}$, now and one step back |
+# | $f$, $f'$ | | mask ratio, $1-e^{-\bar\sigma}$, now (at time $t$) and one step back (at $t'$, in the code `s`) |
 # | $q_y$ | `log_q` (its log) | the denoising distribution of a position |
 # | $s_y$, $a_y$ | `log_score`, `a` | the ratio of probabilities, estimated and true |
 
@@ -76,10 +79,11 @@ step | {"░": one_back / now}
 # Other texts do contain it, and then a written `<UNK>` could not be told from a place not yet
 # written. So we add a token, the 107th, at the end: the other ids stay what they are.
 #
-# Noise now has a direction. A letter turns into the mask at rate 1, and the mask stays. Such a state
-# is called *absorbing*. Whatever the letter, it survives with probability $e^{-\bar\sigma}$, and else
-# is masked. That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: where does
-# noise put a token? There it was a random one; here it is the mask. Pure noise, where sampling starts, is nothing but masks.
+# Noise now has a direction. A letter turns into the mask at rate 1, and the mask stays. Such a state is
+# called *absorbing*. Whatever the letter, it survives with probability $e^{-\bar\sigma}$, and else is masked.
+# That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: where does noise put a
+# token? There it was a random one; here it is the mask. Pure noise, where sampling starts, is nothing but
+# masks.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Sequence
@@ -109,19 +113,22 @@ def all_masked(
 # %% [markdown]
 # ## Noise without end
 #
-# The geometric schedule stops at $\bar\sigma=20$, with one letter in $e^{20}$, half a billion, still
-# there. For uniform noise that did not matter. Here it would. Sampling starts from masks only, with certainty. If the noise leaves a letter with some
-# probability, however small, then $KL(p(x_1\mid x_0)\,\|\,\text{all masks})$ contains the logarithm of that probability over *zero*: the
-# bound would be infinite. So the noise must end in nothing but masks, $\bar\sigma(1)=\infty$.
+# The geometric schedule stops at $\bar\sigma=20$, with one letter in $e^{20}$, half a billion, still there.
+# For uniform noise that did not matter. Here it would. Sampling starts from masks only, with certainty. If
+# the noise leaves a letter with some probability, however small, then
+# $KL(p(x_1\mid x_0)\,\|\,\text{all masks})$ contains the logarithm of that probability over *zero*: the bound
+# would be infinite. So the noise must end in nothing but masks, $\bar\sigma(1)=\infty$.
 #
-# Infinity is no trouble if we think of the mask ratio $f=1-e^{-\bar\sigma}$, which grows to 1 and stops there. The
-# simplest choice is $f = t$. Solve for $\bar\sigma$ and differentiate:
+# Infinity is no trouble if we think of the mask ratio $f=1-e^{-\bar\sigma}$, which grows to 1 and stops
+# there. The simplest choice is $f = t$. Solve for $\bar\sigma$ and differentiate:
 #
 # $$ \bar\sigma(t) = -\log(1-t), \qquad \sigma(t) = \frac{d\bar\sigma}{dt} = \frac1{1-t}. $$
 #
-# SEDD calls this schedule *log-linear*; its code stops just short of infinity, with $-\log(1-(1-\epsilon)\,t)$. It also begins at $\bar\sigma(0)=0$, with a clean text. So two of the three
-# terms of the bound of [chapter 5](05_loss.ipynb) are exactly 0, the prior and the reconstruction. `LogLinearNoise` has the methods of every
-# `NoiseSchedule`. Its rate is infinite at $t=1$, but random times never get there: in `float32` they are multiples of $2^{-24}$ below 1.
+# SEDD calls this schedule *log-linear*; its code stops just short of infinity, with
+# $-\log(1-(1-\epsilon)\,t)$. Ours also begins at $\bar\sigma(0)=0$, with a clean text. So two of the three
+# terms of the bound of [chapter 5](05_loss.ipynb) are exactly 0, the prior and the reconstruction.
+# `LogLinearNoise` has the methods of every `NoiseSchedule`. Its rate is infinite at $t=1$, but random times
+# never get there: in `float32` they are multiples of $2^{-24}$ below 1.
 
 # %% tags=["export", "hide-input"]
 import math
@@ -162,20 +169,21 @@ class LogLinearNoise:
 # %% [markdown]
 # ## A world that we know exactly
 #
-# As in [chapter 7](07_sampler.ipynb): words of two letters from `a b c`, *ab* 0.4, *bc* 0.3, *ca* 0.2, and the six
-# other words share 0.1. With the mask there are four states and $4^2=16$ noisy texts. For each
-# position, the Bayes-optimal network goes through the words that fit the visible letters at the *other* positions, and adds up what
-# they have here. So its $q$ at a visible letter does not know that letter: see the first row of `a░` below.
+# As in [chapter 7](07_sampler.ipynb): words of two letters from `a b c`, *ab* 0.4, *bc* 0.3, *ca* 0.2, and
+# the six other words share 0.1. With the mask there are four states and $4^2=16$ noisy texts. For each
+# position, the Bayes-optimal network goes through the words that fit the visible letters at the *other*
+# positions, and adds up what they have here. So its $q$ at a visible letter does not know that letter: see
+# the first row of `a░` below.
 #
-# It does not use the noise level. What lies under a mask depends on the letters that are
-# visible, and *not on how much noise there is*. In symbols: a text $x_t$ with the visible letters $x_v$, $n$ of them, and $m$ masks has the
-# probability $p_{\text{data}}(x_v)\,(1-f)^{n} f^{m}$, and Bayes' rule divides the factors of $f$
-# away. At a masked position $i$,
+# It does not use the noise level. What lies under a mask depends on the letters that are visible, and *not on
+# how much noise there is*. In symbols: a text $x_t$ of $L$ letters, of which $v$ are visible, $x_v$, has the
+# probability $p_{\text{data}}(x_v)\,(1-f)^{v} f^{L-v}$, and Bayes' rule divides the factors of $f$ away. At a
+# masked position $i$,
 #
 # $$ p(x_0^i = y \mid x_t) = \frac{p_{\text{data}}(x_0^i=y,\; x_v)}{p_{\text{data}}(x_v)}. $$
 #
-# So a network for this noise need not be told the time, as [RADD](https://arxiv.org/abs/2406.03736) points out. Ours is
-# told, because it is the network of chapter 6.
+# So a network for this noise need not be told the time, as [RADD](https://arxiv.org/abs/2406.03736) points
+# out. Ours is told, because it is the network of chapter 6.
 
 # %%
 from ddlm_core.support.worlds import three_letter_words
@@ -191,15 +199,16 @@ for text in ("░░", "a░", "░c"):
 # %% [markdown]
 # ## From $q$ to the score
 #
-# In this book $q$ is the distribution of the clean token *before* the evidence of $x_t$ at that same position.
-# What does that evidence say here? At a mask: nothing, except that a clean token is never the
-# mask. At a letter: everything. So the posterior is
+# In this book $q$ is the distribution of the clean token *before* the evidence of $x_t$ at that same
+# position. What does that evidence say here? At a mask: nothing, except that a clean token is never the mask.
+# At a letter: everything. So the posterior is
 #
 # $$ p(x_0 = y\mid x_t) = \begin{cases} q_y & \text{at a mask, with } q_{\text{mask}}=0, \\
 #    [y = x_t] & \text{at a letter.}\end{cases} $$
 #
-# MDLM calls these two lines *SUBS*: zero masking probability, and carry-over of what is unmasked. The network of chapter 6 has an output for each of the $V$ states, so
-# its $q$ may put something on the mask; the function takes that away.
+# MDLM calls these two lines *SUBS*: zero masking probability, and carry-over of what is unmasked. The network
+# of chapter 6 has an output for each of the $V$ states, so its $q$ may put something on the mask; the
+# function takes that away.
 #
 # The score is the ratio $p_t(\dots y\dots)/p_t(x_t)$. At a mask, what is the probability of the same text
 # with the letter $y$ in this place? That letter must be the clean one, and it must have survived, while the
@@ -222,9 +231,9 @@ def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
     For $\log q$ (B, L, V), whatever it gives to the mask, and tokens int64 (B, L). (MDLM, Sahoo et al.
     2024: zero masking probabilities and carry-over unmasking.)
     """
-    mask = log_q.shape[-1] - 1
-    q = log_q.index_fill(-1, torch.tensor(mask, device=log_q.device), -torch.inf).log_softmax(-1)
-    return torch.where((x_t == mask)[..., None], q, one_hot(x_t, mask + 1).log())
+    last = log_q.shape[-1] - 1  # the id of the mask
+    q = log_q.index_fill(-1, torch.tensor(last, device=log_q.device), -torch.inf).log_softmax(-1)
+    return torch.where((x_t == last)[..., None], q, one_hot(x_t, last + 1).log())
 
 
 # %% tags=["export"]
@@ -271,20 +280,20 @@ test_score_is_the_ratio_of_the_marginals()
 #
 # $$ \ell = \sum_{y\ne x_0,\,x_t} s_y + a_{x_0}\,(e^{d}-1-d), \qquad d = \log s_{x_0}-\log a_{x_0}. $$
 #
-# That holds for any scores, and no term is negative. Now put in $s_y = a_{x_0}\,q_y$, with $q$ a distribution over
-# letters. Then $\sum_{y\ne x_0,\,x_t}s_y = a_{x_0}\,(1-q_{x_0})$, $e^d = q_{x_0}$, and everything cancels but the
-# logarithm:
+# That holds for any scores, and no term is negative. Now put in $s_y = a_{x_0}\,q_y$, with $q$ a distribution
+# over letters. Then $\sum_{y\ne x_0,\,x_t}s_y = a_{x_0}\,(1-q_{x_0})$, $e^d = q_{x_0}$, and everything
+# cancels but the logarithm:
 #
 # $$ \ell = a_{x_0}\,(1-q_{x_0}) + a_{x_0}\,(q_{x_0} - 1 - \log q_{x_0}) = \frac{-\log q_{x_0}}{e^{\bar\sigma}-1}. $$
 #
-# **Score entropy has become cross-entropy.** Along the
-# log-linear schedule, the weight in the bound is $\sigma(t)/(e^{\bar\sigma}-1) = \frac1{1-t}\cdot\frac{1-t}{t}=\frac1t$,
-# and so
+# **Score entropy has become cross-entropy.** Along the log-linear schedule, the weight in the bound is
+# $\sigma(t)/(e^{\bar\sigma}-1) = \frac1{1-t}\cdot\frac{1-t}{t}=\frac1t$, and so
 #
 # $$ -\log p(x_0)\;\le\;\int_0^1 \frac1t\;\mathbb E\!\!\sum_{i\text{ masked}}\!\!-\log q_{x_0^i}\;dt . $$
 #
 # This is the objective of [MDLM](https://arxiv.org/abs/2406.07524) and
-# [MD4](https://arxiv.org/abs/2406.04329), and of LLaDA after them. A mask ratio $t$ shows $t$ masks per position, each with the weight $1/t$: all mask ratios count alike.
+# [MD4](https://arxiv.org/abs/2406.04329), and of LLaDA after them. A mask ratio $t$ shows $t$ masks per
+# position, each with the weight $1/t$: all mask ratios count alike.
 
 
 # %% tags=["export"]
@@ -323,12 +332,15 @@ test_loss_of_a_denoiser_is_cross_entropy()
 # ## The step back
 #
 # By hand we had it: from a mask ratio $f$ to a smaller one, $f'$, each mask is unmasked with probability
-# $(f-f')/f$, to a draw from $q$; the others stay; and so does every letter. Must the sampler know this formula? No. Its step is
-# Bayes' rule for any noise: two factors over the state $y$ one step back, divided by their sum,
+# $(f-f')/f$, to a draw from $q$; the others stay; and so does every letter. Must the sampler know this
+# formula? No. Its step is Bayes' rule for any noise: two factors over the state $y$ one step back, divided by
+# their sum,
 #
 # $$ p(x_{t'}=y\mid x_t) \;\propto\; \underbrace{p(x_{t'}=y)}_{\texttt{marginal}}\;\cdot\;\underbrace{p(x_t\mid x_{t'}=y)}_{\texttt{likelihood}}, $$
 #
-# the first with $q$ drawing the clean token. That line of [chapter 7](07_sampler.ipynb) serves both noises, and each brings its factors. With $\Delta = \bar\sigma_t - \bar\sigma_{t'}$, at a mask:
+# both given the other letters of $x_t$, and the first with $q$ drawing the clean token. That line of
+# [chapter 7](07_sampler.ipynb) serves both noises, and each brings its factors. With
+# $\Delta = \bar\sigma_t - \bar\sigma_{t'}$, at a mask:
 #
 # | | $y$ a letter | $y$ the mask |
 # |---|---|---|
@@ -336,9 +348,10 @@ test_loss_of_a_denoiser_is_cross_entropy()
 # | `likelihood`: $y$ became a mask | $1-e^{-\Delta}$ | 1 |
 # | the product | $(f-f')\,q_y$ | $f'$ |
 #
-# The product uses $e^{-\bar\sigma_{t'}}(1-e^{-\Delta}) = e^{-\bar\sigma_{t'}}-e^{-\bar\sigma_t} = f-f'$, and its sum over $y$ is
-# $f$. Divide, and the formula from above is there. At a letter, only the same letter can have become it. The probability that it survived, $e^{-\Delta}$, is
-# a factor that all $y$ share, so the code puts 1 in its place: in the first step, where $\Delta=\infty$, a given letter would else get $0/0$.
+# The product uses $e^{-\bar\sigma_{t'}}(1-e^{-\Delta}) = e^{-\bar\sigma_{t'}}-e^{-\bar\sigma_t} = f-f'$, and
+# its sum over $y$ is $f$. Divide, and the formula from above is there. At a letter, only the same letter can
+# have become it. The probability that it survived, $e^{-\Delta}$, is a factor that all $y$ share, so the code
+# puts 1 in its place: in the first step, where $\Delta=\infty$, a given letter would else get $0/0$.
 
 
 # %% tags=["export"]
@@ -346,15 +359,15 @@ def mask_marginal(log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tens
     r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if the clean token is drawn from the posterior."""
     noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
     letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
-    mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-    return letters + resample_probability(noise) * mask
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    return letters + resample_probability(noise) * is_mask
 
 
 def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
     r"""$p(x_t \mid x_s = y)$ after more noise, (B, L, V), up to a factor for each position."""
     lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
-    mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-    at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    at_mask = torch.where(is_mask, 1.0, lost)  # a mask stays; a letter may have been lost
     at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
     return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
 
@@ -362,10 +375,12 @@ def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -
 # %% [markdown]
 # ## One interface for both noises
 #
-# Everything that training, bound and sampler ask of a noise process stands in one abstract class. SEDD calls it the *graph*, for it says which token may turn into
-# which, and so do we: `Graph`, in the module `graph`, with `UNIFORM` as the first of its kind. The code of that module is folded: most methods hand on to a function that you know.
-# Beside it stand two *protocols*, which say what a model is to the code of this book. To learn and to measure, it must give log-scores when it is
-# called (`ScoreModel`). To write, it also has a method `denoise`, which gives $\log q$ (`Denoiser`).
+# Everything that training, bound and sampler ask of a noise process stands in one abstract class. SEDD calls
+# it the *graph*, for it says which token may turn into which, and so do we: `Graph`, in the module `graph`,
+# with `UNIFORM` as the first of its kind. The code of that module is folded: most methods hand on to a
+# function that you know. Beside it stand two *protocols*, which say what a model is to the code of this book.
+# To learn and to measure, it must give log-scores when it is called (`ScoreModel`). To write, it also has a
+# method `denoise`, which gives $\log q$ (`Denoiser`).
 #
 # | what is asked | uniform | absorbing |
 # |---|---|---|
@@ -536,9 +551,9 @@ def test_two_factors_of_the_uniform_step_are_the_kernel():
 test_two_factors_of_the_uniform_step_are_the_kernel()
 
 # %% [markdown]
-# And the new one. Two flags say what the plain sampler cannot do with it. To add fresh noise between steps (churn) would put masks into a finished text, where
-# no later step is sure to unmask them. And log-scores alone do not lead back: the Euler step and the staggered score
-# of chapter 7 use the rates of uniform noise.
+# And the new one. Two flags say what the plain sampler cannot do with it. To add fresh noise between steps
+# (churn) would put masks into a finished text, where no later step is sure to unmask them. And log-scores
+# alone do not lead back: the Euler step and the staggered score of chapter 7 use the rates of uniform noise.
 
 # %% tags=["export", "hide-input"]
 from ddlm_core.graph import Graph
@@ -593,8 +608,8 @@ class AbsorbingGraph(Graph):
 ABSORBING = AbsorbingGraph()
 
 # %% [markdown]
-# Does the general step, with these two factors, unmask with probability $(f-f')/f$ and never touch a letter, given ones
-# included? Also from infinite noise:
+# Does the general step, with these two factors, unmask with probability $(f-f')/f$ and never touch a letter,
+# given ones included? Also from infinite noise:
 
 # %% tags=["test"]
 from ddlm_core.sampler import analytic_probs
@@ -602,11 +617,11 @@ from ddlm_core.sampler import analytic_probs
 
 def test_each_mask_opens_with_the_share_that_opens():
     q, x_t = torch.tensor([[[0.5, 0.3, 0.2, 0.0]] * 2], dtype=torch.float64), torch.tensor([[3, 1]])
-    for now, before in ((0.6, 0.45), (1.0, 0.9), (1.0, 0.0), (1e-9, 0.0)):  # shares of masks
-        levels = LogLinearNoise().sigma_bar(torch.tensor([now, before], dtype=torch.float64))
+    for now, one_back in ((0.6, 0.45), (1.0, 0.9), (1.0, 0.0), (1e-9, 0.0)):  # mask ratios
+        levels = LogLinearNoise().sigma_bar(torch.tensor([now, one_back], dtype=torch.float64))
         step = analytic_probs(q.log(), x_t, *levels, ABSORBING)[0]
-        opens = (now - before) / now
-        expected = opens * q[0, 0] + (1 - opens) * torch.tensor([0, 0, 0, 1])
+        unmasked = (now - one_back) / now
+        expected = unmasked * q[0, 0] + (1 - unmasked) * torch.tensor([0, 0, 0, 1])
         torch.testing.assert_close(step[0], expected)
         assert step[1].tolist() == [0, 1, 0, 0]
 
@@ -617,21 +632,25 @@ test_each_mask_opens_with_the_share_that_opens()
 # ## The area under the loss is the entropy
 #
 # The identity of chapter 5 must hold here as well: with the true $q$, the mean of the bound over the data is
-# the entropy of the data. Here one can see why. Give each letter of a word a random time, uniform in $[0,1]$, at which it is masked. Going back from $t=1$, the letter with the
-# *largest* time is unmasked first. For the times 0.3, 0.8 and 0.5:
+# the entropy of the data. Here one can see why. Give each letter of a word a random time, uniform in $[0,1]$,
+# at which it is masked. Going back from $t=1$, the letter with the *largest* time is unmasked first. For the
+# times 0.3, 0.8 and 0.5:
 #
 # ```
-# time t     1.0  →  0.8  →  0.5  →  0.3  →  0.0
-# text       ░░░     ░a░     ░at     tat
-# paid             -log q_a  -log q_t  -log q_t
+# time t       1.0        0.8         0.5         0.3
+# text         ░░░   →    ░a░    →    ░at    →    tat
+# paid                 −log q_a    −log q_t    −log q_t
 # ```
 #
-# Each letter is predicted from those unmasked before it, and the negative log-likelihoods add up to $-\log p(x_0)$: the chain rule, whatever the order. The integral
-# averages over all times, and so over all orders. A masked diffusion model is an *any-order autoregressive model*
-# ([Hoogeboom et al. 2021](https://arxiv.org/abs/2110.02037)). Where is $\tfrac1t$? The sum under the integral counts a letter whenever it is *masked*, which has
-# probability $t$; divided by $t$, it counts as if it were unmasked just now.
+# Each letter is predicted from those unmasked before it, and the negative log-likelihoods add up to
+# $-\log p(x_0)$: the chain rule, whatever the order. The integral averages over all times, and so over all
+# orders. A masked diffusion model is an *any-order autoregressive model*
+# ([Hoogeboom et al. 2021](https://arxiv.org/abs/2110.02037)). Where is $\tfrac1t$? The sum under the integral
+# counts a letter whenever it is *masked*, which has probability $t$; divided by $t$, it counts as if it were
+# unmasked just now.
 #
-# For our world: nine words, 16 texts, and an integrand that is a polynomial in $t$. Eight nodes of Gauss–Legendre quadrature integrate it exactly. Nothing is sampled.
+# For our world: nine words, 16 texts, and an integrand that is a polynomial in $t$. Eight nodes of
+# Gauss–Legendre quadrature integrate it exactly. Nothing is sampled.
 
 # %% tags=["test"]
 import numpy as np
@@ -658,11 +677,13 @@ test_area_is_the_entropy()
 print("area    {:.12f} nats\nentropy {:.12f} nats".format(*exact_area()))
 
 # %% [markdown]
-# To the last digit, and without chapter 5's small differences at the ends: there is no noise at $t = 0$ and no text at $t = 1$.
+# To the last digit, and without chapter 5's small differences at the ends: there is no noise at $t = 0$ and
+# no text at $t = 1$.
 #
 # ## Sampling
 #
-# The loop of chapter 7 runs as it is. Here is the Bayes-optimal network of our world, in four steps of equal share:
+# The loop of chapter 7 runs as it is. Here is the Bayes-optimal network of our world, in four steps of equal
+# share:
 
 # %%
 from ddlm_core.sampler import denoising_steps, sample_generators
@@ -674,14 +695,15 @@ for step in denoising_steps(world, LogLinearNoise(), 6, 2, generator=generators,
     print(f"mask ratio {-math.expm1(-step.sigma_bar):4.2f}   {shown}")
 
 # %% [markdown]
-# A letter that is unmasked never changes again. That is a property of this *sampler*, and the usual one for masked models. It is no law of the noise:
-# [ReMDM](https://arxiv.org/abs/2503.00307) masks some letters again on the way, and so corrects itself. With uniform noise every step may revise.
+# A letter that is unmasked never changes again. That is a property of this *sampler*, and the usual one for
+# masked models. It is no law of the noise: [ReMDM](https://arxiv.org/abs/2503.00307) masks some letters again
+# on the way, and so corrects itself. With uniform noise every step may revise.
 #
 # How far is the result from the true language? Steps have the same flaw as in chapter 7: letters unmasked in
-# the same step are drawn independently (the *factorization error*). In a word of two letters, this is the only way to go wrong. Each letter
-# is unmasked in one of the $N$ steps, all with the same probability if steps are equal in $f$, and whatever the other letter does. So both
-# share a step with probability $1/N$. Then they are drawn independently;
-# otherwise the word is a draw from the true language:
+# the same step are drawn independently (the *factorization error*). In a word of two letters, this is the
+# only way to go wrong. Each letter is unmasked in one of the $N$ steps, all with the same probability if
+# steps are equal in $f$, and whatever the other letter does. So both share a step with probability $1/N$.
+# Then they are drawn independently; otherwise the word is a draw from the true language:
 #
 # $$ p_N = \Big(1-\frac1N\Big)\,p_{\text{data}} + \frac1N\,p_1p_2 , $$
 #
@@ -716,9 +738,9 @@ for n in (1, 2, 4, 16, 64):
 
 # %% [markdown]
 # **Infilling comes for free.** In chapter 7 a model had to be told which letters are given; one that read a
-# given *b* as a noisy *b* was wrong by 13 % even after 1,024 steps. Here a visible letter is true
-# anyway, and a given one is nothing special. If one letter is left to
-# write, no two can share a step, and the result is exact in any number of steps. Here the first letter is given, a *b*:
+# given *b* as a noisy *b* was wrong by 13 % even after 1,024 steps. Here a visible letter is true anyway, and
+# a given one is nothing special. If one letter is left to write, no two can share a step, and the result is
+# exact in any number of steps. Here the first letter is given, a *b*:
 
 # %%
 start = (world.texts == torch.tensor([1, 3])).all(-1).double()  # b░
@@ -732,8 +754,9 @@ print("ba, bb, bc:", found[4:7].numpy().round(4))
 # %% [markdown]
 # ## The same training
 #
-# Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one word more: `graph="absorbing"` in the configuration. It is small, and
-# the run is short. Before training it pays about $\log 106$ for each of 160 characters, 746 nats; the numbers below are estimates from 16 windows.
+# Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one word more:
+# `graph="absorbing"` in the configuration. It is small, and the run is short. Before training it pays about
+# $\log 106$ for each of 160 characters, 746 nats; the numbers below are estimates from 16 windows.
 
 # %% tags=["hide-input"]
 import os
@@ -771,17 +794,19 @@ pipeline = DiffusionPipeline(trainer.average, device="cpu")
 pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fraction", seed=0)
 
 # %% [markdown]
-# The loss of this run was the plain cross-entropy of chapter 8, at every position that is not given, masked or visible, without a weight. There, with uniform noise,
-# it was only related to the bound. **With masks, it *is* the bound.** The network does not hear the letter at its own position, so $q$ there is the same whether the
-# letter is masked or not. A letter that counts always, with weight 1, and one that counts with probability $t$, with weight $\tfrac1t$, then come to the same on average; the first scatters less, and
+# The loss of this run was the plain cross-entropy of chapter 8, at every position that is not given, masked
+# or visible, without a weight. There, with uniform noise, it was only related to the bound. **With masks, it
+# *is* the bound.** The network does not hear the letter at its own position, so $q$ there is the same whether
+# the letter is masked or not. A letter that counts always, with weight 1, and one that counts with
+# probability $t$, with weight $\tfrac1t$, then come to the same on average; the first scatters less, and
 # predicting a visible letter teaches as much as predicting a masked one.
 #
 # ## Two noises compared
 #
-# Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model twice,
-# with 1.56 million parameters, on the same stories in the same order, from the same seed, with the same optimizers and
-# 1,000 steps instead of 7,500. Only the graph differs; 107 tokens instead of 106 add 257 parameters.
-# It was run once. In brackets are 95 % intervals; samples are without churn.
+# Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
+# twice, with 1.56 million parameters, on the same stories in the same order, from the same seed, with the
+# same optimizers and 1,000 steps instead of 7,500. Only the graph differs; 107 tokens instead of 106 add 257
+# parameters. It was run once. In brackets are 95 % intervals; samples are without churn.
 
 # %% tags=["hide-input"]
 import json
@@ -805,8 +830,8 @@ for graph, found in match["graphs"].items():
         )
 
 # %% [markdown]
-# The figure shows the validation bound on the way, from fewer windows, for the uniform graph (circles) and the absorbing one (squares), above the
-# entropy (dashed).
+# The figure shows the validation bound on the way, from fewer windows, for the uniform graph (circles) and
+# the absorbing one (squares), above the entropy (dashed).
 
 # %% tags=["hide-input"]
 # alt: Two falling curves of the validation bound over 1,000 training steps, steep at first, then flat. The squares of the
@@ -824,32 +849,35 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# At this budget masks are ahead, by 7 nats of 40. That fits what we saw by hand: a
-# visible letter can be trusted, so there is less to find out. In the samples it does not show. None of 32 is flawless, which leaves room for a share of up to 11 %, with so few steps behind
-# either network. So this compares how fast two networks *begin* to learn, of one size, on
-# one world, from one seed, and no more.
+# At this budget masks are ahead, by 7 nats of 40. That fits what we saw by hand: a visible letter can be
+# trusted, so there is less to find out. In the samples it does not show. None of 32 is flawless, which leaves
+# room for a share of up to 11 %, with so few steps behind either network. So this compares how fast two
+# networks *begin* to learn, of one size, on one world, from one seed, and no more.
 
 # %% [markdown]
 # ## Change it safely
 #
-# 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is `log_q.log_softmax(-1)`.
-#    `test_posterior_never_believes_in_the_mask` fails. So does `test_step_is_a_distribution_at_the_extremes`, which
-#    asks that no mask be left at the end, and the cross-entropy is no longer what comes out.
+# 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is
+#    `log_q.log_softmax(-1)`. `test_posterior_never_believes_in_the_mask` fails. So does
+#    `test_step_is_a_distribution_at_the_extremes`, which asks that no mask be left at the end, and the
+#    cross-entropy is no longer what comes out.
 # 2. Unmask with the wrong probability: in `mask_likelihood`, let `at_mask` be 1 for every state.
-#    `test_each_mask_opens_with_the_share_that_opens` fails. From pure noise, where $\Delta=\infty$, the two are the same, so a single look at
-#    the first step would not tell.
-# 3. Stop the noise early, as with an $\epsilon$: `-torch.log1p(-0.999 * as_float_tensor(t))` in `LogLinearNoise`.
-#    `test_log_linear_noise` fails: the mask ratio is no longer $t$.
+#    `test_each_mask_opens_with_the_share_that_opens` fails. From pure noise, where $\Delta=\infty$, the two
+#    are the same, so a single look at the first step would not tell.
+# 3. Stop the noise early, as with an $\epsilon$: `-torch.log1p(-0.999 * as_float_tensor(t))` in
+#    `LogLinearNoise`. `test_log_linear_noise` fails: the mask ratio is no longer $t$.
 #
-# After each: `make export && pytest tests/test_absorbing.py tests/test_graph.py tests/unit/test_absorbing.py`.
+# After each:
+# `make export && pytest tests/test_absorbing.py tests/test_graph.py tests/unit/test_absorbing.py`.
 #
 # ## Exercises
 #
-# **1.** Which time grid is best in our world of two-letter words? Both letters are unmasked in the same step with probability
-# $\sum_k (\Delta f_k)^2$, where $\Delta f_k$ is the share unmasked in step $k$. Compare `cosine` with `fraction` at 8
-# steps: by this formula, and by `distance_of`. (Expected: 0.1537 against 0.1250, times the distance of one step, 0.5467. A
-# sum of squares is least when all are equal. In chapter 7 it was the other way round, for there early mistakes can be
-# corrected. The pipeline's default is `cosine` for both noises; for a masked model you can ask for `schedule="fraction"`.)
+# **1.** Which time grid is best in our world of two-letter words? Both letters are unmasked in the same step
+# with probability $\sum_k (\Delta f_k)^2$, where $\Delta f_k$ is the share unmasked in step $k$. Compare
+# `cosine` with `fraction` at 8 steps: by this formula, and by `distance_of`. (Expected: 0.1537 against
+# 0.1250, times the distance of one step, 0.5467. A sum of squares is least when all are equal. In chapter 7
+# it was the other way round, for there early mistakes can be corrected. The pipeline's default is `cosine`
+# for both noises; for a masked model you can ask for `schedule="fraction"`.)
 
 # %% tags=["solution", "hide-input"]
 from ddlm_core.noise import resample_probability
@@ -866,10 +894,11 @@ print(f"one step: {one:.4f}")
 found
 
 # %% [markdown]
-# **2.** How many of $N$ steps are wasted? In a step that unmasks nothing, the function evaluation is in vain. For a text of
-# $L = 160$ and $N = 128$ equal steps, each letter picks one of the steps at random. What share of the steps is
-# empty, on average? And with $N = 1024$? (Expected: 28.5 % and 85.5 %. An empty step changes nothing, and the true $q$
-# does not depend on the time. So one may draw directly *when* the next letter is unmasked, and evaluate only then, at most $L$ times: the
+# **2.** How many of $N$ steps are wasted? In a step that unmasks nothing, the function evaluation is in vain.
+# For a text of $L = 160$ and $N = 128$ equal steps, each letter picks one of the steps at random. What share
+# of the steps is empty, on average? And with $N = 1024$? (Expected: 28.5 % and 85.5 %. An empty step changes
+# nothing, and the true $q$ does not depend on the time. So one may draw directly *when* the next letter is
+# unmasked, and evaluate only then, at most $L$ times: the
 # [first-hitting sampler](https://arxiv.org/abs/2409.02908).)
 
 # %% tags=["solution", "hide-input"]
@@ -878,10 +907,11 @@ assert [round(share, 3) for share in empty.values()] == [0.285, 0.855]
 empty
 
 # %% [markdown]
-# **3.** The true $q$ does not depend on the noise. Is that so with uniform noise? Take the text *ab* with uniform noise and
-# `░b` with masks, and ask for the first letter's $q_a$ at $\bar\sigma=0.1$ and at $\bar\sigma=2$. For uniform noise $q$ is a
-# sum over words, each weighted with the probability that its second letter is now seen as *b*. (Expected: there $q_a$ falls from
-# 0.8864 to 0.5161; with masks it is 0.9231 at both.)
+# **3.** The true $q$ does not depend on the noise. Is that so with uniform noise? Take the text *ab* with
+# uniform noise and `░b` with masks, and ask for the first letter's $q_a$ at $\bar\sigma=0.1$ and at
+# $\bar\sigma=2$. For uniform noise $q$ is a sum over words, each weighted with the probability that its
+# second letter is now seen as *b*. (Expected: there $q_a$ falls from 0.8864 to 0.5161; with masks it is
+# 0.9231 at both.)
 
 # %% tags=["solution", "hide-input"]
 from ddlm_core.noise import transition_matrix
@@ -897,10 +927,11 @@ beliefs
 # %% [markdown]
 # ## Summary
 #
-# With a mask, noise hides letters and does not falsify them. The kernel, the score and the step back are
-# one line each; score entropy becomes cross-entropy with the weight $1/t$; the noise must be endless, and a mask ratio
-# that grows in proportion to time is the natural schedule. The area under the loss is the entropy of the data, exactly. The loss, the trainer, the measurements and the
-# loop of the sampler ask the noise through one interface; only churn, the Euler step and networks that output scores are for uniform noise alone.
+# With a mask, noise hides letters and does not falsify them. The kernel, the score and the step back are one
+# line each; score entropy becomes cross-entropy with the weight $1/t$; the noise must be endless, and a mask
+# ratio that grows in proportion to time is the natural schedule. The area under the loss is the entropy of
+# the data, exactly. The loss, the trainer, the measurements and the loop of the sampler ask the noise through
+# one interface; only churn, the Euler step and networks that output scores are for uniform noise alone.
 #
 # | exported name | meaning |
 # |---|---|
@@ -919,9 +950,14 @@ beliefs
 #
 # ## Where this stands in the field
 #
-# Masked (absorbing-state) diffusion came with [D3PM](https://arxiv.org/abs/2107.03006); [MDLM](https://arxiv.org/abs/2406.07524) and
-# [MD4](https://arxiv.org/abs/2406.04329) gave it the simple bound of this page. [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion parameters with it from scratch, and
-# [Dream](https://arxiv.org/abs/2508.15487) starts from an autoregressive model. Practical samplers do not unmask at random: [MaskGIT](https://arxiv.org/abs/2202.04200), for images, keeps
-# the predictions of which the model is most confident, and [entropy-bounded unmasking](https://arxiv.org/abs/2505.24857) chooses how many. [Block
-# diffusion](https://arxiv.org/abs/2503.09573) writes block after block, which allows texts of any length and a key–value cache. [GIDD](https://arxiv.org/abs/2503.04482) mixes masks with
-# uniform noise so that the model learns to correct, and [UDLM](https://arxiv.org/abs/2412.10193) and [Duo](https://arxiv.org/abs/2506.10892) return to uniform noise, the noise of this book.
+# Masked (absorbing-state) diffusion came with [D3PM](https://arxiv.org/abs/2107.03006);
+# [MDLM](https://arxiv.org/abs/2406.07524) and [MD4](https://arxiv.org/abs/2406.04329) gave it the simple
+# bound of this page. [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion parameters with it from
+# scratch, and [Dream](https://arxiv.org/abs/2508.15487) starts from an autoregressive model. Practical
+# samplers do not unmask at random: [MaskGIT](https://arxiv.org/abs/2202.04200), for images, keeps the
+# predictions of which the model is most confident, and
+# [entropy-bounded unmasking](https://arxiv.org/abs/2505.24857) chooses how many.
+# [Block diffusion](https://arxiv.org/abs/2503.09573) writes block after block, which allows texts of any
+# length and a key–value cache. [GIDD](https://arxiv.org/abs/2503.04482) mixes masks with uniform noise so
+# that the model learns to correct, and [UDLM](https://arxiv.org/abs/2412.10193) and
+# [Duo](https://arxiv.org/abs/2506.10892) return to uniform noise, the noise of this book.

@@ -11,12 +11,13 @@
 # %% [markdown]
 # # The last digits of the loss
 #
-# *About 15 minutes. You need: [chapter 5](../05_loss.ipynb). You will have: the reasons for each line of `score_entropy_loss`,
-# measured, and a bug that is common in public code, taken apart.*
+# *About 15 minutes. You need: [chapter 5](../05_loss.ipynb). You will have: the reasons for each line of
+# `score_entropy_loss`, measured, and a bug that is common in public code, taken apart.*
 #
 # **We have** the score entropy of one position, as a formula and as a function.
 # **We want** to know how many digits of the function are right, and what goes wrong without its precautions.
-# **Why**: the terms of this loss can be millions and their sum a millionth, and `float32` carries seven digits.
+# **Why**: the terms of this loss can be millions and their sum a millionth, and `float32` carries seven
+# digits.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -34,9 +35,10 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## Three terms, or one?
 #
-# The definition has three terms, $s_y - a_y\log s_y + a_y(\log a_y - 1)$. With $d_y = \log s_y - \log a_y$ they are one,
-# $a_y(e^{d_y} - 1 - d_y)$. On paper the two are equal. Take one moved character of the alphabet of this book, $V = 106$, and a network that is off by 1 %
-# in every ratio, and compute both in `float32`. The truth is the second form in `float64`; chapter 5 compares that with forty digits.
+# The definition has three terms, $s_y - a_y\log s_y + a_y(\log a_y - 1)$. With $d_y = \log s_y - \log a_y$
+# they are one, $a_y(e^{d_y} - 1 - d_y)$. On paper the two are equal. Take one moved character of the alphabet
+# of this book, $V = 106$, and a network that is off by 1 % in every ratio, and compute both in `float32`. The
+# truth is the second form in `float64`; chapter 5 compares that with forty digits.
 
 # %%
 import torch
@@ -67,15 +69,18 @@ for level in (1e-4, 1e-2, 1.0, 20.0):
     assert abs(one - truth) < 1e-4 * truth
 
 # %% [markdown]
-# At $\bar\sigma=10^{-4}$ the three terms are around ten million each, one unit in the last place of such a number is 1, and the sum of the three is off in
-# the third digit. At high noise nothing is large, but the loss itself is tiny. The one-term form keeps four digits and more everywhere, and it cannot be negative:
+# At $\bar\sigma=10^{-4}$ the three terms are around ten million each, one unit in the last place of such a
+# number is 1, and the sum of the three is off in the third digit. At high noise nothing is large, but the
+# loss itself is tiny. The one-term form keeps four digits and more everywhere, and it cannot be negative:
 # $e^d \ge 1 + d$.
 #
 # ## Which entry needs `float64`
 #
-# One entry per position still troubles `float32`: $y = x_0$ of a moved character, where $a_y = 1+\kappa$ is up to a million. The error of
-# $d$ is then the rounding error of two logarithms near 14, some $10^{-6}$. Near the truth the term is about $a\,d^2/2$, and its error $a\,d$ times the error of $d$.
-# The function computes this entry alone in `float64`. Here are both, in units of the tolerance of chapter 5's check, $10^{-4}\ell + 10^{-7}$:
+# One entry per position still troubles `float32`: $y = x_0$ of a moved character, where $a_y = 1+\kappa$ is
+# up to a million. The error of $d$ is then the rounding error of two logarithms near 14, some $10^{-6}$. Near
+# the truth the term is about $a\,d^2/2$, and its error $a\,d$ times the error of $d$. The function computes
+# this entry alone in `float64`. Here are both, in units of the tolerance of chapter 5's check,
+# $10^{-4}\ell + 10^{-7}$:
 
 
 # %%
@@ -108,13 +113,15 @@ for level in (1e-4, 1e-2, 1.0):
 assert worst(all_float32, 1e-4) > 1
 
 # %% [markdown]
-# With `float64` in that one place the error stays within the tolerance; without it, it does not, and the less noise there is the worse it gets. The cost is one number
-# per position, not one per position and character. (GPUs of Apple have no `float64`. There the function stays with `float32`.)
+# With `float64` in that one place the error stays within the tolerance; without it, it does not, and the less
+# noise there is the worse it gets. The cost is one number per position, not one per position and character.
+# (GPUs of Apple have no `float64`. There the function stays with `float32`.)
 #
 # ## No series for small $d$
 #
-# For tiny $d$ even `expm1(d) - d` cancels: both are about $d$, and the difference is $d^2/2$. Does it need the series $d^2/2 + d^3/6$? What counts is the sum, so
-# measure the error in units of the tolerance again, with $a = 1$ in all places, over three million values of $d$ of every size:
+# For tiny $d$ even `expm1(d) - d` cancels: both are about $d$, and the difference is $d^2/2$. Does it need
+# the series $d^2/2 + d^3/6$? What counts is the sum, so measure the error in units of the tolerance again,
+# with $a = 1$ in all places, over three million values of $d$ of every size:
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -131,17 +138,19 @@ assert error.max() < 1
 # ## A common bug
 #
 # The loss of the paper, and its authors' code, are right. But an algebra bug is common in re-implementations,
-# for example [in this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py). They average over
-# $V-1$ characters instead of weighting with $1/V$, which by itself only scales the loss.
+# for example
+# [in this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py).
+# They average over $V-1$ characters instead of weighting with $1/V$, which by itself only scales the loss.
 #
 # The bug sits in the moved case ($x_t \ne x_0$), in the middle term $\sum_{y\ne x_t} a_y\log s_y$. There
-# $a_{x_0} = 1+\kappa$, and the other $V-2$ ratios are 1. Done right, as an average over $V-1$ characters, it is
+# $a_{x_0} = 1+\kappa$, and the other $V-2$ ratios are 1. Done right, as an average over $V-1$ characters, it
+# is
 #
 # $$ \frac{1}{V-1}\Big((1+\kappa)\log s_{x_0} + \sum_{y\,\ne\,x_t,\,x_0}\log s_y\Big). $$
 #
-# The buggy line scales the sum by $(V-2)/(V-1)$ *once more*, as if it still had to become an average, and does
-# not leave out $x_0$, which has its own part already. In the code, `positive` is the part
-# $\sum s_y$ of the loss, `middle` the part $\sum a_y\log s_y$, `constant` the part $\sum a_y(\log a_y - 1)$:
+# The buggy line scales the sum by $(V-2)/(V-1)$ *once more*, as if it still had to become an average, and
+# does not leave out $x_0$, which has its own part already. In the code, `positive` is the part $\sum s_y$ of
+# the loss, `middle` the part $\sum a_y\log s_y$, `constant` the part $\sum a_y(\log a_y - 1)$:
 
 
 # %%
@@ -162,9 +171,10 @@ def buggy_loss(log_score, sigma_bar, x_t, x_0):
 # %% [markdown]
 # Where is its lowest point? Collect what depends on $s = s_{x_0}$, times $V-1$:
 # $s - \big(1+\kappa+\tfrac{V-2}{V-1}\big)\log s$. Its slope $1 - \big(1+\kappa+\tfrac{V-2}{V-1}\big)/s$ is
-# zero at $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. For every other $s_y$ the part is $s_y - \tfrac{V-2}{V-1}\log s_y$, lowest at
-# $\tfrac{V-2}{V-1}$ instead of 1: with $V = 106$ about 1 % too small. The surplus at $x_0$ matters little while $\kappa$ is large,
-# and more at high noise, where a text gets its first shape:
+# zero at $s = 1+\kappa+\tfrac{V-2}{V-1}$, almost 1 too large. For every other $s_y$ the part is
+# $s_y - \tfrac{V-2}{V-1}\log s_y$, lowest at $\tfrac{V-2}{V-1}$ instead of 1: with $V = 106$ about 1 % too
+# small. The surplus at $x_0$ matters little while $\kappa$ is large, and more at high noise, where a text
+# gets its first shape:
 
 # %%
 for level, percent in ((1.0, 2), (3.0, 15), (5.0, 58)):
@@ -181,8 +191,8 @@ for level, percent in ((1.0, 2), (3.0, 15), (5.0, 58)):
     print(f"noise {level:g}: {too_large:.1%} too large")
 
 # %% [markdown]
-# That is the surplus if $x_0$ is known. A network has to answer for all $x_0$ that are possible, and the surplus is there only when $x_0 = y$, so on average it is about
-# $p(x_0 = y\mid x_t)$.
+# That is the surplus if $x_0$ is known. A network has to answer for all $x_0$ that are possible, and the
+# surplus is there only when $x_0 = y$, so on average it is about $p(x_0 = y\mid x_t)$.
 #
 # The figure shows both losses against $s_{x_0}$ at $\bar\sigma = 5$, $V = 106$, all other ratios at the
 # truth. The exact loss touches zero at the true ratio, 1.72 (dotted vertical line). The buggy one
@@ -211,5 +221,6 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# How would one find it? Hardly by reading: each line looks reasonable, and training with it goes down. A loss that is a KL divergence and
-# comes out negative is a sign. The brute-force sum of [chapter 5](../05_loss.ipynb) is proof.
+# How would one find it? Hardly by reading: each line looks reasonable, and training with it goes down. A loss
+# that is a KL divergence and comes out negative is a sign. The brute-force sum of
+# [chapter 5](../05_loss.ipynb) is proof.
