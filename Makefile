@@ -6,6 +6,7 @@ help:        ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 export:      ## chapters → ddlm_core/*.py and tests/test_*.py
+	$(PYTHON) tools/notebooks.py --pull
 	$(PYTHON) -m ruff format notebooks
 	$(PYTHON) tools/export.py
 
@@ -17,11 +18,17 @@ check:       ## all that CI checks except the tests
 	$(PYTHON) tools/notebooks.py --check
 	$(PYTHON) tools/colab.py --check
 	$(PYTHON) tools/repository.py --check
+	$(PYTHON) tools/pins.py --check
+	$(PYTHON) tools/tracked.py
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	lint-imports --no-cache
 
-test:        ## unit tests, and every chapter from top to bottom
-	$(PYTHON) -m pytest
+test:        ## every test, and every chapter from top to bottom; `pytest` alone is the quick part
+	$(PYTHON) -m pytest --all
+
+pins:        ## resolve pyproject.toml into requirements.txt again (needs uv)
+	$(PYTHON) tools/pins.py
 
 book:        ## the rendered book, in _build/html
 	$(PYTHON) tools/vendor.py
@@ -46,4 +53,4 @@ bench:       ## measure this machine: a table of each kind; BENCH=--quick only s
 clean:       ## remove what was built
 	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help export notebooks check test book train-pocket bench clean
+.PHONY: help export notebooks check test pins book train-pocket bench clean

@@ -29,9 +29,10 @@ from ddlm_core.model import (
     rope_angles,
 )
 from ddlm_core.sampler import sample_diffusion, sample_generators
-from ddlm_core.training import Trainer, TrainingConfig, load_preset
+from ddlm_core.settings import TrainingConfig, load_preset
+from ddlm_core.training import Trainer
 
-OUTPUT = Path(__file__).with_suffix(".json")
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/autoregressive.json"  # package data
 
 
 def next_logits(model: DiscreteDiffusionTransformer, tokens: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         default="bundled",
         help="its partner: trained here by the same loop, or the bundled model (default)",
     )
-    p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
+    p.add_argument("--output", type=Path, help="JSON file (default: that of the package)")
     p.add_argument("--quick", action="store_true", help="two steps, four samples: does it run?")
     return p
 

@@ -132,17 +132,17 @@ def tied(model: nn.Module) -> None:
     model.head.weight = model.embedding.weight
 
 
-def near(block: nn.Module, args: tuple) -> tuple:
-    x, heard, cond, angles, sees = args
+def within_16(block: nn.Module, args: tuple) -> tuple:
+    x, context, cond, angles, attn_mask = args
     place = torch.arange(x.shape[1])
-    return x, heard, cond, angles, sees & ((place[:, None] - place).abs() < 16)
+    return x, context, cond, angles, attn_mask & ((place[:, None] - place).abs() < 16)
 
 
 def local_readers(model: nn.Module) -> None:
     """The first block of each reader hears 16 letters only."""
     readers = (len(model.blocks) - 1) // 2
     for block in (model.blocks[0], model.blocks[readers]):
-        block.register_forward_pre_hook(near)
+        block.register_forward_pre_hook(within_16)
 
 
 class Ramp:

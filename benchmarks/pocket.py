@@ -32,7 +32,7 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.samples, args.steps = 32, 16
-    pipeline = DiffusionPipeline.from_pretrained(args.model, "cpu")
+    pipeline = DiffusionPipeline.from_pretrained(args.model, device="cpu")
     tokenizer, length = pipeline.tokenizer, pipeline.config.block_size
 
     start = time.perf_counter()

@@ -16,8 +16,9 @@ import torch
 
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.checkpoints import LATEST, PREVIOUS, read_checkpoint
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.training import Trainer
 
 
 def train(folder: Path, steps: int) -> None:

@@ -22,7 +22,7 @@ from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-OUTPUT = Path(__file__).with_suffix(".json")
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/sampling.json"  # ships with the package
 SAMPLERS = [  # method, schedule, temperature, churn, numbers of steps
     ("analytic", "cosine", 1.0, 1.0, [8, 16, 24, 64]),
     ("analytic", "cosine", 1.0, 0.0, [8, 16, 24, 64]),
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--train-samples", type=int, default=256_000, help="stories it was trained on")
     p.add_argument("--compile", action="store_true", help="torch.compile and bfloat16: faster")
     p.add_argument("--fresh", action="store_true", help="also make the rows that OUTPUT has")
-    p.add_argument("--output", type=Path, help=f"JSON file (default: {OUTPUT.name} beside this)")
+    p.add_argument("--output", type=Path, help="JSON file (default: that of the package)")
     p.add_argument("--quick", action="store_true", help="a few samples: does it run?")
     return p
 

@@ -30,8 +30,9 @@ from ddlm_core import (
     score_entropy_loss,
     setup_dataloaders,
 )
+from ddlm_core.objective import draw_noise, training_loss
+from ddlm_core.optimizers import build_optimizers
 from ddlm_core.support.hardware import autocast
-from ddlm_core.training import build_optimizers, draw_noise, training_loss
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,7 +14,19 @@ from ddlm_core.forward import noise_column
 from ddlm_core.graph import Graph
 from ddlm_core.noise import NoiseSchedule, as_float_tensor, resample_probability
 
-__all__ = ['MASK', 'with_mask', 'all_masked', 'LogLinearNoise', 'mask_posterior', 'mask_log_score', 'mask_loss', 'mask_marginal', 'mask_likelihood', 'AbsorbingGraph', 'ABSORBING']  # fmt: skip
+__all__ = [
+    "MASK",
+    "with_mask",
+    "all_masked",
+    "LogLinearNoise",
+    "mask_posterior",
+    "mask_log_score",
+    "mask_loss",
+    "mask_marginal",
+    "mask_likelihood",
+    "AbsorbingGraph",
+    "ABSORBING",
+]
 
 MASK = "░"
 

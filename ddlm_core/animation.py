@@ -13,7 +13,15 @@ from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Frame', 'iter_frames', 'make_frames', 'characters', 'draw', 'encode_pictures', 'Animation']  # fmt: skip
+__all__ = [
+    "Frame",
+    "iter_frames",
+    "make_frames",
+    "characters",
+    "draw",
+    "encode_pictures",
+    "Animation",
+]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
-"""The denoising transformer: config."""
+"""What a checkpoint says of itself: sizes, alphabet, forward process, limits of the noise."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.tokenizer import VOCAB, CharacterLevelTokenizer
 
-__all__ = ['GRAPHS', 'DiscreteDiffusionConfig']  # fmt: skip
+__all__ = ["GRAPHS", "DiscreteDiffusionConfig"]
 
 GRAPHS: dict[str, Graph] = {graph.name: graph for graph in (UNIFORM, ABSORBING)}
 

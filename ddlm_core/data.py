@@ -22,7 +22,19 @@ from ddlm_core.support.sources import Piece, in_blocks, read_stories, source_key
 from ddlm_core.support.store import MappedArray, StoredText, stored
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['encode_stories', 'split_stories', 'TokenWindows', 'WindowSampler', 'evaluation_loader', 'POCKET', 'pocket_stories', 'stored_tokens', 'Loaders', 'setup_dataloaders', 'batches_from']  # fmt: skip
+__all__ = [
+    "encode_stories",
+    "split_stories",
+    "TokenWindows",
+    "WindowSampler",
+    "evaluation_loader",
+    "POCKET",
+    "pocket_stories",
+    "stored_tokens",
+    "Loaders",
+    "setup_dataloaders",
+    "batches_from",
+]
 
 
 def encode_stories(

@@ -1,4 +1,5 @@
 # Generated from notebooks/04_forward.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Corrupting text."""
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ddlm_core.noise import resample_probability
 
-__all__ = ['noise_column', 'transition', 'sample_prior', 'perturb_batch']  # fmt: skip
+__all__ = ["noise_column", "transition", "sample_prior", "perturb_batch"]
 
 
 def noise_column(noise: Tensor | float, like: Tensor) -> Tensor:

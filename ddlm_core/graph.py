@@ -12,7 +12,7 @@ from ddlm_core.forward import noise_column, sample_prior, transition
 from ddlm_core.loss import denoiser_log_score, prior_kl, score_entropy_loss
 from ddlm_core.noise import GeometricNoise, NoiseSchedule
 
-__all__ = ['ScoreModel', 'Denoiser', 'Graph', 'UniformGraph', 'UNIFORM', 'graph_of']  # fmt: skip
+__all__ = ["ScoreModel", "Denoiser", "Graph", "UniformGraph", "UNIFORM", "graph_of"]
 
 
 class ScoreModel(Protocol):

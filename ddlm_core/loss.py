@@ -8,7 +8,14 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import noise_column
 from ddlm_core.noise import as_float_tensor
 
-__all__ = ['kappa', 'log_ratio', 'score_entropy_loss', 'denoiser_log_score', 'log_posterior', 'prior_kl']  # fmt: skip
+__all__ = [
+    "kappa",
+    "log_ratio",
+    "score_entropy_loss",
+    "denoiser_log_score",
+    "log_posterior",
+    "prior_kl",
+]
 
 
 def kappa(sigma_bar: Tensor | float, vocab_size: int) -> Tensor:

@@ -1,5 +1,5 @@
 # Generated from notebooks/06_model.py by tools/export.py: edit that, then run `make export`.
-"""The denoising transformer."""
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
 
 from typing import Any, Self
 
@@ -11,7 +11,20 @@ from torch.utils.checkpoint import checkpoint
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.support.checks import check_input
 
-__all__ = ['sinusoidal_features', 'NoiseEmbedding', 'Modulation', 'modulate', 'rope_angles', 'apply_rope', 'Attention', 'causal_conv', 'Block', 'neighbors', 'hollow_attention', 'DiscreteDiffusionTransformer']  # fmt: skip
+__all__ = [
+    "sinusoidal_features",
+    "NoiseEmbedding",
+    "Modulation",
+    "modulate",
+    "rope_angles",
+    "apply_rope",
+    "Attention",
+    "causal_conv",
+    "Block",
+    "neighbors",
+    "hollow_attention",
+    "DiscreteDiffusionTransformer",
+]
 
 
 def sinusoidal_features(sigma_bar: Tensor, size: int) -> Tensor:
@@ -133,7 +146,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
-        """x (B, L, n_embd) → the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
+        """From x (B, L, n_embd) to the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
 
         ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
         With ``gradient_checkpointing`` the inner values are computed again in the backward pass.

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from ddlm_core.support.errors import UserError
 
-__all__ = ['rate_matrix', 'as_float_tensor', 'resample_probability', 'transition_matrix', 'NoiseSchedule', 'GeometricNoise']  # fmt: skip
+__all__ = [
+    "rate_matrix",
+    "as_float_tensor",
+    "resample_probability",
+    "transition_matrix",
+    "NoiseSchedule",
+    "GeometricNoise",
+]
 
 
 def rate_matrix(vocab_size: int) -> Tensor:

@@ -7,39 +7,67 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from huggingface_hub.errors import HFValidationError, HTTPError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ddlm_core.animation import Animation, iter_frames
+from ddlm_core.animation import Animation, Frame, draw, iter_frames
 from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
-from ddlm_core.support.checks import check_range
-from ddlm_core.support.errors import error_context
+from ddlm_core.sampler import SCHEDULES, DenoisingStep, denoising_steps, sample_generators
+from ddlm_core.support.checks import check_choice, check_range
+from ddlm_core.support.drawing import Picture
+from ddlm_core.support.errors import UserError, error_context
+from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.support.hardware import pick_device
+from ddlm_core.support.live import notebook_cell, show_in_other_cells, watch
 from ddlm_core.support.models import model_folder
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ['load_model', 'encode_template', 'TextStep', 'text_bound', 'DiffusionPipeline']  # fmt: skip
+__all__ = [
+    "load_model",
+    "encode_template",
+    "default_churn",
+    "SamplingOptions",
+    "TextStep",
+    "PretrainedModel",
+    "WatchedAnimation",
+    "DiffusionPipeline",
+]
+
+
+def _read_config(path: Path) -> DiscreteDiffusionConfig:
+    """What a ``config.json`` says, if it has the fields of a configuration and no others."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise UserError(f"it must be a mapping, not a {type(found).__name__}")
+    if unknown := sorted(found.keys() - {field.name for field in fields(DiscreteDiffusionConfig)}):
+        raise UserError(f"there is no field {unknown[0]!r}")
+    return DiscreteDiffusionConfig(**found)
 
 
 def load_model(folder: Path) -> DiscreteDiffusionTransformer:
-    """The network of a folder; a ``ValueError`` names the file that is missing or broken."""
-    mend = "a model is a folder that ddlm-train or save_pretrained wrote"
-    with error_context(f"cannot use {(path := folder / 'config.json')}", mend):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**config))
-    with error_context(f"cannot use {(path := folder / 'model.safetensors')}", mend):
+    """The network of a folder, in evaluation mode; it is read as data, and never unpickled.
+
+    Raises:
+        UserError: one line that names the file that is missing or broken, and says why.
+    """
+    hint = "a model is a folder that ddlm-train or save_pretrained wrote"
+    path = folder / "config.json"
+    with error_context(f"cannot use {path}", hint, ValueError, TypeError, RecursionError):
+        config = _read_config(path)
+    model, path = DiscreteDiffusionTransformer(config), folder / "model.safetensors"
+    with error_context(f"cannot use {path}", hint, SafetensorError, RuntimeError):
         weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-            raise ValueError(f"{bad[0]} holds NaN or infinity")
+            raise UserError(f"{bad[0]} holds NaN or infinity")
         model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
@@ -50,39 +78,65 @@ def encode_template(
     r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
 
     A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` is an underscore. Without ``seq_len`` the template
-    is the whole text. A ``ValueError`` says why the model of ``config`` cannot fill it in.
+    is the whole text, with it the beginning of one of L = ``seq_len`` characters.
+
+    Raises:
+        UserError: the model of ``config`` cannot fill it in; one line says why.
     """
     long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda m: "_" * int(min(float(m[1]), 9999)), template)
     characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
-        raise ValueError(f"the template has {count} characters, there is room for 1 to {room}")
+        raise UserError(f"the template has {count} characters, there is room for 1 to {room}")
     text = "".join(filter(None, characters))
     if unknown := config.tokenizer.unknown_characters(text):
-        raise ValueError(f"the model does not know {', '.join(map(repr, unknown))} of the template")
+        raise UserError(f"the model does not know {', '.join(map(repr, unknown))} of the template")
     length = count if seq_len is None and not config.padded else room
     mask = torch.full((length,), seq_len is None)  # after the template: <PAD> is given, or all free
     mask[:count] = torch.tensor([character is not None for character in characters])
     if mask.all():
-        raise ValueError("the template has no blank: write _ for each character to fill in")
+        raise UserError("the template has no blank: write _ for each character to fill in")
     tokens = torch.full((length,), PAD_ID)
     tokens[:count][mask[:count]] = config.tokenizer.encode(text)
     return tokens, mask
 
 
-def _arguments(
-    config: DiscreteDiffusionConfig, seq_len: int | None = None, template: str | None = None, **how
-) -> dict[str, Any]:
-    """Arguments for ``denoising_steps``, from what :meth:`DiffusionPipeline.generate` was asked."""
-    churn = float(config.graph == "uniform" and config.parametrization == "denoiser")
-    how = {"num_steps": 128, "schedule": "cosine", "temperature": 1.0, "churn": churn} | how
-    how["seq_len"] = config.block_size if seq_len is None else seq_len
-    check_range(1, config.block_size, seq_len=how["seq_len"])
-    check_range(0.001, 1000, temperature=how["temperature"])
-    if template is not None:
-        how["template"], how["condition_mask"] = encode_template(template, seq_len, config)
-        how["seq_len"] = len(how["condition_mask"])
-    return how
+def default_churn(config: DiscreteDiffusionConfig) -> float:
+    """1, or 0 for a model whose sampler can draw no fresh noise."""
+    return float(config.process.supports_churn and config.parametrization == "denoiser")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a text is written, and the defaults of everything that writes: command, web page, playground.
+
+    Raises:
+        UserError: one line, if a value makes no sense for any model.
+    """
+
+    seq_len: int | None = None  # characters; None: as many as the model takes
+    num_steps: Annotated[int, Limits(1, 100_000)] = 128
+    schedule: str = "cosine"  # one of SCHEDULES: where the steps lie
+    temperature: Annotated[float, Limits(0.001, 1000)] = 1.0  # below 1 is surer
+    churn: Annotated[float | None, Limits(0, 1)] = None  # share of fresh noise; see default_churn
+    template: str | None = None  # see encode_template
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_choice(SCHEDULES, schedule=self.schedule)
+
+    def arguments(self, config: DiscreteDiffusionConfig) -> dict[str, Any]:
+        """Arguments of ``denoising_steps``; a ``UserError`` if the model of ``config`` cannot do that."""
+        found = vars(self) | {
+            "seq_len": config.block_size if self.seq_len is None else self.seq_len
+        }
+        check_range(1, config.block_size, seq_len=found["seq_len"])
+        if self.churn is None:
+            found["churn"] = default_churn(config)
+        if self.template is not None:
+            tokens, mask = encode_template(self.template, self.seq_len, config)
+            found |= {"template": tokens, "condition_mask": mask, "seq_len": len(mask)}
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,10 +154,30 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     return TextStep(**vars(parts[0]) | joined)
 
 
+def _write(
+    model: DiscreteDiffusionTransformer,
+    options: SamplingOptions,
+    seed: int | None,
+    num_samples: int = 1,
+    first: int = 0,
+    batch_size: int = 1,
+) -> Iterator[TextStep]:
+    """The random start and each step of ``num_samples`` texts; checks at the call."""
+    seed = secrets.randbits(32) if seed is None else seed
+    check_range(1, 100_000, num_samples=num_samples, batch_size=batch_size)
+    check_range(0, 2**63, seed=seed, first=first)
+    config, how = model.config, options.arguments(model.config)
+    rows = 1 if next(model.parameters()).device.type == "cpu" else batch_size
+    generators = sample_generators(seed, num_samples, first)
+    batches = [generators[i : i + rows] for i in range(0, num_samples, rows)]
+    runs = [denoising_steps(model, config.noise, len(b), generator=b, **how) for b in batches]
+    return (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+
+
 def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
     """The tokens of a text, int64 (N,), in whole windows if the model knows padding."""
     if not isinstance(text, str) or not text:
-        raise ValueError(f"need a text of at least one character, got {text!r:.50}")
+        raise UserError(f"need a text of at least one character, got {text!r:.50}")
     if unknown := config.tokenizer.unknown_characters(text):
         few = shorten(", ".join(map(repr, unknown)), 100)
         warnings.warn(f"the model does not know {few}: they count as <UNK>", stacklevel=4)
@@ -111,8 +185,8 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
     return config.tokenizer.pad(text, len(text) + missing)
 
 
-def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) -> Estimate:
-    """The bound on a text, in bits for each of its characters."""
+def _text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
+    """The bound on a text, in bits per character."""
     tokens = _text_tokens(text, model.config).to(next(model.parameters()).device)
     cut = len(tokens) // (length := model.config.block_size) * length
     parts = [part for part in (tokens[:cut].view(-1, length), tokens[None, cut:]) if part.numel()]
@@ -123,8 +197,8 @@ def text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int = 0) ->
     return Estimate(total / unit, (total - reach) / unit, (total + reach) / unit)
 
 
-class DiffusionPipeline:
-    """From a model to stories, on ``device``: by default a GPU if there is one."""
+class PretrainedModel:
+    """A trained network on ``device``, by default a GPU if there is one: what loads, saves and judges."""
 
     def __init__(self, model: DiscreteDiffusionTransformer, device: str | None = None) -> None:
         self.device = pick_device(device)
@@ -132,9 +206,19 @@ class DiffusionPipeline:
         self.tokenizer = model.config.tokenizer
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
-        """The pipeline of a folder, a bundled model (by default) or a Hub id, else ``ValueError``."""
-        return cls(load_model(model_folder(source)), device)
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """The model of a folder, a bundled name (none: pocket-stories), or a Hub id, at a ``revision`` there.
+
+        Raises:
+            UserError: no such model or device, or a file that cannot be used; one line says why.
+        """
+        return cls(load_model(model_folder(source, revision)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` reads."""
@@ -142,52 +226,112 @@ class DiffusionPipeline:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Upload that folder as ``user/model``; options (``private``…) are those of the mixin."""
-        with error_context(f"cannot push {repo_id!r}", "log in with `hf auth login`"):
+        hint = "log in with `hf auth login`"
+        with error_context(f"cannot push {repo_id!r}", hint, HTTPError, HFValidationError):
             return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
 
-    def generate_streaming(
-        self, num_samples: int = 1, *, seed: int | None = None, first: int = 0, **options: Any
-    ) -> Iterator[TextStep]:
-        """Write texts side by side: an iterator over the random start and each of ``num_steps`` steps.
+    def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
+        """A bound on the negative log-likelihood of a text, in bits per character, with its 95 % interval.
 
-        The same ``seed`` gives the same texts (on a GPU, nearly always); one is drawn if none is given.
-        ``first`` numbers the first text, to go on where another call ended. More: :meth:`generate`.
+        Unknown characters count as ``<UNK>``, with a warning. An empty text raises a ``UserError``.
         """
-        rows, seed = options.pop("batch_size", 64), secrets.randbits(32) if seed is None else seed
-        how = _arguments(self.config, **options)
-        check_range(
-            1, 100_000, num_samples=num_samples, batch_size=rows, num_steps=how["num_steps"]
-        )
-        check_range(0, 2**63, seed=seed, first=first)
-        rows = 1 if self.device.type == "cpu" else rows
-        own = sample_generators(seed, num_samples, first)
-        batches = [own[i : i + rows] for i in range(0, num_samples, rows)]
-        ask = partial(denoising_steps, self.model, self.config.noise, **how)
-        runs = [ask(len(batch), generator=batch) for batch in batches]
-        return (_join(parts, self.tokenizer) for parts in zip(*runs))
+        check_range(0, 2**63, seed=seed)
+        return _text_bound(self.model, text, seed)
+
+
+@dataclass(frozen=True, repr=False)
+class WatchedAnimation(Animation):
+    """An animation that stands in the output of the cell that wrote it."""
+
+    cell: int | None = None  # the number of that cell, in a notebook
+
+    def _ipython_display_(self) -> None:
+        show_in_other_cells(self, self.cell)
+
+
+def _watched(
+    steps: Iterator[TextStep], num_steps: int, tokenizer: CharacterLevelTokenizer
+) -> Animation:
+    """Show the first text of a run while it is written, then keep it."""
+    frames: list[Frame] = []
+
+    def pictures() -> Iterator[Picture]:
+        for frame in iter_frames((step.tokens[0], step.sigma_bar) for step in steps):
+            frames.append(frame)
+            yield draw(frame, tokenizer)
+
+    def finished() -> Animation:
+        return WatchedAnimation(frames, tokenizer, cell=notebook_cell())
+
+    return watch(pictures(), num_steps, finished)
+
+
+class DiffusionPipeline(PretrainedModel):
+    """From a model to stories."""
+
+    def generate_streaming(
+        self,
+        num_samples: int = 1,
+        *,
+        seq_len: int | None = None,
+        num_steps: int = 128,
+        schedule: str = "cosine",
+        temperature: float = 1.0,
+        churn: float | None = None,
+        template: str | None = None,
+        seed: int | None = None,
+        first: int = 0,
+        batch_size: int = 64,
+    ) -> Iterator[TextStep]:
+        """An iterator over the random start and each of ``num_steps`` steps; all else as :meth:`generate`."""
+        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        return _write(self.model, options, seed, num_samples, first, batch_size)
 
     def generate(
-        self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
+        self,
+        num_samples: int = 1,
+        *,
+        seq_len: int | None = None,
+        num_steps: int = 128,
+        schedule: str = "cosine",
+        temperature: float = 1.0,
+        churn: float | None = None,
+        template: str | None = None,
+        seed: int | None = None,
+        first: int = 0,
+        batch_size: int = 64,
+        return_tokens: bool = False,
     ) -> list[str] | Tensor:
-        """The finished texts, or tokens (num_samples, L); ``ValueError`` before any work is done.
+        """Finished texts, or their tokens, int64 (num_samples, L), on the CPU.
 
-        Options: ``seq_len``, by default what the model takes; ``num_steps`` (128); ``schedule`` ("cosine");
-        ``churn`` (1.0; with masks 0.0); ``temperature`` (1.0), less is surer; ``template``: see
-        :func:`encode_template`; ``batch_size`` (64) on a GPU; ``seed``, ``first``: see the method above.
+        The same ``seed`` gives the same texts (on a GPU, nearly always); None draws one. ``first`` numbers
+        the first text, to go on where another call ended; ``batch_size`` is for a GPU, a CPU takes one
+        text at a time. The other options are those of :class:`SamplingOptions`.
+
+        Raises:
+            UserError: what was asked for cannot work; one line says why, before any work is done.
         """
-        for step in self.generate_streaming(num_samples, **options):
+        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        for step in _write(self.model, options, seed, num_samples, first, batch_size):
             pass
         return step.tokens if return_tokens else step.texts
 
-    def generate_with_visualization(self, **options: Any) -> Animation:
-        """Write one text, with the options of :meth:`generate`, and keep all steps for a player."""
-        steps = self.generate_streaming(**options)
-        frames = iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
-        return Animation(list(frames), self.tokenizer)
+    def generate_with_visualization(
+        self,
+        *,
+        seq_len: int | None = None,
+        num_steps: int = 128,
+        schedule: str = "cosine",
+        temperature: float = 1.0,
+        churn: float | None = None,
+        template: str | None = None,
+        seed: int | None = None,
+    ) -> Animation:
+        """Write one text, live in a terminal or a notebook; options and errors as :meth:`generate`.
 
-    def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
-        """A bound on the surprise of a text, per character; unknown ones count as ``<UNK>``."""
-        check_range(0, 2**63, seed=seed)
-        return text_bound(self.model, text, seed)
+        ``str()`` of the animation is the text, and it has ``save`` (.html or .gif).
+        """
+        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        return _watched(_write(self.model, options, seed), num_steps, self.tokenizer)
 
     __call__ = generate

@@ -1,5 +1,6 @@
 # Generated from notebooks/07_sampler.py by tools/export.py: edit that, then run `make export`.
-"""Sampling."""
+# ruff: noqa: E501
+"""Reverse diffusion: the step of one position, time grids, and the one loop that writes text."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,22 @@ from ddlm_core.noise import GeometricNoise, NoiseSchedule, resample_probability
 from ddlm_core.support.checks import check_range
 from ddlm_core.support.errors import UserError
 
-__all__ = ['euler_probs', 'staggered_score', 'analytic_probs', 'SCHEDULES', 'create_timestep_schedule', 'noise_levels', 'sample_generators', 'METHODS', 'has_denoiser', 'reverse_probs', 'churned_probs', 'DenoisingStep', 'denoising_steps', 'sample_diffusion']  # fmt: skip
-
-"""Reverse diffusion: the step of one position, time grids, and the one loop that writes text."""
+__all__ = [
+    "euler_probs",
+    "staggered_score",
+    "analytic_probs",
+    "SCHEDULES",
+    "create_timestep_schedule",
+    "noise_levels",
+    "sample_generators",
+    "METHODS",
+    "has_denoiser",
+    "reverse_probs",
+    "churned_probs",
+    "DenoisingStep",
+    "denoising_steps",
+    "sample_diffusion",
+]
 
 
 def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tensor:

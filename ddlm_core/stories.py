@@ -11,7 +11,27 @@ from typing import NamedTuple
 
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = ['Word', 'words', 'Grammar', 'parts_of', 'options', 'tell', 'HEROES', 'VARIABLES', 'ENDING', 'PLOTS', 'STORIES', 'MAX_LENGTH', 'sample', 'probability', 'log_prob', 'skeletons', 'count', 'entropy', 'is_flawless']  # fmt: skip
+__all__ = [
+    "Word",
+    "words",
+    "Grammar",
+    "parts_of",
+    "options",
+    "tell",
+    "HEROES",
+    "VARIABLES",
+    "ENDING",
+    "PLOTS",
+    "STORIES",
+    "MAX_LENGTH",
+    "sample",
+    "probability",
+    "log_prob",
+    "skeletons",
+    "count",
+    "entropy",
+    "is_flawless",
+]
 
 Word = dict[str, str]  # the forms of a word by name; the plain one has the name ""
 

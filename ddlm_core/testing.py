@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ddlm_core.data import POCKET, setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.settings import TrainingConfig
+from ddlm_core.training import Trainer
 
 SIZES = {"block_size": 160, "n_layer": 1, "n_head": 2, "n_embd": 16, "cond_dim": 8}
 

@@ -1,5 +1,5 @@
 # Generated from notebooks/07_sampler.py by tools/export.py: edit that, then run `make export`.
-"""Sampling: tiny_world."""
+"""Languages so small that all about them can be computed: the truth to hold a sampler against."""
 
 from types import SimpleNamespace
 
@@ -12,9 +12,16 @@ from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import transition_matrix
 from ddlm_core.sampler import churned_probs
 
-__all__ = ['TinyWorld', 'three_letter_world', 'two_letter_world', 'product_of_positions', 'word_kernel', 'true_reverse', 'written', 'total_variation']  # fmt: skip
-
-"""Languages so small that all about them can be computed: the truth to hold a sampler against."""
+__all__ = [
+    "TinyWorld",
+    "three_letter_world",
+    "two_letter_world",
+    "product_of_positions",
+    "word_kernel",
+    "true_reverse",
+    "written",
+    "total_variation",
+]
 
 
 class TinyWorld:

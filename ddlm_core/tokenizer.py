@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddlm_core.support.errors import UserError
 
-__all__ = ['UNK_ID', 'PAD_ID', 'SPECIAL_TOKENS', 'VOCAB', 'look_up', 'CharacterLevelTokenizer']  # fmt: skip
+__all__ = ["UNK_ID", "PAD_ID", "SPECIAL_TOKENS", "VOCAB", "look_up", "CharacterLevelTokenizer"]
 
 UNK_ID, PAD_ID = 0, 1
 SPECIAL_TOKENS = ("<UNK>", "<PAD>")

@@ -5,12 +5,11 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,291 +17,28 @@ from torch.utils.data import DataLoader
 
 from ddlm_core.data import batches_from
 from ddlm_core.forward import perturb_batch
-from ddlm_core.graph import ScoreModel, graph_of
-from ddlm_core.model import DiscreteDiffusionConfig
-from ddlm_core.noise import NoiseSchedule, resample_probability
+from ddlm_core.graph import graph_of
+from ddlm_core.noise import NoiseSchedule
+from ddlm_core.objective import NoisyBatch, TrainingLoss, compute_loss, draw_step, proposal_times
+from ddlm_core.optimizers import build_optimizers, default_lr_schedule, update_average
 from ddlm_core.sampler import reverse_probs
-from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.errors import UserError
-from ddlm_core.support.fields import Limits, check_fields, checked
-from ddlm_core.support.files import atomic_write
-from ddlm_core.support.hardware import adamw, autocast, make_accelerator, pick_precision
-from ddlm_core.support.presets import compose_preset
+from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
-from ddlm_core.support.seeds import derive_seed
-from ddlm_core.support.store import fingerprint
+from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ['Count', 'CountOrNone', 'Natural', 'Positive', 'PositiveOrNone', 'Share', 'Beta', 'TrainingConfig', 'every_key', 'load_preset', 'low_discrepancy_times', 'proposal_times', 'masked_mean', 'compute_loss', 'draw_condition', 'NoisyBatch', 'draw_noise', 'training_loss', 'TrainingLoss', 'build_optimizers', 'learning_rate_factor', 'default_lr_schedule', 'update_average', 'Bound', 'window_nats', 'validation_bound', 'TrainState', 'update_weights', 'HARMLESS', 'SAME_TEXT', 'describe_run', 'check_same_run', 'check_fit', 'plan_steps', 'draw_step', 'accumulate_gradients', 'RunFiles', 'Trainer']  # fmt: skip
-
-Count = Annotated[int, Limits(1)]
-CountOrNone = Annotated[int | None, Limits(1)]
-Natural = Annotated[int, Limits(0)]
-Positive = Annotated[float, Limits(above=0)]
-PositiveOrNone = Annotated[float | None, Limits(above=0)]
-Share = Annotated[float, Limits(0, 1)]
-Beta = Annotated[float, Limits(0, below=1)]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What a run needs to know.
-
-    Raises:
-        UserError: one line, if a value makes no sense.
-    """
-
-    dataset_name: str = "roneneldan/TinyStories"
-    val_dataset_name: str | None = None
-    text_column: str = "text"
-    train_samples: CountOrNone = None
-    val_samples: Count = 1000
-    context_length: Count = 256
-    num_workers: Natural = 0
-    batch_size: Count = 64  # windows that a process takes at once
-    gradient_accumulation_steps: Count = 1  # batches of each process in a step
-    num_epochs: Count = 1
-    max_steps: CountOrNone = None  # ends before num_epochs if smaller
-    optimizer: Literal["muon", "adamw"] = "muon"  # for the matrices of the blocks
-    learning_rate: Positive = 3e-3  # of AdamW
-    matrix_learning_rate: Positive = 0.03  # of Muon
-    betas: tuple[Beta, Beta] = (0.9, 0.98)
-    weight_decay: Share = 0.0
-    gradient_clip: Positive = 1.0
-    warmup_steps: Natural = 50
-    decay_fraction: Share = 0.5  # share of the run in which the learning rate falls to 0
-    ema_decay: Share = 0.995
-    noise_power: PositiveOrNone = 1.0  # proposal of noise levels; None: uniform in t
-    sampling_eps: Share = 0.0  # training times lie in [sampling_eps, 1]
-    condition_share: Share = 0.1  # share of windows in which parts are given, for infilling
-    objective: Literal["cross_entropy", "score_entropy"] = "cross_entropy"
-    auxiliary_loss_weight: Share = 0.0  # of each stack alone, beside the cross-entropy
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: what is fast here
-    torch_compile: bool = False
-    gradient_checkpointing: bool = False
-    use_8bit_optimizer: bool = False
-    sigma_min: PositiveOrNone = None  # of the network that ddlm-train makes
-    sigma_max: PositiveOrNone = None
-    checkpoint_dir: str = "checkpoints"
-    save_every: Count = 1  # epochs
-    save_every_steps: Count = 500
-    eval_every_steps: Count = 500
-    eval_windows: Count = 256
-    log_every_steps: Count = 10
-    progress: bool = True
-    seed: Natural = 0
-    model: dict[str, Any] = field(default_factory=dict)  # fields of DiscreteDiffusionConfig
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        betas = tuple(checked("betas", beta, Beta) for beta in self.betas)
-        if len(betas) != 2 or not isinstance(self.model, dict):
-            raise UserError(f"need two betas and a mapping model: {self.betas}, {self.model!r}")
-        object.__setattr__(self, "betas", betas)  # a list, if it comes from a file
-
-
-def every_key() -> dict[str, Any]:
-    """Every key of a configuration with its default; a block_size of None is the context_length."""
-    network = asdict(DiscreteDiffusionConfig())
-    sizes = ("n_layer", "n_head", "n_embd", "cond_dim", "dropout", "bias", "conv_size")
-    model = {"block_size": None} | {name: network[name] for name in sizes}
-    return asdict(TrainingConfig()) | {"model": model}
-
-
-def load_preset(name: str, **changes: Any) -> TrainingConfig:
-    """The settings of ``ddlm-train --config-name NAME``, with changes; UserError: no such preset."""
-    settings = compose_preset(name, every_key()) | changes
-    settings["model"] = {k: v for k, v in settings["model"].items() if v is not None}
-    return TrainingConfig(**settings)
-
-
-def low_discrepancy_times(
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Times, float32 (B,): each uniform in [0, 1), together evenly spread (VDM, Kingma et al. 2021)."""
-    where = device if generator is None else generator.device
-    offset = torch.rand(1, generator=generator, device=where)
-    times = (offset + torch.arange(batch_size, device=where) / batch_size) % 1
-    return times if device is None else times.to(device)
-
-
-def proposal_times(
-    batch_size: int,
-    noise: NoiseSchedule,
-    power: float | None = 1.0,
-    sampling_eps: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Times in [sampling_eps, 1] and their importance weights $dt/du$, both float32 (B,).
-
-    The corruption probability is $u^{power}$ in the range of the noise, u low-discrepancy; without
-    a power, the times are uniform.
-    """
-    u = low_discrepancy_times(batch_size, generator).double()
-    if power is None:
-        width = 1 - sampling_eps
-        return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
-    u = u.clamp(min=1e-9)
-    low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = (low + (high - low) * u**power).clamp(max=high)
-    sigma_bar = -torch.log1p(-fraction)
-    slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
-    t = noise.time(sigma_bar)
-    return t.float(), (slope / noise.sigma(t)).float()
-
-
-def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
-    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
-
-    A row that is given as a whole has the mean 0.
-    """
-    if condition_mask is None:
-        return values.mean(-1)
-    free = ~condition_mask
-    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
-
-
-def compute_loss(
-    model: ScoreModel,
-    x_0: Tensor,
-    noise: NoiseSchedule,
-    t: Tensor | None = None,
-    condition_mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    vocab_size: int | None = None,
-) -> Tensor:
-    r"""One-sample estimate of the diffusion part of the bound, in nats per character: (B,).
-
-    $\sigma(t)\,\ell$ at one time and one corruption, averaged over positions (SEDD sums over them);
-    unbiased for $\tfrac1L\int_0^1\sigma(t)\,\mathbb E \sum_i \ell_i\,dt$ if t, (B,), is uniform.
-    ``condition_mask``, bool (B, L), is true where a token of ``x_0``, int64 (B, L), is given: neither
-    corrupted nor counted. The model is handed it only if there is one. Other shapes raise a ValueError.
-    """
-    vocab_size = vocab_size or model.config.vocab_size
-    if t is None:
-        t = low_discrepancy_times(len(x_0), generator, x_0.device)
-    (sigma_bar, sigma), graph = noise(t), graph_of(model)
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, condition_mask, generator, graph.sample_prior)
-    given = () if condition_mask is None else (condition_mask,)
-    losses = graph.loss(model(x_t, sigma_bar, *given), sigma_bar, x_t, x_0)  # (B, L)
-    return sigma * masked_mean(losses, condition_mask)
-
-
-def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
-    """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
-    batch, length = shape
-    cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
-    first = torch.randint(2, (batch, 1), generator=generator)
-    passed = (torch.arange(length)[:, None] >= cuts).sum(-1)  # (B, L): cuts to the left
-    chosen = torch.rand(batch, 1, generator=generator) < share
-    return chosen & ((passed + first) % 2 == 0)
-
-
-class NoisyBatch(NamedTuple):
-    """Windows with all that is random in a step on them."""
-
-    x_0: Tensor  # int64 (B, L)
-    x_t: Tensor  # int64 (B, L)
-    condition_mask: Tensor  # bool (B, L), true = given
-    sigma_bar: Tensor  # float32 (B,)
-    weight: Tensor  # float32 (B,), σ(t) dt/du
-
-
-def draw_noise(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
-) -> NoisyBatch:
-    """Draw all that is random in a step on windows x_0, int64 (B, L), by the noise of the network."""
-    noise, graph = model.config.noise, graph_of(model)
-    t, weight = proposal_times(len(x_0), noise, config.noise_power, config.sampling_eps, generator)
-    sigma_bar, sigma = noise(t)
-    mask = draw_condition(tuple(x_0.shape), config.condition_share, generator)
-    vocab_size = model.config.vocab_size
-    x_t = perturb_batch(x_0, sigma_bar, vocab_size, mask, generator, graph.sample_prior)
-    return NoisyBatch(x_0, x_t, mask, sigma_bar, weight * sigma)
-
-
-def training_loss(
-    model: nn.Module,
-    drawn: Sequence[Tensor],
-    objective: str = "cross_entropy",
-    auxiliary_loss_weight: float = 0.0,
-) -> Tensor:
-    """The mean loss on a :class:`NoisyBatch`, in nats per token: a scalar.
-
-    With an auxiliary weight w, the cross-entropy of each stack alone is added w times (deep
-    supervision, Lee et al. 2015, arXiv:1409.5185).
-    """
-    x_0, x_t, mask, sigma_bar, weight = drawn
-    if objective == "score_entropy":
-        log_score = model(x_t, sigma_bar, mask)
-        losses = weight[:, None] * graph_of(model).loss(log_score, sigma_bar, x_t, x_0)
-    elif auxiliary_loss_weight == 0:
-        losses = _surprise(model.denoise(x_t, sigma_bar, mask), x_0)
-    else:
-        merged, left, right = _surprise(model.denoise_stacks(x_t, sigma_bar, mask), x_0)
-        losses = merged + auxiliary_loss_weight * (left + right)
-    return masked_mean(losses, mask).mean()
-
-
-def _surprise(log_q: Tensor, x_0: Tensor) -> Tensor:
-    """Negative log-likelihood of the clean tokens (B, L) under log q (…, B, L, V): (…, B, L)."""
-    return -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]
-
-
-class TrainingLoss(nn.Module):
-    """:func:`training_loss` of a network as a module: what processes that share the work call."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: str = "cross_entropy",
-        auxiliary_loss_weight: float = 0.0,
-    ) -> None:
-        super().__init__()
-        has_denoiser = model.config.parametrization == "denoiser"
-        self.model, self.auxiliary_loss_weight = model, auxiliary_loss_weight
-        self.objective = objective if has_denoiser else "score_entropy"
-
-    def forward(self, *drawn: Tensor) -> Tensor:
-        """The loss of the tensors of a :class:`NoisyBatch`: a scalar."""
-        return training_loss(self.model, drawn, self.objective, self.auxiliary_loss_weight)
-
-
-def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
-    matrices, rest = [], []
-    for name, p in model.named_parameters():
-        inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
-        (matrices if inside and config.optimizer == "muon" else rest).append(p)
-    kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
-    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
-    if matrices:
-        found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
-    return found
-
-
-def learning_rate_factor(
-    step: int, total_steps: int, *, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Share of the peak learning rate in a step: a linear rise, a plateau, a linear fall to 0."""
-    fall = min(1.0, (total_steps - step) / max(1.0, decay_fraction * total_steps))
-    return min(1.0, (step + 1) / max(1, warmup_steps)) * max(0.0, fall)
-
-
-def default_lr_schedule(config: TrainingConfig) -> Callable[[int, int], float]:
-    """:func:`learning_rate_factor` as a function of the step and the number of steps."""
-    rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
-    return partial(learning_rate_factor, **rates)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights a little towards the weights; faster in the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for old, new in zip(average.parameters(), model.parameters()):
-        old.lerp_(new, 1 - decay)
+__all__ = [
+    "Bound",
+    "window_nats",
+    "validation_bound",
+    "TrainState",
+    "update_weights",
+    "plan_steps",
+    "accumulate_gradients",
+    "Trainer",
+]
 
 
 @dataclass(frozen=True)
@@ -425,75 +161,6 @@ def update_weights(
     state.step += 1
 
 
-HARMLESS = frozenset(
-    [
-        "num_workers",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "num_epochs",
-        "max_steps",
-        "learning_rate",
-        "matrix_learning_rate",
-        "gradient_clip",
-        "mixed_precision",
-        "torch_compile",
-        "gradient_checkpointing",
-        "sigma_min",
-        "sigma_max",
-        "checkpoint_dir",
-        "save_every",
-        "save_every_steps",
-        "eval_every_steps",
-        "log_every_steps",
-        "progress",
-        "model",
-    ]  # windows_per_step and the network are compared instead of some of them
-)
-SAME_TEXT = frozenset(
-    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
-)
-
-
-def describe_run(
-    config: TrainingConfig,
-    model: nn.Module,
-    loaders: Sequence[DataLoader | None],
-    micro_batches: int,
-) -> dict[str, Any]:
-    """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
-    settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
-    network = {f"model.{name}": value for name, value in asdict(model.config).items()}
-    settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}
-    for name, loader in zip(("training_text", "validation_text"), loaders):
-        tokens = None if loader is None else getattr(loader.dataset, "tokens", None)
-        settings[name] = None if tokens is None else fingerprint(tokens)
-    return settings
-
-
-def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError that names what differs between two runs of :func:`describe_run`."""
-    texts = ("training_text", "validation_text")
-    same_text = all(before.get(name) == now[name] for name in texts)
-    if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        raise UserError(
-            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
-        )
-
-
-def check_fit(config: TrainingConfig, model: nn.Module, loader: DataLoader) -> None:
-    """Raise a UserError if settings or data mean other noise or other tokens than the network."""
-    for name in ("sigma_min", "sigma_max"):
-        wanted, has = getattr(config, name), getattr(model.config, name)
-        if wanted is not None and wanted != has:
-            raise UserError(
-                f"{name} is {wanted:g} in the settings, {has:g} in the network: name one"
-            )
-    vocab = getattr(loader.dataset, "vocab", None)
-    if vocab is not None and vocab != model.config.vocab[: len(vocab)]:  # a mask state may follow
-        hint = "setup_dataloaders(..., tokenizer=model.config.tokenizer)"
-        raise UserError(f"the data have another vocabulary than the network: {hint}")
-
-
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
     """Micro-batches in a step, steps of the run, steps between two checkpoints; UserError: none."""
     micro_batches = config.gradient_accumulation_steps * processes
@@ -501,15 +168,6 @@ def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[in
         raise UserError(f"an epoch is shorter than a step, which takes {micro_batches} batches")
     total_steps = min(config.num_epochs * epoch, config.max_steps or math.inf)
     return micro_batches, total_steps, min(config.save_every_steps, config.save_every * epoch)
-
-
-def draw_step(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
-) -> NoisyBatch:
-    """The noise of a step on windows x_0, the same in every process; it also seeds the dropout."""
-    torch.manual_seed(derive_seed(config.seed, "dropout", step, process))
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "noise", step))
-    return draw_noise(x_0.long(), config, model, generator)
 
 
 def accumulate_gradients(
@@ -532,45 +190,6 @@ def accumulate_gradients(
             scaler.scale(loss).backward()
         total += loss.detach()
     return total
-
-
-class RunFiles:
-    """What a run leaves in its folder: checkpoints, and the averaged weights."""
-
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        """``run`` is what :func:`describe_run` says."""
-        self.folder, self.run = folder, run
-
-    def save(self, state: TrainState) -> None:
-        """Write the latest checkpoint; the one before it is kept."""
-        save_checkpoint(self.folder / LATEST, state.state_dict() | {"run": self.run})
-
-    def save_weights(self, name: str, state: TrainState) -> None:
-        """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-        config = asdict(replace(state.average.config, step=state.step, ema=True))
-        save = partial(state.average.save_pretrained, config=config)
-        atomic_write(self.folder / name, save)
-
-    def load(self, path: Path, state: TrainState, total_steps: int) -> Path:
-        """Put a checkpoint of the same run into ``state``; which file it was read from.
-
-        Raises:
-            UserError: if it is damaged or of another run; then nothing has changed.
-        """
-        content, source = find_checkpoint(path)
-        if missing := {"run", "step"} - content.keys():
-            raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
-        check_same_run(content["run"], self.run)
-        if content["step"] > total_steps:
-            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
-            raise UserError(f"{found}: raise max_steps or num_epochs")
-        state.load_state_dict(content)
-        return source
-
-    def set_aside(self, path: Path) -> None:
-        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
-            path.replace(path.with_name(path.name + ".damaged"))
 
 
 class Trainer:

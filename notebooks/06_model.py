@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -33,8 +31,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -281,6 +279,8 @@ plt.show()
 # knows, the line from $\log q$ to $\log s$. Ours is `uniform`; appendix A brings another. (The last three fields are filled in by the training of chapter 8.)
 
 # %% tags=["export:config"]
+"""What a checkpoint says of itself: sizes, alphabet, forward process, limits of the noise."""
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -379,6 +379,8 @@ class DiscreteDiffusionConfig:
 
 
 # %% tags=["export"]
+"""The network: a hollow transformer that is told the noise level and answers with log-scores."""
+
 import torch
 from torch import Tensor, nn
 
@@ -685,7 +687,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
-        """x (B, L, n_embd) → the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
+        """From x (B, L, n_embd) to the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
 
         ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
         With ``gradient_checkpointing`` the inner values are computed again in the backward pass.

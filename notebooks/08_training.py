@@ -16,8 +16,8 @@
 # **We want** weights: text goes in, a model comes out, and a stop in the middle costs nothing.
 # **Why**: everything so far was exact for any network. Only now does the network learn what a story is.
 #
-# The first half turns any text into batches of tokens (module `data`). The second half uses them (module
-# `training`).
+# The first half turns any text into batches of tokens (module `data`). The second half uses them (modules `settings`,
+# `objective`, `optimizers` and `training`).
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -28,8 +28,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio pytest"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -400,7 +400,7 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # reads one. The noise belongs to the network (`model.config`), which keeps it for sampling. `sigma_min` and `sigma_max`
 # stand here for `ddlm-train` alone, which hands them on to the network that it makes.
 
-# %% tags=["export"]
+# %% tags=["export:settings"]
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -519,7 +519,7 @@ def load_preset(name: str, **changes: Any) -> TrainingConfig:
 # For each text of a batch of $B$ we draw one time. *Low-discrepancy* times share one random offset $u$, $t_b = (u + b/B) \bmod 1$, so that each is
 # uniform and together they cover $[0, 1)$ evenly ([Variational Diffusion Models](https://arxiv.org/abs/2107.00630)).
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 import torch
 from torch import Tensor
 
@@ -536,7 +536,7 @@ def low_discrepancy_times(
     return times if device is None else times.to(device)
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from ddlm_core.noise import NoiseSchedule, resample_probability
 
 
@@ -558,7 +558,7 @@ def proposal_times(
         return (sampling_eps + width * u).float(), torch.full_like(u, width).float()
     u = u.clamp(min=1e-9)
     low, high = resample_probability(noise.sigma_bar(torch.tensor([sampling_eps, 1.0]).double()))
-    fraction = (low + (high - low) * u**power).clamp(max=high)
+    fraction = low + (high - low) * u**power
     sigma_bar = -torch.log1p(-fraction)
     slope = (high - low) * power * u ** (power - 1) / (1 - fraction)  # dσ/du
     t = noise.time(sigma_bar)
@@ -621,7 +621,7 @@ plt.show()
 # corruption per text, as a mean over characters.
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
 
@@ -633,7 +633,7 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import ScoreModel, graph_of
 
@@ -664,7 +664,7 @@ def compute_loss(
     return sigma * masked_mean(losses, condition_mask)
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
     """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
@@ -683,7 +683,7 @@ def draw_condition(shape: tuple[int, int], share: float, generator: torch.Genera
 # weight of score entropy, $\sigma(t)$ of the bound times $dt/du$ from above; the guess, below, does not use it.
 
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from typing import NamedTuple
 
 from torch import nn
@@ -778,7 +778,7 @@ def draw_noise(
 # only holds the network, and changes nothing in it. A network that gives scores has no guess to grade, so it gets score
 # entropy, whatever the configuration says.
 
-# %% tags=["export"]
+# %% tags=["export:objective"]
 from collections.abc import Sequence
 
 
@@ -876,7 +876,7 @@ test_surprise_is_score_entropy_integrated_over_the_own_noise()
 #   random start, so in step $k$ we use $(1+k)/(10+k)$ as long as it is smaller: then the average looks back over a
 #   tenth of the run. It is smaller up to step 1,790.
 
-# %% tags=["export"]
+# %% tags=["export:optimizers"]
 from ddlm_core.support.hardware import adamw
 
 
@@ -893,7 +893,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torc
     return found
 
 
-# %% tags=["export"]
+# %% tags=["export:optimizers"]
 from collections.abc import Callable
 from functools import partial
 
@@ -1135,68 +1135,9 @@ def update_weights(
 # is; and those that a run which diverged needs to go on: learning rates and `gradient_clip`. `SAME_TEXT` are those that
 # only say where the text comes from: they may differ if the text is the same.
 #
-# Writing and reading is no part of the method, so it is done by hand, in
-# [`ddlm_core/support/checkpoints.py`](../ddlm_core/support/checkpoints.py).
-
-# %% tags=["export"]
-from ddlm_core.support.checkpoints import differences
-from ddlm_core.support.store import fingerprint
-
-HARMLESS = frozenset(
-    [
-        "num_workers",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "num_epochs",
-        "max_steps",
-        "learning_rate",
-        "matrix_learning_rate",
-        "gradient_clip",
-        "mixed_precision",
-        "torch_compile",
-        "gradient_checkpointing",
-        "sigma_min",
-        "sigma_max",
-        "checkpoint_dir",
-        "save_every",
-        "save_every_steps",
-        "eval_every_steps",
-        "log_every_steps",
-        "progress",
-        "model",
-    ]  # windows_per_step and the network are compared instead of some of them
-)
-SAME_TEXT = frozenset(
-    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
-)
-
-
-# %% tags=["export"]
-def describe_run(
-    config: TrainingConfig,
-    model: nn.Module,
-    loaders: Sequence[DataLoader | None],
-    micro_batches: int,
-) -> dict[str, Any]:
-    """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
-    settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
-    network = {f"model.{name}": value for name, value in asdict(model.config).items()}
-    settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}
-    for name, loader in zip(("training_text", "validation_text"), loaders):
-        tokens = None if loader is None else getattr(loader.dataset, "tokens", None)
-        settings[name] = None if tokens is None else fingerprint(tokens)
-    return settings
-
-
-def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError that names what differs between two runs of :func:`describe_run`."""
-    texts = ("training_text", "validation_text")
-    same_text = all(before.get(name) == now[name] for name in texts)
-    if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        raise UserError(
-            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
-        )
-
+# Writing, reading and comparing are no part of the method, so they are done by hand, in
+# [`ddlm_core/support/runs.py`](../ddlm_core/support/runs.py) and
+# [`checkpoints.py`](../ddlm_core/support/checkpoints.py) beside it.
 
 # %% [markdown]
 # ## The trainer
@@ -1229,21 +1170,7 @@ from pathlib import Path
 from ddlm_core.data import batches_from
 from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
-from ddlm_core.support.seeds import derive_seed
-
-
-def check_fit(config: TrainingConfig, model: nn.Module, loader: DataLoader) -> None:
-    """Raise a UserError if settings or data mean other noise or other tokens than the network."""
-    for name in ("sigma_min", "sigma_max"):
-        wanted, has = getattr(config, name), getattr(model.config, name)
-        if wanted is not None and wanted != has:
-            raise UserError(
-                f"{name} is {wanted:g} in the settings, {has:g} in the network: name one"
-            )
-    vocab = getattr(loader.dataset, "vocab", None)
-    if vocab is not None and vocab != model.config.vocab[: len(vocab)]:  # a mask state may follow
-        hint = "setup_dataloaders(..., tokenizer=model.config.tokenizer)"
-        raise UserError(f"the data have another vocabulary than the network: {hint}")
+from ddlm_core.support.runs import RunFiles, check_fit, describe_run
 
 
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
@@ -1255,6 +1182,14 @@ def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[in
     return micro_batches, total_steps, min(config.save_every_steps, config.save_every * epoch)
 
 
+# %% [markdown]
+# `draw_step` draws a step, and `accumulate_gradients` does this process's share of it:
+
+
+# %% tags=["export:objective"]
+from ddlm_core.support.seeds import derive_seed
+
+
 def draw_step(
     x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
 ) -> NoisyBatch:
@@ -1262,10 +1197,6 @@ def draw_step(
     torch.manual_seed(derive_seed(config.seed, "dropout", step, process))
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "noise", step))
     return draw_noise(x_0.long(), config, model, generator)
-
-
-# %% [markdown]
-# `draw_step` draws a step, and `accumulate_gradients` does this process's share of it:
 
 
 # %% tags=["export"]
@@ -1289,52 +1220,6 @@ def accumulate_gradients(
             scaler.scale(loss).backward()
         total += loss.detach()
     return total
-
-
-# %% tags=["export"]
-from dataclasses import replace
-
-from ddlm_core.support.checkpoints import LATEST, find_checkpoint, save_checkpoint
-from ddlm_core.support.files import atomic_write
-
-
-class RunFiles:
-    """What a run leaves in its folder: checkpoints, and the averaged weights."""
-
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        """``run`` is what :func:`describe_run` says."""
-        self.folder, self.run = folder, run
-
-    def save(self, state: TrainState) -> None:
-        """Write the latest checkpoint; the one before it is kept."""
-        save_checkpoint(self.folder / LATEST, state.state_dict() | {"run": self.run})
-
-    def save_weights(self, name: str, state: TrainState) -> None:
-        """Write the averaged weights as a folder that ``from_pretrained`` loads."""
-        config = asdict(replace(state.average.config, step=state.step, ema=True))
-        save = partial(state.average.save_pretrained, config=config)
-        atomic_write(self.folder / name, save)
-
-    def load(self, path: Path, state: TrainState, total_steps: int) -> Path:
-        """Put a checkpoint of the same run into ``state``; which file it was read from.
-
-        Raises:
-            UserError: if it is damaged or of another run; then nothing has changed.
-        """
-        content, source = find_checkpoint(path)
-        if missing := {"run", "step"} - content.keys():
-            raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
-        check_same_run(content["run"], self.run)
-        if content["step"] > total_steps:
-            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
-            raise UserError(f"{found}: raise max_steps or num_epochs")
-        state.load_state_dict(content)
-        return source
-
-    def set_aside(self, path: Path) -> None:
-        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
-            path.replace(path.with_name(path.name + ".damaged"))
 
 
 # %% [markdown]
@@ -1466,14 +1351,14 @@ from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.testing import same_bits, tiny_trainer
 
 
-def test_resume_is_exact(tmp_path, number=signal.SIGTERM):
+def test_resume_is_exact(tmp_path):
     """State and losses: the same bits as without the stop, dropout included."""
     whole, second = tiny_trainer(tmp_path / "whole"), tiny_trainer(tmp_path / "halves")
     whole.train()
 
     def interrupt(result):
         if result.step == 5:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
         tiny_trainer(tmp_path / "halves", callbacks=[interrupt]).train()
@@ -1789,15 +1674,15 @@ counts
 # | `setup_dataloaders`, `Loaders` | `data` | any text → batches for training, validation and testing |
 # | `encode_stories`, `split_stories` | `data` | the steps inside it |
 # | `TokenWindows`, `WindowSampler`, `batches_from` | `data` | windows, in an order that depends on seed and epoch alone |
-# | `TrainingConfig`, `load_preset` | `training` | what a run needs to know; the settings of a preset |
+# | `TrainingConfig`, `load_preset` | `settings` | what a run needs to know; the settings of a preset |
 # | `Trainer` | `training` | the run: `train`, `resume`, `evaluate`, `train_step` |
-# | `proposal_times` | `training` | noise levels to practice on, with weights that keep the bound |
-# | `draw_condition`, `draw_noise`, `NoisyBatch` | `training` | spans that are given, for infilling; all the chance of a step |
-# | `training_loss`, `TrainingLoss` | `training` | the surprise at the clean letter (or score entropy); the same as a module |
-# | `build_optimizers`, `learning_rate_factor`, `update_average` | `training` | how weights move, how far, and what is kept of it |
+# | `proposal_times` | `objective` | noise levels to practice on, with weights that keep the bound |
+# | `draw_condition`, `draw_noise`, `NoisyBatch` | `objective` | spans that are given, for infilling; all the chance of a step |
+# | `training_loss`, `TrainingLoss` | `objective` | the surprise at the clean letter (or score entropy); the same as a module |
+# | `build_optimizers`, `learning_rate_factor`, `update_average` | `optimizers` | how weights move, how far, and what is kept of it |
 # | `accumulate_gradients`, `update_weights` | `training` | the two halves of a step |
-# | `TrainState`, `RunFiles`, `describe_run`, `check_same_run` | `training` | what changes during a run; its files; what makes two runs the same |
+# | `TrainState` | `training` | what changes during a run |
 # | `validation_bound`, `Bound` | `training` | nats per window, bits per character |
-# | `stored`, `read_checkpoint`, `Report` | `support` (by hand) | a second start reads no text, a run that is stopped loses no step, a run is shown |
+# | `stored`, `RunFiles`, `Report` | `support` (by hand) | a second start reads no text, a run that is stopped loses no step, a run is shown |
 #
 # Next: [how good is it, really?](09_evaluation.ipynb).

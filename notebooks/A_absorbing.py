@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -34,8 +32,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -764,7 +762,8 @@ from tempfile import TemporaryDirectory
 
 from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.training import Trainer, TrainingConfig
+from ddlm_core.settings import TrainingConfig
+from ddlm_core.training import Trainer
 
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
 steps = 4 if smoke else 150

@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -49,8 +47,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio gradio_client"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -278,7 +276,8 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32 | wc -w")
 # ### When something is wrong
 #
 # Two mistakes, on purpose. Each gets one line that says what is wrong and what to do about it, and the
-# exit code 2, before any work is done. A script can rely on that.
+# exit code 2, before any work is done. A script can rely on that. (A traceback and the exit code 1 would be a mistake of
+# ours. `DDLM_DEBUG=1` in the environment shows the traceback of every error.)
 
 # %%
 run("ddlm-generate --output nowhere/story.txt", code=2)
@@ -435,7 +434,9 @@ run("ddlm-train --help | head -18")
 #
 # `ddlm-ui` serves a page and prints one line: where. It listens to your own machine alone, unless you say
 # `--server-name 0.0.0.0` (everybody in your network) or `--share` (everybody, through a server of Gradio).
-# The picture shows the page after one click on *Write*.
+# The picture shows the page after one click on *Generate*. Each button under *Examples* sets several controls at once. *Model*
+# offers the one that you named with `--model`, and those that ship with the package. All controls begin where the
+# command line begins.
 #
 # ![The page of ddlm-ui: on the left a template with blanks, on the right the finished story, below it the controls](../book/_static/ddlm-ui.png)
 #
@@ -453,9 +454,9 @@ try:
     line = server.stdout.readline()
     print(f"$ ddlm-ui\n{line}", end="")
     client = Client(re.search(r"http\S+", line)[0], verbose=False)
-    # template, only a beginning?, length, texts, steps, schedule, temperature, seed
-    controls = [lost, False, 160, 2, num_steps, "cosine", 1.0, "1"]
-    _, texts, *_ = client.predict(*controls, api_name="/write")
+    # model, template, only a beginning?, length, texts, steps, schedule, temperature, churn, seed
+    controls = ["pocket-stories", lost, False, 160, 2, num_steps, "cosine", 1.0, 1.0, "1"]
+    _, texts, *_ = client.predict(*controls, api_name="/generate")
 finally:
     server.send_signal(signal.SIGINT)
     print(f"(exit code {server.wait()})\n")
@@ -493,6 +494,14 @@ print(textwrap.fill(story, 96))
 for step in pipeline.generate_streaming(num_steps=num_steps, seed=1):
     if step.index % (num_steps // 4) == 0:
         print(f"{step.index:2} of {step.num_steps}: {step.texts[0][:60]!r}")
+
+# %% [markdown]
+# `generate_with_visualization` shows one text while it is written, in a notebook or in a terminal. At the end the player
+# stands in its place, and `str()` of what comes back is the text. (`animation.save("story.gif")` writes a file.)
+
+# %%
+animation = pipeline.generate_with_visualization(num_steps=num_steps, seed=1)
+print(textwrap.fill(str(animation), 96))
 
 # %% [markdown]
 # `bits_per_character` judges a text: the lower, the more it is like what the model has read. The answer comes

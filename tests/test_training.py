@@ -9,9 +9,9 @@ import torch
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, score_entropy_loss
 from ddlm_core.noise import GeometricNoise
+from ddlm_core.objective import proposal_times
 from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.testing import same_bits, tiny_trainer
-from ddlm_core.training import proposal_times
 
 
 @pytest.mark.parametrize("power", [None, 0.7, 1.0, 2.0])
@@ -40,14 +40,14 @@ def test_surprise_is_score_entropy_integrated_over_the_own_noise():
         assert area == pytest.approx(-log_q[clean].item(), rel=1e-4)
 
 
-def test_resume_is_exact(tmp_path, number=signal.SIGTERM):
+def test_resume_is_exact(tmp_path):
     """State and losses: the same bits as without the stop, dropout included."""
     whole, second = tiny_trainer(tmp_path / "whole"), tiny_trainer(tmp_path / "halves")
     whole.train()
 
     def interrupt(result):
         if result.step == 5:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
         tiny_trainer(tmp_path / "halves", callbacks=[interrupt]).train()

@@ -1,7 +1,9 @@
 """What a chapter is made of: cells with tags, imports and definitions.
 
 Tags: `export` goes to ddlm_core/<chapter>.py, `export:name` to ddlm_core/name.py; `test` and
-`test:name` go to tests/test_<chapter>.py and tests/test_name.py.
+`test:name` go to tests/test_<chapter>.py and tests/test_name.py. A text in triple quotes that opens
+the first cell of a module is the docstring of that module. A plain `pytest` leaves out the tests of
+cells that are tagged `slow` as well.
 """
 
 import ast
@@ -17,15 +19,14 @@ import jupytext
 CHAPTER_FILE = re.compile(r"(?:\d\d|[A-Z])_([a-z]\w*)\.py")
 OUR_TAG = re.compile(r"(export|test)(?::([a-z]\w*))?")
 OTHER_TAG = re.compile(
-    r"solution|parameters|raises-exception|nbval-[a-z-]+|(hide|remove)-(input|output|cell)"
+    r"slow|solution|parameters|raises-exception|nbval-[a-z-]+|(hide|remove)-(input|output|cell)"
 )
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 
-problems: list[str] = []  # what is wrong, one line each, printed at the end
 
-
-def problem(where: str, message: str, line: int | None = None) -> None:
-    problems.append(f"{where}{f':{line}' if line else ''}: {message}")
+def problem(where: str, message: str, line: int | None = None) -> str:
+    """One line that says what is wrong, and where."""
+    return f"{where}{f':{line}' if line else ''}: {message}"
 
 
 def is_import(node: ast.AST) -> bool:
@@ -38,6 +39,11 @@ class Cell:
     tree: ast.Module
     tags: list[str]
     line: int  # of the cell's first line in the chapter
+
+    def docstring(self) -> ast.Expr | None:
+        """The text that opens the cell, if one does."""
+        first = self.tree.body[0] if self.tree.body else None
+        return first if ast.get_docstring(self.tree) is not None else None
 
     def text(self, nodes: list[ast.stmt]) -> list[str]:
         """The source of some of its statements."""
@@ -110,8 +116,9 @@ class Chapter:
         return found | own
 
 
-def read_chapter(path: Path) -> Chapter:
-    chapter = Chapter(f"notebooks/{path.name}")
+def read_chapter(path: Path) -> tuple[Chapter, list[str]]:
+    """The chapter, and what is wrong with it: one line each."""
+    chapter, problems = Chapter(f"notebooks/{path.name}"), []
     text, cursor = path.read_text(encoding="utf-8"), 0
     for raw in jupytext.reads(text, fmt="py:percent").cells:
         if raw.cell_type == "markdown" and not chapter.title:
@@ -124,15 +131,16 @@ def read_chapter(path: Path) -> Chapter:
         tags = raw.metadata.get("tags", [])
         for tag in tags:
             if not OUR_TAG.fullmatch(tag) and not OTHER_TAG.fullmatch(tag):
-                problem(chapter.path, f"unknown tag {tag!r} (misspelt?)", line)
+                problems.append(problem(chapter.path, f"unknown tag {tag!r} (misspelt?)", line))
         # Lines for IPython (%pip install …) are not Python.
         source = re.sub(r"^(\s*)[%!].*", r"\1pass", raw.source, flags=re.MULTILINE)
         try:
             chapter.cells.append(Cell(source, ast.parse(source), tags, line))
         except SyntaxError as error:
             chapter.broken = True
-            problem(chapter.path, f"syntax error: {error.msg}", line + (error.lineno or 1) - 1)
+            where = line + (error.lineno or 1) - 1
+            problems.append(problem(chapter.path, f"syntax error: {error.msg}", where))
         cursor += len(raw.source)
     if not chapter.title:
-        problem(chapter.path, "no title (a Markdown cell with `# Title`)")
-    return chapter
+        problems.append(problem(chapter.path, "no title (a Markdown cell with `# Title`)"))
+    return chapter, problems

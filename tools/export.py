@@ -7,21 +7,25 @@ if a file is out of step with its chapter or a rule below is broken.
 import argparse
 import ast
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, problems, read_chapter
+from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, read_chapter
 
 MODULE_ONLY = {"stories", "tiny_world"}  # sample()… means something only as stories.sample()
 MAX_LINES, MAX_CLASS_LINES = 40, 80  # of an exported cell; a class cannot be split over cells
 # `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
 METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
 PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]
+LINE_LENGTH = 110  # as pyproject.toml allows for texts
+LONG_LINES = "# ruff: noqa: E501"
 HEADER = "# Generated from {} by tools/export.py: edit that, then run `make export`."
 INIT = '''
 """A character-level discrete diffusion language model. Names resolve lazily, see `__init__.pyi`."""
@@ -32,6 +36,7 @@ __version__ = {version!r}
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 '''
 BY_HAND = {"apps.playground": ["Playground"]}  # public names that no chapter exports
+FOLDERS_BY_HAND = ("support", "apps")  # below and above the chapters
 
 
 @dataclass
@@ -57,37 +62,56 @@ def modules_of(node: ast.Import | ast.ImportFrom, home: dict[str, str]) -> set[s
     return {name.split(".")[1] for name in names if name.startswith("ddlm_core.")}
 
 
-def check_imports(chapters: list[Chapter], owner: dict[str, int]) -> None:
-    """A chapter imports by name, and only from chapters before it."""
+def layers(root: Path) -> dict[str, int]:
+    """Module or folder of ddlm_core → its layer, 0 at the bottom: as pyproject.toml has it."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            return {name: n for n, name in enumerate(reversed(contract["layers"]))}
+    raise SystemExit("tools/export.py: pyproject.toml has no contract of layers")
+
+
+def check_imports(
+    chapters: list[Chapter], owner: dict[str, int], layer: dict[str, int]
+) -> Iterator[str]:
+    """Exported cells import from layers below theirs, all others from chapters before them."""
     home = {name: m for chapter in chapters for name, m in chapter.exports().items()}
-    # appendix A's modules lie right after loss
-    place = owner | dict.fromkeys(("graph", "absorbing"), owner.get("loss", -1) + 0.5)
     for order, chapter in enumerate(chapters):
+        exported = {id(c): m for m, cells in chapter.tagged("export").items() for c in cells}
+        for module in sorted({*exported.values()} - layer.keys()):
+            message = f"ddlm_core.{module} is in no layer of [tool.importlinter] in pyproject.toml"
+            yield problem(chapter.path, message)
         for cell in chapter.cells:
+            own = exported.get(id(cell))
             for node in filter(is_import, ast.walk(cell.tree)):
                 line = cell.line + node.lineno - 1
                 if any(alias.name == "*" for alias in node.names):
-                    problem(chapter.path, "star import: name what you import", line)
+                    yield problem(chapter.path, "star import: name what you import", line)
                 for module in sorted(modules_of(node, home)):
-                    if place.get(module, -1) > order:
+                    if own and layer.get(own, 0) <= layer.get(module, -1) and own != module:
+                        message = f"ddlm_core.{own} imports ddlm_core.{module}, which is above it"
+                        yield problem(chapter.path, message, line)
+                    elif not own and owner.get(module, -1) > order:
                         later = f"ddlm_core.{module} of the later {chapters[owner[module]].path}"
-                        problem(chapter.path, f"imports {later}", line)
+                        yield problem(chapter.path, f"imports {later}", line)
 
 
-def check_definitions(chapters: list[Chapter], owner: dict[str, int]) -> None:
+def check_definitions(chapters: list[Chapter], owner: dict[str, int]) -> Iterator[str]:
     """Exported cells are short, and a name is defined once."""
     seen: dict[str, str] = {}
     for chapter in chapters:
         for module, cells in chapter.tagged("export").items():
             if (first := chapters[owner[module]]) is not chapter:
-                problem(chapter.path, f"exports to {module}, a module of {first.path}")
+                yield problem(chapter.path, f"exports to {module}, a module of {first.path}")
             for cell in cells:
                 has_class = any(isinstance(node, ast.ClassDef) for node in cell.tree.body)
                 most = MAX_CLASS_LINES if has_class else MAX_LINES
                 if (lines := cell.code_lines()) > most:
-                    problem(
-                        chapter.path, f"exports a cell of {lines} lines; at most {most}", cell.line
-                    )
+                    message = f"exports a cell of {lines} lines; at most {most}"
+                    yield problem(chapter.path, message, cell.line)
+                if cell.docstring() and cell is not cells[0]:
+                    message = f"the docstring of {module} belongs into its first cell"
+                    yield problem(chapter.path, message, cell.line)
         for kind in ("export", "test"):
             for module, cells in chapter.tagged(kind).items():
                 for name, line in (pair for cell in cells for pair in cell.definitions()):
@@ -95,22 +119,39 @@ def check_definitions(chapters: list[Chapter], owner: dict[str, int]) -> None:
                     key = name if public else f"{kind}:{module}.{name}"
                     where = seen.setdefault(key, f"{chapter.path}:{line}")
                     if where != f"{chapter.path}:{line}":
-                        problem(chapter.path, f"defines {name} again: {kind}ed at {where}", line)
+                        message = f"defines {name} again: {kind}ed at {where}"
+                        yield problem(chapter.path, message, line)
                     if public and name in owner:
-                        problem(chapter.path, f"exports {name}, also the name of a module", line)
+                        message = f"exports {name}, also the name of a module"
+                        yield problem(chapter.path, message, line)
+
+
+def check_tests(chapters: list[Chapter]) -> Iterator[str]:
+    """A test cell shows nothing: what it does beside its tests would be lost."""
+    for chapter in chapters:
+        for cell in (cell for cells in chapter.tagged("test").values() for cell in cells):
+            for node in cell.tree.body:
+                if isinstance(node, ast.Expr | ast.For | ast.While) and not calls_tests(node):
+                    message = "a test cell holds imports, definitions and calls of its tests only"
+                    yield problem(chapter.path, message, cell.line + node.lineno - 1)
 
 
 def module_output(chapter: Chapter, module: str, cells: list[Cell]) -> Output:
-    """Docstring, imports, `__all__`, then the definitions in the order of the chapter."""
+    """Docstring, imports, `__all__`, then the definitions in the order of the chapter.
+
+    The docstring is the text that opens the first cell; without one, the title of the chapter.
+    """
     title = chapter.title if module == chapter.name else f"{chapter.title}: {module}"
     docstring = f'"""{title}{"" if title.endswith(("?", "!")) else "."}"""'
+    if text := cells[0].docstring():
+        [docstring] = cells[0].text([text])
     output = Output(chapter, [docstring], [], [])
     for cell in cells:
         imports = list(filter(is_import, cell.tree.body))
         output.imports += cell.text(imports)
-        output.body.append(cell.without(imports))
+        output.body.append(cell.without(imports + ([text] if text and cell is cells[0] else [])))
     names = [n for n, m in chapter.exports().items() if m == module and not n.startswith("_")]
-    output.body.insert(0, f"__all__ = {names!r}  # fmt: skip")
+    output.body.insert(0, f"__all__ = {names!r}")
     return output
 
 
@@ -129,12 +170,12 @@ def test_output(chapter: Chapter, cells: list[Cell]) -> Output:
     for cell in cells:
         imports = list(filter(is_import, cell.tree.body))
         calls = list(filter(calls_tests, cell.tree.body))
-        for node in cell.tree.body:
-            if isinstance(node, ast.Expr | ast.For | ast.While) and node not in calls:
-                message = "a test cell holds imports, definitions and calls of its tests only"
-                problem(chapter.path, message, cell.line + node.lineno - 1)
         output.imports += cell.text(imports)
-        output.body.append(cell.without(imports + calls))
+        body = cell.without(imports + calls)
+        if "slow" in cell.tags:
+            output.imports.append("import pytest")
+            body = re.sub(r"^(?=def test_)", "@pytest.mark.slow\n", body, flags=re.MULTILINE)
+        output.body.append(body)
     return output
 
 
@@ -147,10 +188,14 @@ def init_texts(chapters: list[Chapter], root: Path) -> dict[str, str]:
         m: n for m, n in BY_HAND.items() if (root / f"ddlm_core/{m.replace('.', '/')}.py").exists()
     }
     named = {m: names[m] for m in modules if m not in MODULE_ONLY} | by_hand
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    if top := set(settings.get("tool", {}).get("ddlm", {}).get("top_level", [])):
+        named = {m: [n for n in found if n in top] for m, found in named.items()}
+        if missing := sorted(top - {n for found in named.values() for n in found}):
+            raise SystemExit(f"tools/export.py: nothing exports {missing} of [tool.ddlm] top_level")
     lines = [f"from . import {m} as {m}" for m in modules]
     lines += [f"from .{m} import {n} as {n}" for m in named for n in named[m]]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    head = HEADER.format("notebooks/")
+    project, head = settings["project"], HEADER.format("notebooks/")
     return {
         "ddlm_core/__init__.py": head + INIT.format(version=project["version"]),
         "ddlm_core/__init__.pyi": "\n".join([head, *lines, ""]),
@@ -173,8 +218,13 @@ def undefined_names(root: Path, stage: Path) -> list[tuple[str, str]]:
     return sorted((path.relative_to(stage).as_posix(), name) for path, name in pairs)
 
 
-def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output | None]:
-    """Write every generated file below `stage`; returns path → output (None: `__init__`)."""
+def build(
+    root: Path, chapters: list[Chapter], stage: Path
+) -> tuple[dict[str, Output | None], list[str]]:
+    """Write every generated file below `stage`.
+
+    Returns path → output (None: `__init__`), and what is wrong.
+    """
     outputs: dict[str, Output] = {}
     for chapter in chapters:
         for module, cells in chapter.tagged("export").items():
@@ -183,7 +233,7 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
             outputs[f"tests/test_{module}.py"] = test_output(chapter, cells)
     for folder in ("ddlm_core", "tests"):
         (stage / folder).mkdir()
-    for folder in ("apps", "support"):  # written by hand; what is generated imports some of it
+    for folder in FOLDERS_BY_HAND:  # what is generated imports some of it
         if (root / "ddlm_core" / folder).exists():
             (stage / "ddlm_core" / folder).symlink_to(root / "ddlm_core" / folder)
     inits = init_texts(chapters, root)
@@ -196,61 +246,74 @@ def build(root: Path, chapters: list[Chapter], stage: Path) -> dict[str, Output 
         if name in (known := outputs[path].chapter.bindings()):
             outputs[path].imports.append(known[name])
             (stage / path).write_text(outputs[path].text(), encoding="utf-8")
+    wrong = []
     for path, name in undefined_names(root, stage):
         if not (chapter := outputs[path].chapter).broken:
-            problem(chapter.path, f"{path} uses {name}, which no cell exports or imports (F821)")
+            message = f"{path} uses {name}, which no cell exports or imports (F821)"
+            wrong.append(problem(chapter.path, message))
     for rule in ("F401", "I"):  # in this order: what is not used would make an import too long
         ruff(root, stage, "check", f"--select={rule}", "--fix-only")
     ruff(root, stage, "format")
-    return dict.fromkeys(inits) | outputs
+    for path in outputs:  # the formatter has seen the code; docstrings and texts are the chapter's
+        text = (stage / path).read_text(encoding="utf-8")
+        if max(map(len, text.splitlines())) > LINE_LENGTH:
+            text = text.replace("\n", f"\n{LONG_LINES}\n", 1)
+            (stage / path).write_text(text, encoding="utf-8")
+    return dict.fromkeys(inits) | outputs, wrong
 
 
-def check_import(stage: Path, module: str) -> None:
+def check_import(stage: Path, module: str) -> list[str]:
     """Import one module in a clean process: it must work, and bring in nothing heavy."""
     banned = PACKAGE_BANS if module == "ddlm_core" else METHOD_BANS
     code = f"import sys, {module}; print(*[m for m in {banned} if m in sys.modules])"
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=stage)
     if done.returncode:
-        problem(module, f"does not import alone: {done.stderr.strip().splitlines()[-1]}")
-    elif heavy := done.stdout.strip():
-        problem(module, f"imports {heavy} when it is imported: import it where it is used")
+        return [problem(module, f"does not import alone: {done.stderr.strip().splitlines()[-1]}")]
+    if heavy := done.stdout.strip():
+        return [problem(module, f"imports {heavy} when it is imported: import it where it is used")]
+    return []
 
 
 def main(arguments: list[str] | None = None) -> int:
-    problems.clear()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare only; also try the imports")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the project")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    chapters = []
+    chapters, problems = [], []
     for path in sorted((root / "notebooks").glob("*.py")):
         if CHAPTER_FILE.fullmatch(path.name):
-            chapters.append(read_chapter(path))
+            chapter, wrong = read_chapter(path)
+            chapters.append(chapter)
+            problems += wrong
         else:
-            problem(f"notebooks/{path.name}", "a chapter is named NN_name.py or A_name.py")
+            message = "a chapter is named NN_name.py or A_name.py"
+            problems.append(problem(f"notebooks/{path.name}", message))
     owner: dict[str, int] = {}  # module → index of its chapter
     for order, chapter in enumerate(chapters):
         for module in chapter.tagged("export"):
             owner.setdefault(module, order)
-    check_imports(chapters, owner)
-    check_definitions(chapters, owner)
+    problems += check_imports(chapters, owner, layers(root))
+    problems += check_definitions(chapters, owner)
+    problems += check_tests(chapters)
 
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder).resolve()
-        files = build(root, chapters, stage)
+        files, wrong = build(root, chapters, stage)
+        problems += wrong
         if options.check:
             with ThreadPoolExecutor() as pool:
                 modules = ["ddlm_core", *(f"ddlm_core.{m}" for m in owner)]
-                list(pool.map(lambda m: check_import(stage, m), modules))
+                for wrong in pool.map(lambda m: check_import(stage, m), modules):
+                    problems += wrong
         for name, output in files.items():
             path, new = root / name, (stage / name).read_text(encoding="utf-8")
             if path.exists() and path.read_text(encoding="utf-8") == new:
                 continue
             source = output.chapter.path if output else "notebooks/"
             if options.check:
-                problem(name, f"out of step with {source}: run `make export`")
+                problems.append(problem(name, f"out of step with {source}: run `make export`"))
             elif not (output and output.chapter.broken):
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(new, encoding="utf-8")
@@ -259,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
         name, ours = path.relative_to(root).as_posix(), HEADER.split("{}")[0]
         if name not in files and path.read_text(encoding="utf-8").startswith(ours):
             if options.check:
-                problem(name, "no chapter exports it any more: run `make export`")
+                problems.append(problem(name, "no chapter exports it any more: run `make export`"))
             elif not any(chapter.broken for chapter in chapters):
                 path.unlink()
                 print(f"removed {name}")

@@ -23,7 +23,10 @@ from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import NamedTuple
 
-MORE_TESTS = {"animation": ["tests/integration/test_views.py"], "training": ["tests/test_data.py"]}
+MORE_TESTS = {
+    "animation": ["tests/integration/test_renderers.py"],
+    "training": ["tests/test_data.py"],
+}
 NEEDED = {"ddlm_core", "tests", "tools", "conftest.py", "pyproject.toml"}
 SWAPS = {
     "+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"], "**": ["*"], "//": ["*"], "%": ["*"],

@@ -11,7 +11,14 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = ("README.md", "_config.yml", "book/*.md", "notebooks/*.py", "notebooks/*.ipynb")
+PLACES = (
+    "README.md",
+    "CITATION.cff",
+    "_config.yml",
+    "book/*.md",
+    "notebooks/**/*.py",
+    "notebooks/**/*.ipynb",
+)
 ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
 
@@ -42,8 +49,13 @@ def write(root: Path, new: str) -> list[str]:
 def problems(root: Path) -> list[str]:
     """Places where the address must stand, and does not."""
     pattern = mentions(address(root))
-    wanted = [root / "README.md", root / "_config.yml", root / "book/index.md"]
-    wanted += sorted(root.glob("notebooks/*.py"))
+    wanted = [
+        root / "README.md",
+        root / "CITATION.cff",
+        root / "_config.yml",
+        root / "book/index.md",
+    ]
+    wanted += sorted(root.glob("notebooks/**/*.py"))
     return [
         f"{path.relative_to(root)} does not have the address of the repository, {address(root)}"
         for path in wanted

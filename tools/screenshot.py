@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from ddlm_core import DiffusionPipeline
 from ddlm_core.apps import ui
+from ddlm_core.apps.page import LOST, Models, build_page
 
 PICTURE = Path(__file__).resolve().parents[1] / "book/_static/ddlm-ui.png"
 FINISHED = "document.querySelector('#texts textarea').value.length > 5"
@@ -30,7 +31,7 @@ def write(tab: Any, template: str) -> None:
     """Fill in the page as somebody would, and wait for the text."""
     tab.fill("#template textarea", template)
     tab.fill("#seed textarea, #seed input", "1")
-    tab.click("#write")
+    tab.click("#generate")
     tab.wait_for_function(FINISHED)
     tab.wait_for_selector("a:has-text('GIF'), button:has-text('GIF'):not([disabled])")
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="many pictures, to look at")
     folder = parser.parse_args().all
-    page = ui.build_page(DiffusionPipeline.from_pretrained(device="cpu"))
+    page = build_page(Models(DiffusionPipeline.from_pretrained(device="cpu")))
     ui.launch(page, server_name="127.0.0.1", server_port=ui.free_port("127.0.0.1", None))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -51,10 +52,10 @@ def main() -> None:
                 tab = browser.new_page(viewport=size, color_scheme=scheme)
                 tab.set_default_timeout(120_000)
                 tab.goto(page.local_url)
-                tab.wait_for_selector("#write")
+                tab.wait_for_selector("#generate")
                 if folder:
                     take(tab, folder / f"ui_{width}_{scheme}_before.png")
-                write(tab, ui.TEMPLATES[0])
+                write(tab, LOST)
                 take(tab, folder / f"ui_{width}_{scheme}.png" if folder else PICTURE)
                 tab.close()
         browser.close()

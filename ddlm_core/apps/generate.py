@@ -7,17 +7,20 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.apps.commandline import OneLineParser, one_line_errors
+from ddlm_core.support.errors import UserError
 
 EXAMPLES = r"""examples:
   ddlm-generate                                    one story by the model that ships with ddlm
   ddlm-generate --visualize                        the same, written in front of you
   ddlm-generate --model checkpoints/best_model_hf  by a model that ddlm-train wrote
   ddlm-generate --model user/model --device cpu    by one from the Hugging Face Hub, without a GPU
+  ddlm-generate --model user/model --revision v2   by the version of it that is tagged v2
   ddlm-generate --num-samples 5 --seed 1           five stories, the same ones every time
   ddlm-generate --num-samples 100 --output stories.txt
                                                    a hundred, in a file
@@ -46,6 +49,8 @@ WRITTEN, MOVING = (".txt", ".jsonl"), (".html", ".gif")  # files of texts, of on
 
 def parser() -> argparse.ArgumentParser:
     """The options, with help."""
+    # What is left out gets the default of `pipeline.generate`. A test compares the numbers told here:
+    # to ask for them would take as long as to import PyTorch.
     p = OneLineParser(
         prog="ddlm-generate",
         description="Write text out of noise with a discrete diffusion language model.",
@@ -53,17 +58,16 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--model", help="folder, bundled name or Hub id (default: the bundled model)")
+    p.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     p.add_argument("--num-samples", type=int, default=1, help="number of texts (default: 1)")
     p.add_argument(
         "--seq-len", type=int, help="characters in a text (default: what the model takes)"
     )
-    p.add_argument("--num-steps", type=int, default=128, help="denoising steps (default: 128)")
+    p.add_argument("--num-steps", type=int, help="denoising steps (default: 128)")
     p.add_argument(
-        "--schedule",
-        default="cosine",
-        help="where the steps lie: linear, cosine or fraction (default: cosine)",
+        "--schedule", help="where the steps lie: linear, cosine or fraction (default: cosine)"
     )
-    p.add_argument("--temperature", type=float, default=1.0, help="below 1 is surer (default: 1)")
+    p.add_argument("--temperature", type=float, help="below 1 is surer (default: 1)")
     p.add_argument(
         "--churn",
         type=float,
@@ -91,14 +95,15 @@ def main(argv: list[str] | None = None) -> None:
 def write_texts(args: argparse.Namespace) -> None:
     """Load the model and print what it writes, or write it to a file."""
     with whole_file(args.output, args.num_samples) as path:
-        from ddlm_core.pipeline import DiffusionPipeline
+        from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions, default_churn
 
-        pipeline = DiffusionPipeline.from_pretrained(args.model, args.device)
-        options = {
-            name: getattr(args, name)
-            for name in ("seq_len", "num_steps", "schedule", "temperature", "template")
-        }
-        options |= {} if args.churn is None else {"churn": args.churn}
+        pipeline = DiffusionPipeline.from_pretrained(
+            args.model, device=args.device, revision=args.revision
+        )
+        asked = {field.name: getattr(args, field.name) for field in fields(SamplingOptions)}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        options = asdict(SamplingOptions(**asked))  # what is left out has its default
+        options["churn"] = asked.get("churn", default_churn(pipeline.config))
         options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
         pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
         if args.seed is None:
@@ -169,18 +174,18 @@ def whole_file(path: Path | None, num_samples: int) -> Iterator[Path | None]:
         return
     if path.suffix not in WRITTEN + MOVING:
         ends = ", ".join(WRITTEN + MOVING)
-        raise ValueError(f"--output must end in one of {ends}, got {str(path)!r}")
+        raise UserError(f"--output must end in one of {ends}, got {str(path)!r}")
     if path.suffix in MOVING and num_samples > 1:
-        raise ValueError(
+        raise UserError(
             f"a {path.suffix} file shows one text: write .txt or .jsonl, or leave out --num-samples"
         )
     if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
+        raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
     try:
         folder = TemporaryDirectory(dir=path.parent, prefix=".ddlm-")
     except OSError as error:
-        reason = error.strerror.lower()
-        raise ValueError(f"cannot write {path} ({reason}): make its folder first") from error
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write {path} ({reason}): make its folder first") from error
     with folder as name:
         yield Path(name, path.name)
         os.replace(Path(name, path.name), path)

@@ -7,9 +7,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ddlm_core.animation import Frame, characters, iter_frames
+from ddlm_core.animation import Frame, draw, iter_frames
+from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions, default_churn
 from ddlm_core.sampler import SCHEDULES
-from ddlm_core.support.live import CSS, noise_plot, status, text_html
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.live import live_html, noise_plot
 
 
 class Playground(widgets.VBox):
@@ -23,7 +25,7 @@ class Playground(widgets.VBox):
     """
 
     def __init__(
-        self, pipeline: Any, template: str = "", num_steps: int = 64, seed: int = 0
+        self, pipeline: DiffusionPipeline, template: str = "", num_steps: int = 128, seed: int = 0
     ) -> None:
         wide = {
             "layout": widgets.Layout(width="min(32em, 98%)"),
@@ -37,11 +39,15 @@ class Playground(widgets.VBox):
             template, description="Template", placeholder=blanks, rows=3, **wide
         )
         self.steps = widgets.IntSlider(num_steps, 1, 512, description="Steps", **wide)
+        default, churn = SamplingOptions(), default_churn(pipeline.config)
         self.schedule = widgets.Dropdown(
-            options=SCHEDULES, value="cosine", description="Schedule", **wide
+            options=SCHEDULES, value=default.schedule, description="Schedule", **wide
         )
         self.temperature = widgets.FloatSlider(
-            1.0, min=0.1, max=2.0, step=0.05, description="Temperature", **wide
+            default.temperature, min=0.1, max=2.0, step=0.05, description="Temperature", **wide
+        )
+        self.churn = widgets.FloatSlider(
+            churn, min=0.0, max=1.0, step=0.05, description="Churn", disabled=not churn, **wide
         )
         self.seed = widgets.BoundedIntText(seed, 0, 2**31 - 1, description="Seed", **wide)
         self.speed = widgets.IntSlider(12, 1, 60, description="Steps/second", **wide)
@@ -57,6 +63,7 @@ class Playground(widgets.VBox):
             self.steps,
             self.schedule,
             self.temperature,
+            self.churn,
             self.seed,
             self.speed,
         ]
@@ -68,7 +75,8 @@ class Playground(widgets.VBox):
         self.step_button.on_click(lambda _: self.step())
         self.again_button.on_click(lambda _: self.start_over())
         self.position.observe(self._moved, "value")
-        for control in (self.template, self.steps, self.schedule, self.temperature, self.seed):
+        changing = (self.template, self.steps, self.schedule, self.temperature, self.churn)
+        for control in (*changing, self.seed):
             control.observe(lambda _: self.start_over(), "value")
 
     def start_over(self) -> None:
@@ -113,7 +121,7 @@ class Playground(widgets.VBox):
         if here == len(self.frames):
             try:
                 self._steps = self._steps or self._begin()
-            except ValueError as error:
+            except UserError as error:
                 self.view.value = f"<p><b>⚠</b> {escape(str(error))}</p>"
                 return False
             if (frame := next(self._steps, None)) is None:
@@ -128,6 +136,7 @@ class Playground(widgets.VBox):
             num_steps=self.steps.value,
             schedule=self.schedule.value,
             temperature=self.temperature.value,
+            churn=self.churn.value,
             seed=self.seed.value,
         )
         return iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
@@ -149,10 +158,6 @@ class Playground(widgets.VBox):
         if self.frames:
             here = min(self.position.value, len(self.frames) - 1)
             frame, levels = self.frames[here], [frame.sigma_bar for frame in self.frames]
-            words = status(here, self.steps.value, frame.sigma_bar, len(frame.changed))
-            marks = characters(frame.tokens, self.pipeline.tokenizer)
-            self.view.value = (
-                f'<style>{CSS}</style><div class="ddlm-live"><p>{words}</p>'
-                f"{text_html(marks, frame.changed)}"
-                f"{noise_plot(levels, here, self.steps.value)}</div>"
-            )
+            plot = noise_plot(levels, here, self.steps.value)
+            picture = draw(frame, self.pipeline.tokenizer)
+            self.view.value = live_html(picture, here, self.steps.value, plot)

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ddlm_core.apps.commandline import one_line_errors
@@ -12,7 +13,8 @@ from ddlm_core.support.errors import UserError, error_context
 from ddlm_core.support.presets import CONFIGS, register_defaults
 
 if TYPE_CHECKING:
-    from ddlm_core.training import Bound, Trainer, TrainingConfig
+    from ddlm_core.settings import TrainingConfig
+    from ddlm_core.training import Bound, Trainer
 
 HELP = """ddlm-train: train a discrete diffusion language model.
 
@@ -49,6 +51,7 @@ def prefixed(arguments: list[str]) -> list[str]:
 def check_overrides(arguments: list[str]) -> None:
     """Raise a ``UserError`` that shows how to quote a value that Hydra would not take as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     parse = OverridesParser.create().parse_override
     one_run = not {"-m", "--multirun"} & set(arguments)
@@ -59,9 +62,8 @@ def check_overrides(arguments: list[str]) -> None:
         quote = '"' if "'" in value else "'"
         shown = f"{key}={quote}{value}{quote}"
         shown = shlex.quote(shown) if {*'"$`\\!'} & {*shown} else f'"{shown}"'
-        with error_context(
-            f"cannot read {argument}", f"quote the value, and all for the shell: {shown}"
-        ):
+        hint = f"quote the value, and all for the shell: {shown}"
+        with error_context(f"cannot read {argument}", hint, HydraException):
             if parse(argument).is_sweep_override() and one_run:
                 raise UserError("this means several runs")
 
@@ -72,7 +74,8 @@ def train(settings: dict[str, Any]) -> None:
 
     from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-    from ddlm_core.training import Trainer, TrainingConfig
+    from ddlm_core.settings import TrainingConfig
+    from ddlm_core.training import Trainer
 
     resume_from = settings.pop("resume_from", None)
     try:
@@ -99,7 +102,10 @@ def train(settings: dict[str, Any]) -> None:
         trainer.resume(resume_from)
     if trainer.accelerator.is_main_process:
         introduce(trainer)
-    bound = trainer.train()
+    try:
+        bound = trainer.train()
+    except FloatingPointError as error:  # the run diverged; the message has the advice
+        raise UserError(str(error)) from error
     if trainer.accelerator.is_main_process:
         report("after", bound or trainer.evaluate())
         folder = trainer.files.folder
@@ -140,24 +146,28 @@ def report(when: str, bound: "Bound") -> None:
     )
 
 
+def compose(collect: Callable[[], None]) -> None:
+    """Let Hydra read the configuration; what is wrong with it, it has told when it exits with 1."""
+    try:
+        collect()
+    except SystemExit as end:
+        raise SystemExit(2 if end.code == 1 else end.code) from None
+
+
 def main() -> None:
     """Entry point of the command."""
     import hydra
     from omegaconf import DictConfig, OmegaConf
 
-    from ddlm_core.training import every_key
+    from ddlm_core.settings import every_key
 
     register_defaults(every_key(), HELP)
 
+    runs: list[dict[str, Any]] = []  # one, or several with --multirun
+
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
-    def job(cfg: DictConfig) -> None:
-        with one_line_errors("ddlm-train"):
-            settings = OmegaConf.to_container(cfg, resolve=True)
-            print(OmegaConf.to_yaml(cfg, resolve=True))
-            try:
-                train(settings)
-            except FloatingPointError as error:  # the run diverged; the message has the advice
-                raise UserError(str(error)) from None
+    def collect(cfg: DictConfig) -> None:
+        runs.append(OmegaConf.to_container(cfg, resolve=True))
 
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -169,9 +179,10 @@ def main() -> None:
     try:
         with one_line_errors("ddlm-train"):
             check_overrides(sys.argv[1:])
-            job()
-    except SystemExit as end:
-        raise SystemExit(2 if end.code == 1 else end.code) from None
+            compose(collect)
+            for settings in runs:  # outside of Hydra, which would hide where an error comes from
+                print(OmegaConf.to_yaml(OmegaConf.create(settings)))
+                train(settings)
     except KeyboardInterrupt as stop:
         message = f"{stop}; go on with +resume_from=<checkpoint_dir>/checkpoint_latest.pth"
         print(f"\nddlm-train: {message if stop.args else 'stopped'}", file=sys.stderr)

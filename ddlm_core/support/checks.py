@@ -1,12 +1,13 @@
-"""What configurations and arguments may hold; what is wrong is a ``ValueError`` of one line."""
+"""What arguments may be; what is wrong is a ``UserError`` of one line."""
 
-from numbers import Integral, Real
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import is_real, is_whole
 
 
 def check_input(
@@ -28,8 +29,16 @@ def check_input(
 
 
 def check_range(least: float, most: float, **values: Any) -> None:
-    """Raise a ``ValueError`` that names a value out of limits, or not whole if the limits are."""
-    kind, what = (Integral, "a whole number") if isinstance(least, int) else (Real, "a number")
+    """Raise a ``UserError`` that names a value out of limits, or not whole if ``least`` is an ``int``."""
+    fits, what = (is_whole, "a whole number") if isinstance(least, int) else (is_real, "a number")
     for name, value in values.items():
-        if not isinstance(value, kind) or not least <= value <= most:
-            raise ValueError(f"{name} must be {what} from {least} to {most}, got {value!r}")
+        if not fits(value) or not least <= value <= most:
+            raise UserError(f"{name} must be {what} from {least} to {most}, got {value!r}")
+
+
+def check_choice(choices: Iterable[str], **values: Any) -> None:
+    """Raise a ``UserError`` that names a value which is none of the ``choices``."""
+    allowed = tuple(choices)
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -10,9 +10,19 @@ class UserError(ValueError):
 
 
 @contextmanager
-def error_context(what: str, hint: str) -> Iterator[None]:
-    """Turn every error of a block into a :class:`UserError` of one line."""
+def error_context(what: str, hint: str, *expected: type[Exception]) -> Iterator[None]:
+    """Turn what can go wrong outside of our code into a :class:`UserError` of one line.
+
+    That is a ``UserError``, an ``OSError`` (files, the network), and the ``expected`` kinds, such as what
+    a parser of files raises. The error itself stays the cause. All others are bugs, and pass.
+
+    Args:
+        what: what could not be done.
+        hint: what to do about it.
+        *expected: more kinds of errors that the block may raise.
+    """
     try:
         yield
-    except Exception as error:
-        raise UserError(f"{what} ({shorten(str(error), 200)}): {hint}") from error
+    except (UserError, OSError, *expected) as error:
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise UserError(f"{what} ({reason}): {hint}") from error

@@ -15,7 +15,7 @@ from ddlm_core.support.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a finite number may be; ``least`` and ``most`` are allowed themselves, ``above``, ``below`` not."""
+    """What a finite number may be: ``least`` and ``most`` included, ``above`` and ``below`` not."""
 
     least: float = -inf
     most: float = inf
@@ -26,11 +26,22 @@ class Limits:
         return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
+        if -inf < self.least and self.most < inf:
+            return f" from {self.least} to {self.most}"
         words = {"at least": self.least, "at most": self.most}
         words |= {"above": self.above, "below": self.below}
-        return " and ".join(
-            f"{word} {limit:g}" for word, limit in words.items() if abs(limit) < inf
-        )
+        found = [f"{word} {limit}" for word, limit in words.items() if abs(limit) < inf]
+        return f", {' and '.join(found)}" if found else ""
+
+
+def is_whole(value: Any) -> bool:
+    """The one rule for integers: integral numbers of any kind, NumPy's too, but not True and False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """The same for real numbers."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_fields(config: Any) -> None:
@@ -58,15 +69,11 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
     if value is None and NoneType in kinds:
         return None
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if int in kinds:
-        right, what = (
-            is_number and isinstance(value, Integral) and value in limits,
-            "a whole number",
-        )
+        right, what = is_whole(value) and value in limits, "a whole number"
         value = int(value) if right else value
     elif float in kinds:
-        right, what = is_number and value in limits, "a number"
+        right, what = is_real(value) and value in limits, "a number"
         value = float(value) if right else value
     elif bool in kinds:
         right, what = isinstance(value, bool), "true or false"
@@ -75,6 +82,5 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     else:
         return value
     if not right:
-        must = f"{what}, {limits}" if str(limits) else what
-        raise UserError(f"{name} must be {must}, got {value!r}")
+        raise UserError(f"{name} must be {what}{limits}, got {value!r}")
     return value

@@ -62,6 +62,8 @@ def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:
 def pick_device(name: str | None) -> torch.device:
     """A device, once it has held a number; by default a GPU if there is one."""
     name = name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    with error_context(f"device {str(name)!r} cannot be used here", "'cpu' always can"):
+    what = f"device {str(name)!r} cannot be used here"
+    # PyTorch says so with a RuntimeError, or an AssertionError if it was built without this kind
+    with error_context(what, "'cpu' always can", RuntimeError, AssertionError):
         torch.ones(1, device=name).item()
     return torch.device(name)

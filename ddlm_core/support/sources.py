@@ -105,7 +105,7 @@ def hub_revision(source: str) -> str | None:
 
     try:
         return HfApi().dataset_info(source, timeout=10).sha
-    except Exception:  # which ones depends on the HTTP library, and that on the version
+    except Exception:  # noqa: BLE001  which ones depends on the HTTP library, and that on the version
         return None
 
 

@@ -45,7 +45,7 @@ class World:
         return log_p[:, self.swapped] - log_p[:, :, None, None]
 
     def log_q(self, sigma_bar: Tensor) -> Tensor:
-        """log p(letter i of x_0 | all other letters of x_t): shape (S, N, L, V)."""
+        """Log p(letter i of x_0 | all other letters of x_t): shape (S, N, L, V)."""
         others = self.joint(sigma_bar)[..., None] / self.letter_kernel(sigma_bar)
         letters = one_hot(self.texts, self.vocab_size).double()
         q = torch.einsum("sabi,aiy->sbiy", others, letters)

@@ -28,8 +28,8 @@ if "google.colab" in sys.modules:
 
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
-    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio"""
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -260,7 +260,7 @@ for name, power in (("uniform in f", 1), ("f = u²", 2)):
 # 64 shrink, in the second of `small_worlds()` with its true score?
 
 # %%
-from ddlm_core.training import compute_loss
+from ddlm_core.objective import compute_loss
 
 g, world = torch.Generator().manual_seed(0), small_worlds()[1]
 means = {"stratified": [], "independent": []}

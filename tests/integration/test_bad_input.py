@@ -20,8 +20,8 @@ from ddlm_core.data import setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import GeometricNoise
 from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.tokenizer import CharacterLevelTokenizer
-from ddlm_core.training import TrainingConfig
 
 SIZES = {"block_size": 24, "n_layer": 1, "n_head": 1, "n_embd": 8, "cond_dim": 4}
 WHOLE = "must be a whole number"
@@ -119,16 +119,19 @@ MADE = {
         lambda: DiscreteDiffusionConfig(n_embd=10, n_head=4),
         "n_embd must be a multiple",
     ),
-    "dropout of all": (lambda: DiscreteDiffusionConfig(dropout=1), "dropout must be in [0, 1)"),
+    "dropout of all": (
+        lambda: DiscreteDiffusionConfig(dropout=1),
+        "dropout must be a number, at least 0 and below 1",
+    ),
     "noise that falls": (lambda: GeometricNoise(2.0, 1.0), "sigma_m"),
     "no noise": (lambda: GeometricNoise(0.0, 20.0), "sigma_min"),
     "a negative rate": (
         lambda: TrainingConfig(learning_rate=-1.0),
-        "learning_rate must be a number from",
+        "learning_rate must be a number, above 0",
     ),
     "a share of 2": (
         lambda: TrainingConfig(ema_decay=2.0),
-        "ema_decay must be a number, at least 0 and at most 1",
+        "ema_decay must be a number from 0 to 1",
     ),
     "no such optimizer": (
         lambda: TrainingConfig(optimizer="sgd"),
@@ -213,8 +216,10 @@ def test_folders_that_are_almost_models(what, good, here):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    refused(lambda: DiffusionPipeline.from_pretrained(folder, "cpu"), reason)
-    refused(lambda: DiffusionPipeline.from_pretrained(folder, "cpu"), f"cannot use {folder}/")
+    refused(lambda: DiffusionPipeline.from_pretrained(folder, device="cpu"), reason)
+    refused(
+        lambda: DiffusionPipeline.from_pretrained(folder, device="cpu"), f"cannot use {folder}/"
+    )
     for path in folder.iterdir():
         path.unlink()
 
@@ -254,7 +259,8 @@ def run_training(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", TRAIN)
-def test_train_command(line, here, capfd):
+def test_train_command(line, here, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "gettrace", lambda: None)  # Hydra takes coverage for a debugger
     small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.cond_dim=4"]
     small = [setting for setting in small if setting.split("=")[0] not in line]
     arguments = [*small, "context_length=32", *line.format(long="long.txt").split()]

@@ -18,6 +18,7 @@ import yaml
 from bs4 import BeautifulSoup
 from docutils import nodes
 
+import book_api
 import book_pages
 import colab
 import repository
@@ -25,18 +26,12 @@ import vendor
 from ddlm_core.animation import Animation, make_frames
 from ddlm_core.support.player import HINT
 from ddlm_core.tokenizer import CharacterLevelTokenizer
+from pages import CONTRAST, RAW_MATH, TOO_WIDE, WITHOUT_NAME, lacking
 
 ROOT = Path(__file__).parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
-BROWSERS = "chromium chromium-browser google-chrome google-chrome-stable"
-
-
-def lacking(what: str) -> None:
-    """Skip where a reader may do without; CI may not."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"this needs {what}")
-
 
 # --- the parts that make the pages
 
@@ -118,7 +113,7 @@ import mpmath
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files that repeat the address, and one chapter without its first cell."""
-    for place in ("pyproject.toml", "README.md", "_config.yml", "book/index.md"):
+    for place in ("pyproject.toml", "README.md", "CITATION.cff", "_config.yml", "book/index.md"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
     (tmp_path / "notebooks").mkdir()
@@ -196,6 +191,7 @@ def soup(book: Path, page: str) -> BeautifulSoup:
     return BeautifulSoup((book / f"{page}.html").read_text(), "html.parser")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_small_and_well_formed(book, page):
     assert (book / f"{page}.html").stat().st_size < 400_000
@@ -209,6 +205,7 @@ def test_a_page_is_small_and_well_formed(book, page):
     assert not [s for s in sources if re.match(r"(https?:)?//", s)]
 
 
+@pytest.mark.slow
 def test_buttons_lead_to_the_source(book):
     url, slug = repository.address(ROOT), repository.address(ROOT).split("github.com/")[1]
     links = {a["href"] for a in soup(book, CHAPTERS[4]).select("a[href]")}
@@ -219,6 +216,7 @@ def test_buttons_lead_to_the_source(book):
     assert any(link.startswith(f"{url}/issues/new") for link in links)
 
 
+@pytest.mark.slow
 def test_pages_link_to_each_other_or_to_what_exists(book):
     for page in PAGES:
         for tag in soup(book, page).select("article a[href]"):
@@ -229,81 +227,27 @@ def test_pages_link_to_each_other_or_to_what_exists(book):
                 assert ((book / page).parent / link).exists(), (page, link)
 
 
+def test_each_public_name_has_an_entry_that_leads_to_its_cell_and_back(book):
+    """API page → the cell that defines the name; the chapter's table and foot → API page."""
+    api, names = soup(book, book_api.PAGE), 0
+    links = {a["href"] for a in api.select("dt.sig a.api-chapter")}
+    for module, (page, exported) in book_api.exports().items():
+        chapter = soup(book, page)
+        back = {a["href"] for a in chapter.select("article a[href]")}
+        assert f"../{book_api.PAGE}.html#module-ddlm_core.{module}" in back, page
+        for name in exported:
+            assert api.find(id=f"ddlm_core.{module}.{name}"), (module, name)
+            assert f"../{page}.html#{book_api.anchor(name)}" in links, (module, name)
+            assert chapter.find(id=book_api.anchor(name)), (page, name)
+            names += 1
+    assert names == len(links)
+    ids = {tag["id"] for tag in api.select("[id]")}
+    for page in CHAPTERS:
+        for a in soup(book, page).select(f'a[href^="../{book_api.PAGE}.html#"]'):
+            assert a["href"].split("#")[1] in ids, (page, a["href"])
+
+
 # --- the pages in a browser
-
-CONTRAST = """() => {
-  // Text whose contrast with what is behind it is below 4.5, or 3 if it is large (WCAG 2, AA).
-  const context = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
-  const known = {};
-  const rgba = (color) => known[color] ??= (() => {
-    context.clearRect(0, 0, 1, 1);
-    context.fillStyle = color;
-    context.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  })();
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
-  const behind = (element) => {
-    if (!element) return [255, 255, 255];
-    const {backgroundColor, backgroundImage} = getComputedStyle(element);
-    if (backgroundImage !== 'none') return null;  // a pattern: not for us to judge
-    const color = rgba(backgroundColor);
-    if (color[3] === 1) return color.slice(0, 3);
-    const below = behind(element.parentElement);
-    return below && over(color, below);
-  };
-  const luminance = (color) => color.map((c) => c / 255)
-    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const found = {};
-  const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    const text = walker.currentNode.textContent.trim();
-    if (!text || element.closest('script, style, mjx-container, [aria-hidden=true]')) continue;
-    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
-    const style = getComputedStyle(element), back = behind(element);
-    if (!back) continue;
-    const pair = [over(rgba(style.color), back), back].map(luminance).sort((a, b) => b - a);
-    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05), size = parseFloat(style.fontSize);
-    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    if (ratio < (large ? 3 : 4.5)) {
-      const where = `${element.tagName}.${element.className} ${text.slice(0, 40)}`;
-      found[`${style.color} on ${back.map(Math.round)}: ${ratio.toFixed(2)}`] ??= where;
-    }
-  }
-  return found;
-}"""
-
-RAW_MATH = """() => {
-  const found = [];
-  const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (element.closest('script, style, pre, code, mjx-container')) continue;
-    if (/[$]|\\\\[([a-z]/.test(walker.currentNode.textContent)) found.push(element.outerHTML);
-  }
-  const formulas = [...document.querySelectorAll('.math')];
-  found.push(...formulas.filter((f) => !f.querySelector('mjx-container')).map((f) => f.outerHTML));
-  found.push(...[...document.querySelectorAll('mjx-merror')].map((f) => f.outerHTML));
-  return found;
-}"""
-
-TOO_WIDE = """() => {
-  if (document.documentElement.scrollWidth <= innerWidth) return [];
-  return [...document.querySelectorAll('main *')].filter((element) => {
-    if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
-    for (let e = element.parentElement; e; e = e.parentElement)
-      if (getComputedStyle(e).overflowX !== 'visible') return false;
-    return true;
-  }).map((element) => element.outerHTML.slice(0, 200)).concat(['the page is too wide']);
-}"""
-
-WITHOUT_NAME = """() => [...document.querySelectorAll('button, input, select, textarea')]
-  .filter((e) => e.checkVisibility() && e.type !== 'hidden')
-  .filter((e) => !(e.innerText?.trim() || e.ariaLabel || e.title || e.dataset.bsOriginalTitle
-    || e.labels?.length || e.placeholder))
-  .map((e) => e.outerHTML)"""
 
 
 @pytest.fixture(scope="module")
@@ -319,21 +263,6 @@ def site(book) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Headless Chromium that reaches this machine and nothing else."""
-    program = next(filter(None, map(shutil.which, BROWSERS.split())), None)
-    if not program:
-        lacking("Chromium: `apt-get install chromium`")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    flags = ["--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=program, args=flags)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from PIL import Image
 
 from ddlm_core.apps import generate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.pipeline import SamplingOptions, default_churn
+from ddlm_core.support.errors import UserError
 
 COMMAND = [sys.executable, "-m", "ddlm_core.apps.generate", "--device", "cpu"]
 
@@ -70,6 +72,19 @@ def test_every_option_changes_the_text(run):
     changes = ("--seq-len 39", "--num-steps 4", "--schedule linear", "--temperature 0.2")
     found = {tuple(texts("--seed", "0", *change.split(), run=run)) for change in ("", *changes)}
     assert len(found) == 5
+
+
+def test_help_tells_the_defaults_of_the_pipeline():
+    """They stand in the help as words, so that --help need not import PyTorch."""
+    told = " ".join(generate.parser().format_help().split())
+    for option, words in (
+        ("num_steps", "denoising steps (default: {})"),
+        ("schedule", "cosine or fraction (default: {})"),
+        ("temperature", "below 1 is surer (default: {:g})"),
+    ):
+        assert words.format(getattr(SamplingOptions(), option)) in told
+    assert default_churn(DiscreteDiffusionConfig()) == 1
+    assert "fresh (default: 1, for most models)" in told
 
 
 def test_tells_the_seed_that_it_drew(run):
@@ -245,7 +260,7 @@ def test_interrupt_ends_with_130(run, monkeypatch):
 
 def test_an_error_of_many_lines_is_told_in_one(run, monkeypatch):
     def fail(*_):
-        raise ValueError("too\n  bad")
+        raise UserError("too\n  bad")
 
     monkeypatch.setattr(generate, "write_texts", fail)
     assert run() == (2, "", "ddlm-generate: too bad\n")

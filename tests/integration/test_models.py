@@ -15,8 +15,8 @@ def test_a_name_finds_its_folder(tmp_path):
         folder.mkdir(parents=True)
     (bundled / "config.json").touch()
 
-    def hub(name: str, allow_patterns: list[str]) -> str:
-        asked.append(name)
+    def hub(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
         assert allow_patterns == ["config.json", "model.safetensors"]
         if name != "user/model":
             raise ConnectionError("no network\ntoday")
@@ -37,6 +37,11 @@ def test_a_name_finds_its_folder(tmp_path):
             ):
                 model_folder(name)
         assert not asked and model_folder("user/model") == Path("cache/user/model")
+        model_folder("user/model", "v2")
+        assert asked == [("user/model", None), ("user/model", "v2")]
+        for source in (None, "pocket-stories", tmp_path):
+            with pytest.raises(ValueError, match="only models of the Hub have a revision"):
+                model_folder(source, "v2")
         with pytest.raises(ValueError, match=r"no model 'a/b' \(no network today\): name a folder"):
             model_folder("a/b")
 

@@ -1,10 +1,12 @@
 """What a user of the package relies on: its names, and that importing it costs little."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import ddlm_core
+from chapters import Cell
 
 ROOT = Path(ddlm_core.__file__).parent
 PUBLIC = """CharacterLevelTokenizer GeometricNoise perturb_batch transition staggered_score
@@ -26,9 +28,18 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_package_shrinks():
-    lines = sum(len(path.read_text().splitlines()) for path in ROOT.glob("*.py"))
-    assert lines < 2000, f"ddlm_core/*.py has {lines} lines: find the simpler idea"
+def test_a_module_is_read_in_one_sitting():
+    lengths = {
+        p.relative_to(ROOT).as_posix(): p.read_text().count("\n") for p in ROOT.rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
+def test_the_package_is_small():
+    """Lines of code of what the chapters export: no docstring, comment or blank line."""
+    sources = [path.read_text() for path in ROOT.glob("*.py")]
+    lines = sum(Cell(source, ast.parse(source), [], 1).code_lines() for source in sources)
+    assert 500 < lines < 2000, f"{lines} lines of code: find the simpler idea"
 
 
 def test_a_checkpoint_ships_with_the_package():

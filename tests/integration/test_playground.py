@@ -4,25 +4,14 @@ import asyncio
 import re
 
 import pytest
-import torch
 
 import ddlm_core
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import DiffusionPipeline
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> DiffusionPipeline:
-    config = DiscreteDiffusionConfig(block_size=40, n_layer=1, n_head=1, n_embd=8, cond_dim=4)
-    network, generator = DiscreteDiffusionTransformer(config), torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
-    return DiffusionPipeline(network, "cpu")
+from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions
 
 
 @pytest.fixture
-def playground(pipeline):
-    return ddlm_core.Playground(pipeline, num_steps=6, seed=3)
+def playground(tiny_pipeline):
+    return ddlm_core.Playground(tiny_pipeline, num_steps=6, seed=3)
 
 
 def shown(playground) -> str:
@@ -31,8 +20,8 @@ def shown(playground) -> str:
     return re.sub("</?[bi]>", "", inner)
 
 
-def test_steps_are_those_of_the_pipeline(playground, pipeline):
-    animation = pipeline.generate_with_visualization(num_steps=6, seed=3)
+def test_steps_are_those_of_the_pipeline(playground, tiny_pipeline):
+    animation = tiny_pipeline.generate_with_visualization(num_steps=6, seed=3)
     for index, frame in enumerate(animation.frames):
         playground.step_button.click()
         assert playground.frames[-1] == frame and playground.position.value == index
@@ -65,6 +54,7 @@ def test_scrubbing_goes_back_and_running_goes_on(playground):
         ("steps", 5),
         ("schedule", "linear"),
         ("temperature", 0.3),
+        ("churn", 0.0),
         ("seed", 4),
     ],
 )
@@ -121,3 +111,16 @@ def test_text_cannot_become_html(playground):
     playground.template.value = "<i>&_"
     playground.step()
     assert shown(playground).startswith("&lt;i&gt;&amp;")
+
+
+def test_it_begins_with_the_defaults_of_the_pipeline(tiny_pipeline, tiny_network):
+    playground, default = ddlm_core.Playground(tiny_pipeline), SamplingOptions()
+    assert playground.steps.value == default.num_steps
+    assert playground.schedule.value == default.schedule
+    assert playground.temperature.value == default.temperature
+    assert playground.churn.value == 1 and not playground.churn.disabled
+    masked = DiffusionPipeline(tiny_network(graph="absorbing"), "cpu")
+    playground = ddlm_core.Playground(masked, num_steps=2)
+    assert playground.churn.value == 0 and playground.churn.disabled
+    playground.run()
+    assert len(playground.frames) == 3

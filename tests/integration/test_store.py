@@ -282,6 +282,7 @@ def anonymous() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+@pytest.mark.filterwarnings("ignore:stories repeat")  # the same stories, many times
 @pytest.mark.parametrize("kind", ["jsonl", "txt"])
 def test_memory_does_not_grow_with_the_text(cache, tmp_path, kind):
     block = "".join(f"{story}\n" for story in TOLD)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from ddlm_core.apps.train import network_settings
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.optimizers import build_optimizers
+from ddlm_core.settings import TrainingConfig, every_key, load_preset
 from ddlm_core.support.presets import CONFIGS, preset_names
-from ddlm_core.training import TrainingConfig, build_optimizers, every_key, load_preset
 
 SMALL = [
     *("model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.cond_dim=8"),
@@ -60,6 +61,7 @@ def log(folder, run="checkpoints"):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_train_then_resume(folder):
     done = ddlm_train(folder, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -89,6 +91,7 @@ def interrupt(folder, number, step, *arguments):
     assert process.returncode == 130 and "go on with +resume_from=" in errors, errors
 
 
+@pytest.mark.slow
 def test_stopped_three_times_and_still_the_same_bits(folder):
     """SIGTERM, SIGINT, and SIGKILL in the middle of a save, against a run that was left alone."""
     settings = [*SMALL, "max_steps=200", "save_every_steps=20", "log_every_steps=1", "seed=3"]
@@ -119,6 +122,7 @@ def test_stopped_three_times_and_still_the_same_bits(folder):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(folder):
     """The same global batch of 8: the same losses, and one of the two writes and speaks."""
     settings = [*SMALL, "max_steps=6", "log_every_steps=1", "warmup_steps=0", "mixed_precision=no"]

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,28 +18,41 @@ import psutil
 import pytest
 import torch
 
-from ddlm_core.apps import ui
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.apps import page, ui
+from ddlm_core.model import DiscreteDiffusionTransformer
+from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions
+from pages import CONTRAST, WITHOUT_NAME
 
-GOOD = ("a_{9}", False, 40, 1, 3, "cosine", 1.0, "1")
+# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed
+GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1")
+
+
+def but(**changes: Any) -> tuple:
+    """Good controls with some changes."""
+    return tuple((dict(zip(page.CONTROLS, GOOD, strict=True)) | changes).values())
+
+
 BAD = {
-    "the template must be a text of at most 2000": ("_" * 2001, *GOOD[1:]),
-    "the template has 41 characters": ("_{41}", *GOOD[1:]),
-    "the model does not know": ("smile 😀 _", *GOOD[1:]),
-    "the template has no blank": ("done", *GOOD[1:]),
-    "seq_len must be a whole number": ("", False, 0, *GOOD[3:]),
-    "seq_len must be a whole number from": ("", False, 10**9, *GOOD[3:]),
-    "samples must be a whole number from 1 to 8, got 0": (*GOOD[:3], 0, *GOOD[4:]),
-    "samples must be a whole number from 1 to 8, got 9": (*GOOD[:3], 9, *GOOD[4:]),
-    "samples must be a whole number from 1 to 8, got 'all'": (*GOOD[:3], "all", *GOOD[4:]),
-    "steps must be a whole number from 1 to 512, got 100000": (*GOOD[:4], 10**5, *GOOD[5:]),
-    "steps must be a whole number from 1 to 512, got 1.5": (*GOOD[:4], 1.5, *GOOD[5:]),
-    "schedule must be one of linear, cosine, fraction": (*GOOD[:5], "slow", *GOOD[6:]),
-    "temperature must be a number from": (*GOOD[:6], 0, GOOD[7]),
-    "temperature must be a number": (*GOOD[:6], None, GOOD[7]),
-    "seed must be a whole number, got 'one'": (*GOOD[:7], "one"),
-    "seed must be a whole number from 0": (*GOOD[:7], "-1"),
+    "model must be one of tiny, pocket-stories, ": but(model="../secret"),
+    "model must be one of tiny": but(model=["tiny"]),
+    "the template must be a text of at most 2000": but(template="_" * 2001),
+    "the template has 41 characters": but(template="_{41}"),
+    "the model does not know": but(template="smile 😀 _"),
+    "the template has no blank": but(template="done"),
+    "seq_len must be a whole number": but(template="", seq_len=0),
+    "seq_len must be a whole number from": but(template="", seq_len=10**9),
+    "num_samples must be a whole number from 1 to 8, got 0": but(num_samples=0),
+    "num_samples must be a whole number from 1 to 8, got 9": but(num_samples=9),
+    "num_samples must be a whole number from 1 to 8, got 'all'": but(num_samples="all"),
+    "num_steps must be a whole number from 1 to 512, got 100000": but(num_steps=10**5),
+    "num_steps must be a whole number from 1 to 512, got 1.5": but(num_steps=1.5),
+    "schedule must be one of linear, cosine, fraction": but(schedule="slow"),
+    "temperature must be a number from": but(temperature=0),
+    "temperature must be a number": but(temperature=None),
+    "churn must be a number from 0.0 to 1.0, got 2": but(churn=2),
+    "churn must be a number from 0.0 to 1.0, got None": but(churn=None),
+    "seed must be a whole number, got 'one'": but(seed="one"),
+    "seed must be a whole number from 0": but(seed="-1"),
 }
 
 
@@ -56,35 +68,36 @@ class Slow(DiscreteDiffusionTransformer):
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> DiffusionPipeline:
-    config = DiscreteDiffusionConfig(block_size=40, n_layer=1, n_head=1, n_embd=8, cond_dim=4)
-    network, generator = Slow(config), torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / 4
-    return DiffusionPipeline(network, "cpu")
+def pipeline(tiny_network) -> DiffusionPipeline:
+    return DiffusionPipeline(tiny_network(Slow), "cpu")
 
 
 @pytest.fixture(scope="module")
-def page(pipeline: DiffusionPipeline) -> Iterator[Any]:
+def models(pipeline) -> page.Models:
+    return page.Models(pipeline, "tiny")
+
+
+@pytest.fixture(scope="module")
+def served(models) -> Iterator[Any]:
     """The page, served in this process."""
-    page = ui.build_page(pipeline)
-    ui.launch(page, server_name="127.0.0.1", server_port=ui.free_port("127.0.0.1", None))
-    yield page
-    page.close(verbose=False)
+    blocks = page.build_page(models)
+    ui.launch(blocks, server_name="127.0.0.1", server_port=ui.free_port("127.0.0.1", None))
+    yield blocks
+    blocks.close(verbose=False)
 
 
 def test_the_count_follows_the_template(pipeline):
-    assert ui.count("", pipeline.config) == "empty: the model writes freely, up to 40 characters"
-    assert ui.count("a_{9}", pipeline.config) == "10 of 40 characters, 9 of them blank"
+    assert page.count("", pipeline.config) == "empty: the model writes freely, up to 40 characters"
+    assert page.count("a_{9}", pipeline.config) == "10 of 40 characters, 9 of them blank"
     for template, words in (("done", "no blank"), ("é_", "'é'"), ("_" * 5000, "at most 2000")):
-        assert ui.count(template, pipeline.config).startswith("⚠ ")
-        assert words in ui.count(template, pipeline.config)
-    assert "<" not in ui.count("<b>", pipeline.config)
+        assert page.count(template, pipeline.config).startswith("⚠ ")
+        assert words in page.count(template, pipeline.config)
+    assert "<" not in page.count("<b>", pipeline.config)
 
 
-def test_a_run_shows_every_step_and_gives_files(pipeline, monkeypatch):
-    monkeypatch.setattr(ui, "SECONDS_BETWEEN", 0)
-    run = ui.write(pipeline, "a<_{9}", False, 40, 2, 5, "cosine", 1.0, "7")
+def test_a_run_shows_every_step_and_gives_files(models, pipeline, monkeypatch):
+    monkeypatch.setattr(page, "SECONDS_BETWEEN", 0)
+    run = page.write(models, *but(template="a<_{9}", num_samples=2, num_steps=5, seed="7"))
     shown = [next(run) for _ in range(6)]
     for step, (html, texts, *_) in enumerate(shown):
         assert f"step {step} of 5 · noise σ̄ = " in html and f'max="5" value="{step}"' in html
@@ -101,20 +114,70 @@ def test_a_run_shows_every_step_and_gives_files(pipeline, monkeypatch):
 
 
 def test_controls_reach_the_sampler():
-    options = ui.arguments("", False, 30, 3, 9, "linear", 0.5, "")
-    assert options["template"] is None and options["seq_len"] == 30 and options["num_samples"] == 3
-    assert options["num_steps"] == 9 and options["schedule"] == "linear"
-    assert options["temperature"] == 0.5 and 0 <= options["seed"] < 2**32
-    assert ui.arguments(*GOOD)["seq_len"] is None
-    assert ui.arguments("a_", True, *GOOD[2:])["seq_len"] == 40
+    def options(**changes: Any) -> dict[str, Any]:
+        return page.arguments(**dict(zip(page.CONTROLS, but(**changes), strict=True)))
+
+    changes = {"num_samples": 3, "num_steps": 9, "schedule": "linear", "temperature": 0.5}
+    asked = options(template="", seq_len=30, churn=0.25, seed="", **changes)
+    assert asked.items() >= (changes | {"template": None, "seq_len": 30, "churn": 0.25}).items()
+    assert 0 <= asked["seed"] < 2**32
+    assert options()["seq_len"] is None and options(go_on=True)["seq_len"] == 40
+    assert "model" not in asked and "go_on" not in asked
+
+
+def test_one_set_of_defaults(models, pipeline, tiny_network):
+    first = page.first_settings(pipeline.config)
+    assert first.items() >= {"num_steps": 128, "schedule": "cosine", "temperature": 1.0}.items()
+    assert first["churn"] == 1 and first["seq_len"] == 40
+    options = SamplingOptions()
+    assert (first["num_steps"], first["schedule"]) == (options.num_steps, options.schedule)
+    built = {b.label: b for b in page.build_page(models).blocks.values() if hasattr(b, "label")}
+    shown = {"Samples": 1, "Steps": 128, "Temperature": 1, "Length": 40, "Schedule": "cosine"}
+    shown |= {"Model": "tiny", "Churn": 1}
+    assert {label: built[label].value for label in shown} == shown
+    masked = DiffusionPipeline(tiny_network(graph="absorbing"), "cpu")
+    assert page.first_settings(masked.config)["churn"] == 0
+
+
+def test_examples_are_settings_that_work():
+    models = page.Models(DiffusionPipeline.from_pretrained(device="cpu"))
+    config = models["pocket-stories"].config
+    rows = page.examples(config, page.first_settings(config))
+    assert [*rows] == [*page.SETTINGS]  # the model that ships with the package takes all of them
+    names, changed = page.CONTROLS[1:-1], set()
+    for row in rows.values():
+        asked = dict(zip(names, row, strict=True)) | {"model": "pocket-stories", "seed": "1"}
+        models["pocket-stories"].generate_streaming(**page.arguments(**asked))  # checks
+        changed |= {n for n in names if asked[n] != page.first_settings(config)[n]}
+    assert changed >= {"template", "go_on", "num_samples", "num_steps", "churn", "temperature"}
+
+
+def test_examples_that_a_model_cannot_take_are_left_out(pipeline):
+    rows = page.examples(pipeline.config, page.first_settings(pipeline.config))  # 40 characters
+    assert "Two blanks" not in rows and "Surer of itself" in rows
+
+
+def test_models_are_loaded_once_and_no_others(models, monkeypatch):
+    assert models.names == ["tiny", "pocket-stories", "tinystories-cpu"]
+    loads = []
+    monkeypatch.setattr(
+        page.DiffusionPipeline, "from_pretrained", lambda name, device: loads.append(name) or name
+    )
+    fresh = page.Models(models["tiny"], "tiny")
+    with ThreadPoolExecutor(4) as pool:
+        assert {*pool.map(fresh.__getitem__, ["tinystories-cpu"] * 8)} == {"tinystories-cpu"}
+    assert loads == ["tinystories-cpu"] and fresh["tiny"] is models["tiny"]
+    with pytest.raises(ValueError, match="model must be one of"):
+        fresh["user/model"]
+    assert page.Models(models["tiny"]).names == ["pocket-stories", "tinystories-cpu"]
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_limits_hold_on_the_server(reason, pipeline):
+def test_limits_hold_on_the_server(reason, models):
     import gradio as gr
 
     with pytest.raises(gr.Error) as caught:
-        next(ui.write(pipeline, *BAD[reason]))
+        next(page.write(models, *BAD[reason]))
     assert reason in caught.value.message and "\n" not in caught.value.message
 
 
@@ -126,16 +189,17 @@ def memory() -> int:
     return psutil.Process().memory_info().rss
 
 
-def test_a_crowd_of_good_and_bad_requests(page, pipeline):
+@pytest.mark.slow
+def test_a_crowd_of_good_and_bad_requests(served, models):
     from gradio_client import Client
 
     local = threading.local()
 
     def ask(number: int) -> str:
-        local.client = getattr(local, "client", None) or Client(page.local_url, verbose=False)
+        local.client = getattr(local, "client", None) or Client(served.local_url, verbose=False)
         controls = GOOD if number % 2 else [*BAD.values()][number // 2 % len(BAD)]
         try:
-            answer = local.client.predict(*controls, api_name="/write")
+            answer = local.client.predict(*controls, api_name="/generate")
         except Exception as error:
             return str(error)
         return answer[1]
@@ -148,23 +212,10 @@ def test_a_crowd_of_good_and_bad_requests(page, pipeline):
     assert len({*answers[1::2]}) == 1 and len(answers[1]) > 3  # the same seed, the same text
     for number, answer in enumerate(answers[::2]):
         assert answer != answers[1] and "Traceback" not in answer, number
-    assert [*ui.write(pipeline, *GOOD)][-2][1]  # and it is still there
+    assert [*page.write(models, *GOOD)][-2][1]  # and it is still there
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: that of the system, or the one that playwright has installed."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    where = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_api.sync_playwright() as playwright:
-        if where is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("needs chromium: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(browser: Any, page: Any, **how: Any) -> tuple[Any, list[str]]:
+def opened(browser: Any, served: Any, **how: Any) -> tuple[Any, list[str]]:
     """A tab with the page, and what goes wrong in it: errors, and requests to other hosts."""
     context, wrong = browser.new_context(**how), []
     context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -173,20 +224,20 @@ def opened(browser: Any, page: Any, **how: Any) -> tuple[Any, list[str]]:
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on(
         "request",
-        lambda r: r.url.startswith((page.local_url, "data:", "blob:")) or wrong.append(r.url),
+        lambda r: r.url.startswith((served.local_url, "data:", "blob:")) or wrong.append(r.url),
     )
-    tab.goto(page.local_url)
-    tab.wait_for_selector("#write")
+    tab.goto(served.local_url)
+    tab.wait_for_selector("#generate")
     return tab, wrong
 
 
-def test_in_a_browser(browser, page, pipeline, monkeypatch, tmp_path):
-    tab, wrong = opened(browser, page, viewport={"width": 1200, "height": 900})
+def test_in_a_browser(browser, served, pipeline, monkeypatch, tmp_path):
+    tab, wrong = opened(browser, served, viewport={"width": 1200, "height": 900})
     tab.fill("#template textarea", "Max_{9} \\_ end")
     tab.wait_for_function("document.querySelector('#count').innerText.startsWith('18 of 40')")
     tab.fill("#seed textarea, #seed input", "5")
     monkeypatch.setattr(pipeline.model, "pause", 0.05)
-    tab.click("#write")
+    tab.click("#generate")
     tab.wait_for_function("document.querySelectorAll('#live b').length > 0")
     step = tab.inner_text("#live p").split(" of ")[0]
     tab.wait_for_function(f"!document.querySelector('#live p').innerText.startsWith('{step} ')")
@@ -195,10 +246,10 @@ def test_in_a_browser(browser, page, pipeline, monkeypatch, tmp_path):
     asked, text = pipeline.model.asked, tab.inner_text("#live p")
     tab.wait_for_timeout(1000)
     assert pipeline.model.asked == asked and tab.inner_text("#live p") == text  # it has stopped
-    assert int(text.split()[1]) < 64 and "seed 5" in text
+    assert int(text.split()[1]) < 128 and "seed 5" in text
 
     monkeypatch.setattr(pipeline.model, "pause", 0.0)
-    tab.click("#write")
+    tab.click("#generate")
     tab.wait_for_function("document.querySelector('#texts textarea').value.length > 5")
     text = tab.input_value("#texts textarea")
     assert re.fullmatch(r"Max.{0,9} _ end", text, re.DOTALL)
@@ -211,15 +262,32 @@ def test_in_a_browser(browser, page, pipeline, monkeypatch, tmp_path):
     assert (tmp_path / "text.gif").read_bytes().startswith(b"GIF8")
 
     tab.fill("#template textarea", "é_")
-    tab.click("#write")
+    tab.click("#generate")
     tab.wait_for_selector("text=the model does not know 'é' of the template")
     assert wrong == []
 
 
-def test_a_closed_page_stops_its_run(browser, page, pipeline, monkeypatch):
-    tab, _ = opened(browser, page)
+def test_examples_set_controls_and_a_model_is_chosen(browser, served):
+    tab, wrong = opened(browser, served)
+    tab.click("text=As in the paper")
+    tab.wait_for_function("document.querySelector('[aria-label*=\"Steps\"]').value === '256'")
+    assert tab.input_value("[aria-label*='Churn']") == "0"
+    assert tab.is_checked("label:has-text('linear') input")
+    tab.click("#model input")
+    tab.click("[role=option]:has-text('tinystories-cpu')")
+    tab.wait_for_function("document.querySelector('#count').innerText.includes('up to 160')")
+    assert tab.input_value("[aria-label*='Length']") == "160"
+    assert tab.input_value("[aria-label*='Churn']") == "1"
+    tab.fill("[aria-label*='Steps']", "2")
+    tab.click("#generate")
+    tab.wait_for_function("document.querySelector('#texts textarea').value.length > 50")
+    assert wrong == []
+
+
+def test_a_closed_page_stops_its_run(browser, served, pipeline, monkeypatch):
+    tab, _ = opened(browser, served)
     monkeypatch.setattr(pipeline.model, "pause", 0.3)
-    tab.click("#write")
+    tab.click("#generate")
     tab.wait_for_function("document.querySelectorAll('#live pre').length > 0")
     tab.context.close()
     time.sleep(3)
@@ -229,12 +297,12 @@ def test_a_closed_page_stops_its_run(browser, page, pipeline, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["light", "dark", "phone"])
-def test_it_fits_in_light_dark_and_on_a_phone(how, browser, page):
-    from test_book import CONTRAST, WITHOUT_NAME
-
+def test_it_fits_in_light_dark_and_on_a_phone(how, browser, served):
     size = {"width": 375, "height": 800} if how == "phone" else {"width": 1200, "height": 900}
-    tab, _ = opened(browser, page, viewport=size, color_scheme="dark" if how == "dark" else "light")
-    tab.click("#write")
+    tab, _ = opened(
+        browser, served, viewport=size, color_scheme="dark" if how == "dark" else "light"
+    )
+    tab.click("#generate")
     tab.wait_for_function("document.querySelector('#texts textarea').value.length > 5")
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     ink = tab.evaluate("getComputedStyle(document.querySelector('#live pre')).color")

@@ -26,6 +26,7 @@ from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import UNIFORM
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import resample_probability
+from ddlm_core.objective import compute_loss, draw_noise, proposal_times, training_loss
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import (
     SCHEDULES,
@@ -35,16 +36,9 @@ from ddlm_core.sampler import (
     reverse_probs,
     sample_generators,
 )
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.worlds import MaskedWorld, three_letter_words
-from ddlm_core.training import (
-    Trainer,
-    TrainingConfig,
-    compute_loss,
-    draw_noise,
-    proposal_times,
-    training_loss,
-    validation_bound,
-)
+from ddlm_core.training import Trainer, validation_bound
 
 INF = math.inf
 

@@ -14,6 +14,7 @@ from ddlm_core.data import (
     evaluation_loader,
     setup_dataloaders,
     split_stories,
+    stored_tokens,
 )
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
@@ -189,3 +190,33 @@ def test_the_vocabulary_of_the_network_is_taken():
     assert data.tokenizer is small and data.train.dataset.vocab == small.vocab
     assert max(int(batch.max()) for batch in data.train) == 4
     assert data.val.dataset.vocab == data.test.dataset.vocab == small.vocab
+
+
+def test_how_many_stories_are_read(monkeypatch):
+    """Ours never run out: those held out come on top, and 100,000 are told if nothing is said."""
+    asked = []
+
+    def stop(source, tokenizer, **how):
+        asked.append(how["limit"])
+        raise InterruptedError
+
+    monkeypatch.setattr("ddlm_core.data.stored_tokens", stop)
+    for source, count in ((POCKET, None), (POCKET, 50), ("a.txt", None), ("a.txt", 50)):
+        with pytest.raises(InterruptedError):
+            setup_dataloaders(source, train_samples=count, val_samples=7)
+    assert asked == [100_014, 64, None, 50]
+
+
+def test_stored_stories_are_those_of_the_grammar():
+    text = stored_tokens(POCKET, TOKENIZER, limit=3)
+    assert TOKENIZER.decode(text.tokens[:]) == "".join(stories.sample(3, seed=0))
+    other = stored_tokens(POCKET, TOKENIZER, limit=3, seed=1)
+    assert TOKENIZER.decode(other.tokens[:]) == "".join(stories.sample(3, seed=1))
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("One text.", "Another text."):
+        path.write_text(text)
+        tokens = stored_tokens(str(path), TOKENIZER).tokens
+        assert TOKENIZER.decode(tokens[:]) == text

@@ -136,3 +136,9 @@ def test_redrawn_tokens_come_from_the_prior():
     x_0 = torch.zeros(2, 3, dtype=torch.int64)
     noise = torch.tensor([0.0, math.inf])
     assert perturb_batch(x_0, noise, 9, prior=sevens).tolist() == [[0, 0, 0], [7, 7, 7]]
+
+
+def test_no_noise_changes_nothing_even_if_the_draw_is_zero(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    x_0 = torch.full((1, 500), 3)
+    assert torch.equal(perturb_batch(x_0, 0.0, 7), x_0)

@@ -51,6 +51,8 @@ def test_noise_features_by_hand():
 def test_noise_features_are_finite_and_precise():
     ends = torch.tensor([0.0, 1e-30, 1e-4, 20.0, math.inf])
     assert sinusoidal_features(ends, 8).isfinite().all()
+    limits = torch.tensor([1e-12, 1e-12, 1e-4, 20.0, 1e12])
+    assert torch.equal(sinusoidal_features(ends, 8), sinusoidal_features(limits, 8))
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         found = sinusoidal_features(ends.to(dtype), 8)
         assert found.dtype == torch.promote_types(dtype, torch.float32)

@@ -124,3 +124,10 @@ def test_the_kernel_has_the_dtype_of_its_noise():
     ):
         assert transition_matrix(noise, 3).dtype == dtype
     assert torch.equal(transition_matrix(0.0, 3), torch.eye(3, dtype=torch.float64))
+
+
+def test_the_time_of_a_plain_number():
+    noise = GeometricNoise()
+    for number in (20, 20.0, torch.tensor(20)):
+        assert noise.time(number).dtype == torch.float64
+        assert noise.time(number).item() == pytest.approx(1, rel=1e-14)

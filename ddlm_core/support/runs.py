@@ -1,0 +1,136 @@
+"""What a run is, and the files that it leaves: how a stop in the middle costs nothing."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.files import atomic_write
+from ddlm_core.support.store import fingerprint
+
+# what may differ between a run and its continuation
+HARMLESS = frozenset(
+    [
+        "num_workers",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "num_epochs",
+        "max_steps",
+        "learning_rate",
+        "matrix_learning_rate",
+        "gradient_clip",
+        "mixed_precision",
+        "torch_compile",
+        "gradient_checkpointing",
+        "sigma_min",
+        "sigma_max",
+        "checkpoint_dir",
+        "save_every",
+        "save_every_steps",
+        "eval_every_steps",
+        "log_every_steps",
+        "progress",
+        "model",
+    ]  # windows_per_step and the network are compared instead of some of them
+)
+SAME_TEXT = frozenset(
+    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
+)
+
+
+class State(Protocol):
+    """What changes during a run, such as ``TrainState`` of chapter 8."""
+
+    step: int
+    average: Any  # a network with ``config`` and ``save_pretrained``
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Go on from them; if they do not fit, a UserError, and nothing has changed."""
+
+
+def check_fit(config: Any, model: nn.Module, loader: DataLoader) -> None:
+    """Raise a UserError if settings or data mean other noise or other tokens than the network."""
+    for name in ("sigma_min", "sigma_max"):
+        wanted, has = getattr(config, name), getattr(model.config, name)
+        if wanted is not None and wanted != has:
+            raise UserError(
+                f"{name} is {wanted:g} in the settings, {has:g} in the network: name one"
+            )
+    vocab = getattr(loader.dataset, "vocab", None)
+    if vocab is not None and vocab != model.config.vocab[: len(vocab)]:  # a mask state may follow
+        hint = "setup_dataloaders(..., tokenizer=model.config.tokenizer)"
+        raise UserError(f"the data have another vocabulary than the network: {hint}")
+
+
+def describe_run(
+    config: Any,
+    model: nn.Module,
+    loaders: Sequence[DataLoader | None],
+    micro_batches: int,
+) -> dict[str, Any]:
+    """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
+    settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
+    network = {f"model.{name}": value for name, value in asdict(model.config).items()}
+    settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}
+    for name, loader in zip(("training_text", "validation_text"), loaders):
+        tokens = None if loader is None else getattr(loader.dataset, "tokens", None)
+        settings[name] = None if tokens is None else fingerprint(tokens)
+    return settings
+
+
+def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a UserError that names what differs between two runs of :func:`describe_run`."""
+    texts = ("training_text", "validation_text")
+    same_text = all(before.get(name) == now[name] for name in texts)
+    if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
+        raise UserError(
+            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
+        )
+
+
+class RunFiles:
+    """What a run leaves in its folder: checkpoints, and the averaged weights."""
+
+    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+        """``run`` is what :func:`describe_run` says."""
+        self.folder, self.run = folder, run
+
+    def save(self, state: State) -> None:
+        """Write the latest checkpoint; the one before it is kept."""
+        save_checkpoint(self.folder / LATEST, state.state_dict() | {"run": self.run})
+
+    def save_weights(self, name: str, state: State) -> None:
+        """Write the averaged weights as a folder that ``from_pretrained`` loads."""
+        config = asdict(replace(state.average.config, step=state.step, ema=True))
+        save = partial(state.average.save_pretrained, config=config)
+        atomic_write(self.folder / name, save)
+
+    def load(self, path: Path, state: State, total_steps: int) -> Path:
+        """Put a checkpoint of the same run into ``state``; which file it was read from.
+
+        Raises:
+            UserError: if it is damaged or of another run; then nothing has changed.
+        """
+        content, source = find_checkpoint(path)
+        if missing := {"run", "step"} - content.keys():
+            raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
+        check_same_run(content["run"], self.run)
+        if content["step"] > total_steps:
+            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
+            raise UserError(f"{found}: raise max_steps or num_epochs")
+        state.load_state_dict(content)
+        return source
+
+    def set_aside(self, path: Path) -> None:
+        """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
+        if path.exists() and path.parent.resolve() == self.folder.resolve():
+            path.replace(path.with_name(path.name + ".damaged"))
