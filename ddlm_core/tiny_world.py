@@ -78,8 +78,8 @@ def word_kernel(world: TinyWorld, sigma_bar: Tensor) -> Tensor:
 
 def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> Tensor:
     """(W, W): p(x_s | x_t) for whole words by Bayes' rule, one row for each x_t."""
-    before = world.probs @ word_kernel(world, sigma_bar_s)  # (W,): p_s
-    joint = before[:, None] * word_kernel(world, sigma_bar_t - sigma_bar_s)
+    p_s = world.probs @ word_kernel(world, sigma_bar_s)  # (W,)
+    joint = p_s[:, None] * word_kernel(world, sigma_bar_t - sigma_bar_s)
     return (joint / joint.sum(0)).T
 
 
