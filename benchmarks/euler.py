@@ -1,7 +1,7 @@
-"""Does Euler's step write better stories than the analytic one? Flawless samples of the bundled model.
+"""Does Euler's step write better stories than the analytic one? Samples of the bundled model.
 
-Prints a Markdown table: the same seeds and the same noise to start from for both steps, without churn.
-Beside the shares of flawless samples: how many only one of the two steps wrote well.
+Prints a Markdown table of flawless samples: both steps get the same seeds, so the same start,
+and no churn. Beside the shares: how many texts only one of the two wrote without a flaw.
 """
 
 import argparse

@@ -18,7 +18,7 @@ __all__ = ['TinyWorld', 'three_letter_world', 'two_letter_world', 'product_of_po
 
 
 class TinyWorld:
-    """A language given by the probabilities of all its words, and its ideal denoiser."""
+    """A language given by the probabilities of all its words, and its Bayes-optimal denoiser."""
 
     def __init__(self, probs: Tensor) -> None:  # (V, V, …): one axis for each letter of a word
         self.vocab_size, self.length = probs.shape[0], probs.ndim

@@ -28,7 +28,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -93,7 +93,7 @@ from ddlm_core.loss import denoiser_log_score
 
 
 class TinyWorld:
-    """A language given by the probabilities of all its words, and its ideal denoiser."""
+    """A language given by the probabilities of all its words, and its Bayes-optimal denoiser."""
 
     def __init__(self, probs: Tensor) -> None:  # (V, V, …): one axis for each letter of a word
         self.vocab_size, self.length = probs.shape[0], probs.ndim
@@ -192,7 +192,7 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 # letters jump at different moments, each at its own rate, so *in the limit it is exact to treat positions independently*. The
 # rest of the chapter is about what happens when we are not in the limit.
 #
-# An example: scores of the second letter at a noise of 0.3, where three letters in four are untouched.
+# An example: scores of the second letter at a noise of 0.3.
 
 # %%
 from ddlm_core.loss import denoiser_log_score
@@ -376,7 +376,7 @@ frequencies = one_hot(texts, tokenizer.vocab_size).double().mean(0)  # (L, V)
 print(f"letters {entropy(frequencies).sum():.0f} nats - story {stories.entropy():.0f} nats")
 
 # %% [markdown]
-# Even a perfect network, in a single step, pays 300 nats of total correlation for a story of 19.
+# In a single step even the Bayes-optimal denoiser pays 300 nats of total correlation, for a story of 19.
 #
 # **Many steps** cost less. In a step that removes the noise $\Delta$, a position changes with a probability of order
 # $\Delta$. The true joint distribution and the product of its marginals agree on the chance that a given position changes, alone or
@@ -390,7 +390,7 @@ print(f"letters {entropy(frequencies).sum():.0f} nats - story {stories.entropy()
 # A run starts at $t=1$ and visits $N$ earlier times, the last one $t=0$. We call them the *time grid*. The argument is named
 # `schedule`, as in other libraries; it has nothing to do with the noise schedule of [chapter 3](03_noise.ipynb), which says how much noise
 # there is at each time. Equal steps of $t$ are called `"linear"`. Geometric noise gives equal time to each
-# *factor* of noise, so 38 % of them, $\log 100/\log(2\cdot10^5)$, lie below $\bar\sigma=0.01$, where at most one letter in a hundred is
+# *factor* of noise, so 38 % of the steps, $\log 100/\log(2\cdot10^5)$, lie below $\bar\sigma=0.01$, where at most one letter in a hundred is
 # resampled. So there are two other grids. `"fraction"` takes equal steps of
 # $f=1-e^{-\bar\sigma}$. `"cosine"` takes long steps while almost all is noise, and short ones near the clean text:
 # $f=1-\sin\tfrac{\pi u}2=1-\cos\tfrac{\pi(1-u)}2$ after a share $u$ of the steps.
@@ -652,9 +652,8 @@ probs = torch.full((9,), 1 / 9, dtype=torch.float64)
 for level, next_level in zip(levels[:-1], levels[1:], strict=True):
     step = reverse_probs(world, world.words, level, next_level)
     probs = probs @ product_of_positions(world, step)
-print(
-    f"ab {probs[1]:.3f}   bc {probs[5]:.3f}   ca {probs[6]:.3f}   others {1 - probs[[1, 5, 6]].sum():.3f}"
-)
+common = probs[[1, 5, 6]]
+print(f"ab, bc, ca: {common.numpy().round(3)}, others: {1 - common.sum():.3f}")
 
 # %% [markdown]
 # Eight steps of `cosine` write too few of the three common words, by six and a half percentage points in all. That number is the
@@ -700,7 +699,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 
 # %% [markdown]
 # The figure shows the language and what sixteen, four and one equal steps of $t$ write. One step gives the products of the letter
-# frequencies: *ac* and *bb*, which are hardly ever said, come out far too often, and *ab* far too rarely.
+# frequencies: *ac* and *bb* come out far too often, and *ab* far too rarely.
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -747,8 +746,7 @@ for (method, schedule), values in distance.items():
 
 # %% [markdown]
 # All curves follow $1/N$ from about eight steps on. Sixteen steps of `cosine` do what thirty-two of `linear` do; `fraction` lies between.
-# Euler needs some 20 % more steps than the analytic step for the same distance. The test asks for $1/N$ in a second language too, of two letters and
-# words of three.
+# Euler needs some 20 % more steps than the analytic step for the same distance. The test asks for $1/N$ in a second language too.
 
 # %% tags=["test"]
 from ddlm_core.noise import GeometricNoise
@@ -773,8 +771,8 @@ test_total_variation_falls_like_one_over_the_steps()
 # ### When Euler wins
 #
 # Our world is generous: each of its nine words is possible. In English nearly all strings are not words. So take a strict world: *ab*
-# 0.5, *bc* 0.3, *ca* 0.2, and nothing else. Below are the distance on the `linear` grid, and the share of what is written
-# that is not a word.
+# 0.5, *bc* 0.3, *ca* 0.2, and nothing else. Below are the distance on the `linear` grid, the share of what is written that is not a word, and
+# the error of each word.
 
 # %%
 strict_probs = torch.zeros(3, 3, dtype=torch.float64)
@@ -795,26 +793,25 @@ for n in (4, 16, 64, 256, 512):
         f"{n:5}   {miss:18.4f} {miss_2:7.4f} {miss / miss_2:7.2f}"
         f"   {one[broken].sum():20.5f} {other[broken].sum():8.5f}"
     )
-print("\ntimes N = 512:      ab      bc      ca")
+print("\nerror of a word, times N = 512:   ab      bc      ca")
 for name, error in (
     ("analytic", runs["analytic", 512] - strict_world.probs),
     ("euler adds", runs["euler", 512] - runs["analytic", 512]),
 ):
-    print(f"{name:14}" + "".join(f"{512 * error[word]:8.2f}" for word in (1, 5, 6)))
+    print(f"{name:28}" + "".join(f"{512 * error[word]:8.2f}" for word in (1, 5, 6)))
 
 # %% [markdown]
-# **The cruder step comes 1.5 to 1.6 times closer**, at every $N$ from 16 to 512. The last lines show why: two errors with opposite signs.
+# **The cruder step comes 1.5 to 1.6 times closer**, at every $N$ from 16 to 512. The last two lines show why: the errors of independent draws, and what Euler adds to them, have opposite signs.
 #
 # * *Drawing independently favors the favorite.* Two letters vote for their words without asking each other. Two votes for *ab* write *ab*, and
-#   a split vote is settled in later steps, by the odds of the two words. By this count *ab* gets
+#   a split vote is settled in later steps, by the odds of the two words. By this count one vote gives *ab*
 #   $0.5^2+2\cdot0.5\cdot0.3\cdot\tfrac58+2\cdot0.5\cdot0.2\cdot\tfrac57=0.58$ in place of 0.5.
 # * *Frozen rates favor the rare.* They are those of the noisier text at the start of the step, where the odds are still closer to even.
 #
 # In a strict world later steps correct whatever is not a word, so almost all of the error is in *how often* each word comes, and there the
-# two partly cancel. In the generous world both errors also leave rare words behind, to which no later step objects; there they add. The cancellation
-# does not help correctness: the right half of the table shows Euler writing non-words as often as the analytic step, or a little more
-# often. [Euler or analytic](deeper/euler_or_analytic.ipynb) takes the errors apart step by step, and shows where between the two worlds the order
-# changes.
+# two partly cancel. In the generous world both errors also leave rare words behind, to which no later step objects; there they add. Correctness gains
+# nothing: Euler writes non-words as often as the analytic step, or a little more often. [Euler or analytic](deeper/euler_or_analytic.ipynb) takes the errors apart step by step, and finds the same in ten of twelve random
+# strict worlds with longer words.
 #
 # **And on stories?** By the same reasoning Euler should not write more of them without a flaw, and it does not.
 #
@@ -893,13 +890,12 @@ for k in (3, 8, 11):
 #
 # $$ e^{-\Delta'}\,p_y + \frac{1-e^{-\Delta'}}V . $$
 #
-# Is it still right? If texts at $t$ have the distribution $p_t$, an exact step to the lower level gives them the distribution of
-# that level, and noise then gives them $p_s$. Only the path is another one. But our steps are exact for each position and not
-# for the whole text, and a longer leap has a larger error.
+# Is it still right? An exact step takes $p_t$ to the distribution of the lower level, and noise takes that to $p_s$. Only the path is
+# another one. But our steps are exact for each position and not for the whole text, and a longer leap has a larger error.
 #
 # This is a *predictor–corrector* sampler. [Karras et al. 2022](https://arxiv.org/abs/2206.00364) add noise back in samplers of continuous
 # diffusion and call it churn; [ReMDM](https://arxiv.org/abs/2503.00307) masks letters again; the
-# [Ψ-samplers](https://arxiv.org/abs/2602.21185) of Deschenaux et al. 2026 do it for masks and uniform noise alike. (SEDD has none of it.)
+# [Ψ-samplers](https://arxiv.org/abs/2602.21185) of Deschenaux et al. 2026 work for masks and uniform noise alike.
 
 # %% tags=["export", "hide-input"]
 from typing import Any
@@ -1147,9 +1143,8 @@ for num_steps in (1, 4, 64):
 # **the model knows which characters are given**.
 #
 # Suppose the first letter is *b*. In our language *c* follows with probability 0.9. A model that is told "this letter is
-# clean" believes exactly that, at every noise level. A model that is not told reads the *b* as it would read any letter
-# at this noise level: probably random. So it begins to write an independent second letter, and learns too late that the
-# *b* was certain.
+# clean" believes exactly that, at every noise level. A model that is not told reads the *b* as any letter at this noise level: probably random. So it begins to write an independent second letter, and learns too late that
+# the *b* was certain.
 
 # %%
 template, condition_mask = torch.tensor([1, 0]), torch.tensor([True, False])  # b_

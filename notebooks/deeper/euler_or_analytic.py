@@ -27,7 +27,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core lazy_loader
-        tqdm pillow ipywidgets matplotlib gradio pytest"""
+        tqdm pillow ipywidgets matplotlib gradio"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
@@ -137,6 +137,34 @@ for n in (4, 16, 64):
     assert one <= other * 1.001
 
 # %% [markdown]
+# (Equally likely words alone are not enough: a word that shares letters with many others is a favorite, too.)
+#
+# ## An accident of three words?
+#
+# Take twelve strict worlds at random: five words out of the 81 strings of four letters, equally likely in the first six, and with weights 1, 1/2, 1/3, 1/4, 1/5 in the others.
+
+# %%
+from ddlm_core.sampler import METHODS
+
+print(
+    "        distance: analytic   euler   not a word: analytic    euler      (16 steps of cosine)"
+)
+for number in range(12):
+    generator = torch.Generator().manual_seed(number)
+    weights = torch.ones(5) if number < 6 else 1 / torch.arange(1, 6)
+    probs = torch.zeros(81, dtype=torch.float64)
+    probs[torch.randperm(81, generator=generator)[:5]] = (weights / weights.sum()).double()
+    world = TinyWorld(probs.reshape(3, 3, 3, 3))
+    levels = noise_levels(NOISE, 16, "cosine")
+    runs = [written(world, levels, method=method) for method in METHODS]
+    one, other = (total_variation(run, world.probs) for run in runs)
+    shares = [run[probs == 0].sum() for run in runs]
+    print(f"world {number:2}{one:19.4f} {other:7.4f} {shares[0]:22.4f} {shares[1]:8.4f}")
+    assert shares[1] > shares[0]
+
+# %% [markdown]
+# Euler comes closer in ten of the twelve, and in worlds 3 and 7 it does not: that the two errors oppose each other is a tendency, not a law. And in all twelve it writes a few more strings that are not words.
+#
 # ## What this means for text
 #
 # Text is closer to the strict world: nearly all strings are not words. But the cancellation is in *how often* each word comes, and not in *whether* it is
