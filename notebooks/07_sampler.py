@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Sampling
 #
-# *About 60 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
+# *About 59 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
 #
 # **We have** a network that looks at a noisy text and gives, for each position, a distribution over the clean character.
 # **We want** to start from random characters and walk back to text.

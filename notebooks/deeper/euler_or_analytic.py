@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Euler or analytic?
 #
-# *About 8 minutes. You need: [chapter 7](../07_sampler.ipynb), up to "When Euler wins". You will have: the error of a run, taken apart into that of
+# *About 14 minutes. You need: [chapter 7](../07_sampler.ipynb), up to "When Euler wins". You will have: the error of a run, taken apart into that of
 # drawing independently and that of frozen rates, and the reason why the two sometimes cancel.*
 #
 # The analytic step is exact for each position, and Euler's is not. Yet in a world whose strings are mostly not words,
@@ -169,6 +169,6 @@ for number in range(12):
 #
 # Text is closer to the strict world: nearly all strings are not words. But the cancellation is in *how often* each word comes, and not in *whether* it is
 # a word. For a story it would be in how often each hero and each plot comes, and it would not make fewer broken stories. `benchmarks/euler.py` counts those
-# of the bundled network; chapter 7 has the result. A trained network also makes errors of its own, and those are larger than either of the two here.
+# of the bundled network; chapter 7 has the result. A trained network also makes errors of its own, which do not shrink with $N$.
 #
 # Back to [chapter 7](../07_sampler.ipynb).

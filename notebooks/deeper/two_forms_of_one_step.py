@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Two forms of one step
 #
-# *About 8 minutes. You need: [chapter 7](../07_sampler.ipynb), up to the exact step of one position. You will have: the same step from
+# *About 10 minutes. You need: [chapter 7](../07_sampler.ipynb), up to the exact step of one position. You will have: the same step from
 # scores, as the paper has it, and the reason why we do not take it when we have a choice.*
 #
 # Chapter 7 steps back from noise $\bar\sigma_t$ to $\bar\sigma_s$ by Bayes' rule, from the denoising distribution $q$. The network of [SEDD](https://arxiv.org/abs/2310.16834)
