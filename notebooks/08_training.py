@@ -939,7 +939,7 @@ from itertools import islice
 
 from torch.utils.data import DataLoader
 
-from ddlm_core.sampler import reverse_probs
+from ddlm_core.reverse import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
 
