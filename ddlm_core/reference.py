@@ -44,7 +44,7 @@ class UnigramModel:
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
     ) -> Tensor:
         """Log-scores (B, L, V) of tokens (B, L) at noise (B,)."""
-        return denoiser_log_score(self.denoise(x_t, sigma_bar), sigma_bar.double(), x_t)
+        return denoiser_log_score(self.denoise(x_t, sigma_bar), sigma_bar, x_t)
 
     def nats(self, tokens: Tensor) -> Tensor:
         """Exact negative log-likelihood of each window (N, L) in nats: (N,)."""

@@ -76,9 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the project")
     options = parser.parse_args(arguments)
     stale = 0
-    for path in sorted(options.root.glob("notebooks/*.py")):
-        source = path.read_text(encoding="utf-8")
-        if not CHAPTER_FILE.fullmatch(path.name) or source == with_cell(options.root, source):
+    for path in sorted(options.root.glob("notebooks/**/*.py")):
+        source, chapter = path.read_text(encoding="utf-8"), CHAPTER_FILE.fullmatch(path.name)
+        if not (chapter or path.parent.name == "deeper"):
+            continue
+        if source == with_cell(options.root, source):
             continue
         if options.check:
             stale = 1

@@ -188,10 +188,14 @@ def init_texts(chapters: list[Chapter], root: Path) -> dict[str, str]:
         m: n for m, n in BY_HAND.items() if (root / f"ddlm_core/{m.replace('.', '/')}.py").exists()
     }
     named = {m: names[m] for m in modules if m not in MODULE_ONLY} | by_hand
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    if top := set(settings.get("tool", {}).get("ddlm", {}).get("top_level", [])):
+        named = {m: [n for n in found if n in top] for m, found in named.items()}
+        if missing := sorted(top - {n for found in named.values() for n in found}):
+            raise SystemExit(f"tools/export.py: nothing exports {missing} of [tool.ddlm] top_level")
     lines = [f"from . import {m} as {m}" for m in modules]
     lines += [f"from .{m} import {n} as {n}" for m in named for n in named[m]]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    head = HEADER.format("notebooks/")
+    project, head = settings["project"], HEADER.format("notebooks/")
     return {
         "ddlm_core/__init__.py": head + INIT.format(version=project["version"]),
         "ddlm_core/__init__.pyi": "\n".join([head, *lines, ""]),

@@ -1,4 +1,4 @@
-"""Keep each chapter's pair in step: NN_name.py (the source) and NN_name.ipynb (executed).
+"""Keep each pair of notebooks/ and notebooks/deeper/ in step: the source .py, the executed .ipynb.
 
 `python tools/notebooks.py` executes the chapters whose .py changed since their .ipynb was made, or
 whose .ipynb was made with other code of the package; give names (04_forward) to take these only,
@@ -103,7 +103,7 @@ def source_problems(source: Path) -> list[str]:
                 problems.append(f"{line.strip()[:60]!r} leads out of notebooks/: use package data")
     if "formats" in notebook.metadata.get("jupytext", {}):
         problems.append("its head has `jupytext: formats:`, which pairs the halves by file times")
-    return [f"notebooks/{source.name}: {problem}" for problem in problems]
+    return [f"{named(source)}: {problem}" for problem in problems]
 
 
 def difference(ours: list, theirs: list) -> str:
@@ -128,7 +128,7 @@ def edited(source: Path) -> set[str]:
 def check(source: Path) -> list[str]:
     """What is wrong with one pair, as lines that name the file and what mends it."""
     stored = source.with_suffix(".ipynb")
-    name = f"notebooks/{stored.name}"
+    name = named(stored)
     if not stored.exists():
         return [f"{name} is missing: run `make notebooks`"]
     notebook = jupytext.read(stored)
@@ -139,20 +139,20 @@ def check(source: Path) -> list[str]:
             mend += ", which takes what you edited in the .ipynb into the .py"
         if halves == {".py", ".ipynb"}:
             mend = both_edited(source)
-        return [f"{name} is out of step with notebooks/{source.name} {where}: {mend}"]
-    code = digest_of_code(source, source.parents[1])
+        return [f"{name} is out of step with {named(source)} {where}: {mend}"]
+    code = digest_of_code(source, root_of(source))
     if notebook.metadata.get(STAMP, {}).get("code") != code:
         return [f"{name} was executed with other code: run `make notebooks`"]
-    mend = f"mend notebooks/{source.name}, then run `make notebooks`"
+    mend = f"mend {named(source)}, then run `make notebooks`"
     return [f"{name}: {p}: {mend}" for p in output_problems(notebook)]
 
 
 def both_edited(source: Path) -> str:
-    stored = source.with_suffix(".ipynb").name
+    stored = named(source.with_suffix(".ipynb"))
     return (
         f"both halves were edited, and one would be lost. Either keep the .py (`python "
-        f"tools/notebooks.py --force {source.stem}`), or the .ipynb (`jupytext --to py:percent "
-        f"notebooks/{stored}`), then run `make notebooks`"
+        f"tools/notebooks.py --force {named(source)}`), or the .ipynb (`jupytext --to py:percent "
+        f"{stored}`), then run `make notebooks`"
     )
 
 
@@ -162,7 +162,7 @@ def pull(source: Path) -> list[str]:
     if not stored.exists() or ".ipynb" not in (halves := edited(source)):
         return []
     if ".py" in halves:
-        return [f"notebooks/{source.name}: {both_edited(source)}"]
+        return [f"{named(source)}: {both_edited(source)}"]
     notebook = jupytext.read(stored)
     notebook.metadata.kernelspec = KERNEL  # not the one of whoever edited it
     for cell in notebook.cells:
@@ -170,7 +170,7 @@ def pull(source: Path) -> list[str]:
     write(source, jupytext.writes(notebook, "py:percent", config=load_jupytext_config(str(source))))
     notebook.metadata[STAMP] = {"cells": digest(notebook)}
     write(stored, nbformat.writes(notebook))
-    print(f"took what was edited in notebooks/{stored.name} into notebooks/{source.name}")
+    print(f"took what was edited in {named(stored)} into {named(source)}")
     return []
 
 
@@ -196,7 +196,7 @@ def execute(source: Path) -> NotebookNode:
         mark = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         seen[mark] += 1  # ids follow from the source: a new cell changes no other cell's id
         cell.id = mark if seen[mark] == 1 else f"{mark}-{seen[mark]}"
-    code = digest_of_code(source, source.parents[1])  # before: it may be edited meanwhile
+    code = digest_of_code(source, root_of(source))  # before: it may be edited meanwhile
     NotebookClient(
         notebook,
         timeout=1800,
@@ -212,6 +212,21 @@ def execute(source: Path) -> NotebookNode:
     return notebook
 
 
+def pages(folder: Path, suffix: str) -> list[Path]:
+    """Chapters, and the pages of deeper/."""
+    return sorted([*folder.glob(f"*{suffix}"), *folder.glob(f"deeper/*{suffix}")])
+
+
+def named(path: Path) -> str:
+    """A page as it is shown: notebooks/deeper/x.py."""
+    return path.as_posix()[path.as_posix().rindex("notebooks/") :]
+
+
+def root_of(source: Path) -> Path:
+    """The project that a page is in."""
+    return next(p.parent for p in source.parents if p.name == "notebooks")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="such as 04_forward (default: all)")
@@ -221,8 +236,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
     options = parser.parse_args(arguments)
     folder = options.root.resolve() / "notebooks"
-    wanted = {Path(name).stem for name in options.chapters}
-    halves = {suffix: {p.stem for p in folder.glob(f"*{suffix}")} for suffix in (".py", ".ipynb")}
+    wanted = {name.removeprefix("notebooks/").split(".")[0] for name in options.chapters}
+    halves = {
+        suffix: {p.relative_to(folder).with_suffix("").as_posix() for p in pages(folder, suffix)}
+        for suffix in (".py", ".ipynb")
+    }
     known = halves[".py"]
     os.environ["DDLM_STORED"] = "1"  # chapters leave out what needs a live kernel
     problems = [f"notebooks/{name}.py: no such chapter" for name in sorted(wanted - known)]
@@ -240,11 +258,11 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 notebook = execute(source)
             except CellExecutionError as error:
-                problems.append(f"notebooks/{source.name}: {error}")
+                problems.append(f"{named(source)}: {error}")
                 continue
             write(source.with_suffix(".ipynb"), nbformat.writes(notebook))
             seconds = time.monotonic() - start
-            print(f"executed notebooks/{source.name} in {seconds:.0f} s", flush=True)
+            print(f"executed {named(source)} in {seconds:.0f} s", flush=True)
         problems += source_problems(source) + check(source)
     for problem in problems:
         print(problem, file=sys.stderr)

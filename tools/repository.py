@@ -16,8 +16,8 @@ PLACES = (
     "CITATION.cff",
     "_config.yml",
     "book/*.md",
-    "notebooks/*.py",
-    "notebooks/*.ipynb",
+    "notebooks/**/*.py",
+    "notebooks/**/*.ipynb",
 )
 ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -55,7 +55,7 @@ def problems(root: Path) -> list[str]:
         root / "_config.yml",
         root / "book/index.md",
     ]
-    wanted += sorted(root.glob("notebooks/*.py"))
+    wanted += sorted(root.glob("notebooks/**/*.py"))
     return [
         f"{path.relative_to(root)} does not have the address of the repository, {address(root)}"
         for path in wanted

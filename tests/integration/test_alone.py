@@ -14,19 +14,14 @@ from nbclient import NotebookClient
 import notebooks
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+CHAPTERS = sorted(
+    str(p.relative_to(ROOT / "notebooks").with_suffix("")) for p in ROOT.glob("notebooks/**/*.py")
+)
 QUICK = ("01_tokenizer", "03_noise")
 
 
-TO_MEND = {"09_evaluation", "A_absorbing"}  # they read ../benchmarks/*.json
-
-
 def chapters(*slow: pytest.MarkDecorator) -> list:
-    mend = pytest.mark.xfail(reason="reads ../benchmarks", strict=True)
-    return [
-        pytest.param(c, marks=[*([] if c in QUICK else slow), *([mend] if c in TO_MEND else [])])
-        for c in CHAPTERS
-    ]
+    return [pytest.param(c, marks=[] if c in QUICK else slow) for c in CHAPTERS]
 
 
 @pytest.mark.parametrize("chapter", chapters())

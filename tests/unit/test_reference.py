@@ -57,3 +57,13 @@ def test_reference_networks_are_models_like_others():
     assert UnigramModel(0.5, 0.5).config.noise == GeometricNoise()
     with pytest.raises(UserError, match="condition_mask"):
         perfect(x_t, sigma_bar, torch.ones_like(x_t, dtype=torch.bool))
+
+
+def test_unigram_letters_are_counted_and_scored_in_float64():
+    model = UnigramModel(0.1, 0.2, 0.7)
+    expected = -torch.tensor([0.1 * 0.1 * 0.7, 0.2 * 0.7 * 0.7], dtype=torch.float64).log()
+    torch.testing.assert_close(model.nats(torch.tensor([[0, 0, 2], [1, 2, 2]])), expected)
+    sigma_bar = torch.tensor([0.1])
+    k = 3 / torch.expm1(sigma_bar.double())  # of float32 noise, but not in float32
+    found = model(torch.tensor([[2]]), sigma_bar)[0, 0, 0]
+    torch.testing.assert_close(found, ((1 + k * 0.1) / (1 + k * 0.7)).log()[0], rtol=1e-12, atol=0)
