@@ -71,14 +71,14 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 # The divergence starts at $-\log\tfrac34 = 0.2877$, the cross-entropy, and falls to 0. We now show that it falls at the speed
 # of the score entropy.
 #
-# **In general.** At noise $\tau$ write $a = p_\tau(y)/p_\tau(x)$ and $s = r_\tau(y)/r_\tau(x)$ for two letters $x$ and $y$. The
-# first is the true ratio of chapter 5, given $x_0$; the second is our score, because $r_\tau(x) \propto 1+\kappa q_x$.
+# **In general.** At noise $\tau$ write $a = p(y)/p(x)$ and $s = r(y)/r(x)$ for two letters $x$ and $y$, leaving out the index $\tau$. The
+# first is the true ratio of chapter 5, given $x_0$; the second is our score, because $r(x) \propto 1+\kappa q_x$.
 # With the rates $1/V$ of [chapter 3](03_noise.ipynb), $\dot p(x) = \tfrac1V\sum_y\big(p(y) - p(x)\big)$, and the same
 # for $r$. Since $\sum_x\dot p(x) = 0$,
 #
-# $$ \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
-#  = \sum_x \Big[\dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)\Big]
-#  = \frac1V\sum_{x,y} \Big[\big(p(y)-p(x)\big)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\big(r(y)-r(x)\big)\Big]. $$
+# $$ \begin{aligned} \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
+#  &= \sum_x \Big[\dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)\Big] \\
+#  &= \frac1V\sum_{x,y} \Big[\big(p(y)-p(x)\big)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\big(r(y)-r(x)\big)\Big]. \end{aligned} $$
 #
 # In the term with $p(y)$ swap the names $x$ and $y$; the sum does not change. Then every term has a factor $p(x)$:
 #
@@ -89,7 +89,9 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 # bracket becomes minus the score entropy:
 #
 # $$ -\frac{d}{d\tau}\,KL(p_\tau\,\|\,r_\tau) = \mathbb E_{x\sim p_\tau}\,\frac1V\sum_y \big[s - a\log s + a(\log a - 1)\big]
-#  = \mathbb E\,\ell_\tau, \qquad\text{so}\qquad \int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}. $$
+#  = \mathbb E\,\ell_\tau. $$
+#
+# Add up over all $\tau$: the divergence falls from $-\log q_{x_0}$ to 0, so $\int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}$.
 #
 # **The cross-entropy at the clean letter is score entropy, integrated over the noise of that letter.** The code of both losses
 # does not know this. So let us check it: some $q$ over six letters, and the area under the score entropy on a fine grid
@@ -539,12 +541,12 @@ def draw_step(
 #   orthogonal matrix, with a few matrix products (*Newton–Schulz orthogonalization*). Then all directions move by about as much, and rare ones
 #   get their share.
 #
-# Who moves what? Muon takes every parameter of the blocks with two dimensions: the matrices of attention and MLP, and also the
-# weights of the short convolution. Those are three rows of one number per feature, and
-# Muon makes the three updates orthogonal to each other and equally long. They are no matrix that multiplies anything, so AdamW
-# would suit them as well; we have not compared the two. AdamW moves all else: embeddings, a table of which a token uses
-# one row; norms; the head; and the `modulation` layers, by which the noise level steers. The two learning rates measure
-# different things and cannot be compared.
+# Who moves what? Muon takes what has two dimensions in the blocks, except `modulation`: the matrices of attention and
+# MLP, and also the weights of the short convolution. Those are three rows with one number per feature, and Muon makes their updates
+# nearly orthogonal to each other and equally long. They do not multiply features as a matrix does, so AdamW might suit them
+# as well; we have not compared the two. AdamW moves everything else: embeddings (a table of which a token uses one row),
+# norms, the head, and the `modulation` layers, by which the noise level steers. The two learning rates measure different
+# things and cannot be compared.
 
 # %% tags=["export:optimizers"]
 from ddlm_core.support.hardware import adamw
@@ -1252,7 +1254,7 @@ assert same_bits(plain.state_dict(), trainer.average.state_dict())
 # **Stop and resume.** A long run gets interrupted: by Ctrl-C, or by a cluster that takes its machine back. A signal only raises
 # a flag. The step is finished, a checkpoint written, and `train` raises `KeyboardInterrupt`. The checkpoint holds the weights, their
 # average, what the optimizers remember, and the number of the step; order and noise follow from that number. So a run that was
-# stopped must end as if it had never been. Here the signal comes after step 5; the test also needs the last checkpoint to be of step 6.
+# stopped must end as if it had never been. Here the signal comes after step 5: step 6 is finished, and then the run stops.
 
 # %% tags=["test"]
 import signal
@@ -1395,7 +1397,7 @@ for text in tokenizer.decode_batch(tokens):
 # %% [markdown]
 # It has the look of a story. Some sentences are right, but names and weather change on the way, and words come apart, as the
 # distance between bound and entropy says. The model that ships with the package is the same kind of network with six blocks of width 128. With the preset
-# `pocket` it took 7,500 steps, 28 minutes on two cores, and ended at a bound of 24.4 nats, with 93 % of its stories flawless
+# `pocket` it took 7,500 steps, 28 minutes on two cores, and ended at a bound of 24.4 nats; with 64 steps and churn, 93 % of its stories are flawless
 # ([model card](../ddlm_core/pretrained/pocket-stories/README.md)). You train your own with
 # `ddlm-train --config-name pocket`.
 #
@@ -1457,13 +1459,13 @@ folder.cleanup()
 # | batches half as large | 2.56 |
 # | no fall of the learning rate | 2.64 |
 #
-# **Two warnings.** *Each row is one run with one seed.* For an earlier network, three seeds of the first row gave 2.91, 2.96 and 2.91. The
+# **Two warnings.** *Each row is one run with one seed.* For a network without the short convolution, three seeds gave 2.91, 2.96 and 2.91. The
 # number of steps that fit into a minute of a shared core varies, too: one row, measured again, moved by 0.12. So **a difference of less than 0.15 bits is nothing that this table
 # can carry**. *And a minute is short.* Small batches, or no fall of the learning rate, look good after a minute and need not after an hour.
 #
-# What passes the threshold, and is not only speed? *What* is learned: cross-entropy against score entropy, 0.43 bits. A *hollow network*, about
-# 1.0 beside the row on score entropy, but that row changes two things at once. And *how matrices move*: Muon, 0.5. That AdamW had one learning rate, 0.005, which nobody tuned for it, so part of
-# this may be the rate. Everything else is undecided here. For the short convolution and the auxiliary loss there are longer runs, in
+# What passes the threshold, and is not merely speed? *What* is learned: cross-entropy against score entropy, 0.43 bits. A *hollow network*, about
+# 1.0 beside the row on score entropy, but that row changes two things at once. And *how matrices move*: Muon, 0.5. AdamW had one learning rate, 0.005, which nobody tuned for it, so part of
+# this may be the rate. More high noise, power 0.5, costs 0.18. Everything else is undecided here. For the short convolution and the auxiliary loss there are longer runs, in
 # chapter 6 and above, and these are single runs as well.
 #
 # ## On a GPU
@@ -1474,7 +1476,7 @@ folder.cleanup()
 # An epoch of TinyStories, 116,000 such steps, would take about ten hours on a T4, four on an RTX 4090, and 40 minutes on an H100, *if* they
 # reach 30 % of the speed on their data sheets. [A deeper page](deeper/cost.ipynb) counts operations and memory, and lists the settings
 # that make a run faster or smaller, such as `mixed_precision`, `torch_compile`, `gradient_accumulation_steps` and `gradient_checkpointing`.
-# `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs. A test on CPUs shows that the losses of one process and of two are the same.
+# `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs. A test on CPUs shows that two processes learn what one does.
 
 # %% [markdown]
 # ## Change it safely
