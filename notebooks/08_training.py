@@ -19,8 +19,7 @@
 #
 # **Why**: everything so far was exact for any network. Only now does the network learn what a story is.
 #
-# The road: which loss to train on, at which noise levels, and with which optimizers; how to measure progress; then one
-# step, a whole run, and what each choice is worth.
+# The road: the loss, the noise levels, the optimizers; one step and a measure of progress; then a whole run, and what each choice is worth.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -45,8 +44,8 @@ if "google.colab" in sys.modules:
 #
 # Our network allows something else. It is *hollow*: its denoising distribution $q$ does not depend on a position's own noisy
 # letter ([chapter 6](06_model.ipynb)). So we can ask it for the clean letter at *every* position, unchanged or not, and
-# nothing can be copied. The loss is the *cross-entropy*, or negative log-likelihood of the clean letter,
-# $-\log q_{x_0}$, the loss of every language model. After a minute on TinyStories it is ahead by 0.4 bits per character
+# nothing can be copied. The loss is the *cross-entropy* $-\log q_{x_0}$, the negative log-likelihood (or surprise) of the clean letter, the loss of every language
+# model. After a minute on TinyStories it is ahead by 0.4 bits per character
 # (2.79 against 3.22, see "Which choices pay?").
 #
 # Have we given up score entropy? No: cross-entropy *is* score entropy, added up over noise that nobody has to draw.
@@ -93,9 +92,8 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 #
 # Add up over all $\tau$: the divergence falls from $-\log q_{x_0}$ to 0, so $\int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}$.
 #
-# **The cross-entropy at the clean letter is score entropy, integrated over the noise of that letter.** The code of both losses
-# does not know this. So let us check it: some $q$ over six letters, and the area under the score entropy on a fine grid
-# of noise.
+# **The cross-entropy at the clean letter is score entropy, integrated over the noise of that letter.** The code of the two losses has
+# nothing in common, so here is a check: some $q$ over six letters, and the area under the score entropy on a fine grid of noise.
 
 # %% tags=["test"]
 import pytest
@@ -133,9 +131,8 @@ test_surprise_is_score_entropy_integrated_over_the_own_noise()
 # adds their cross-entropies with that weight, which is called *deep supervision*
 # ([Lee et al. 2015](https://arxiv.org/abs/1409.5185)). The preset `pocket`, of the bundled model, takes 0.3, which
 # is not tuned; this chapter takes 0. On the stories of chapter 2 one run each of 1,000 steps ended at 39.3 nats per
-# story with it, and at 42.8 without. On TinyStories no difference showed that one run could carry. The finished model is
-# the same network either way. Only the logged loss is that of 1.6 distributions: it starts at $1.6\cdot4.66 =
-# 7.46$.
+# story with it, and at 42.8 without. On TinyStories no difference showed that one run could carry. Only training changes, not the network. The logged loss is then that of 1.6
+# distributions and starts at $1.6\cdot4.66 = 7.46$.
 #
 # In the code, `drawn` holds the clean windows, the noisy ones, the positions that are given (below), the noise level, and
 # the weight for score entropy. Each window is averaged first, and then the batch, so each window counts alike.
@@ -213,13 +210,12 @@ class TrainingLoss(nn.Module):
 
 
 # %% [markdown]
-# A network with `parametrization="score"` has no $q$; for it, `TrainingLoss`, the folded module around this function, takes score
-# entropy whatever the configuration says.
+# `TrainingLoss`, folded, is the same as a module. For a network that outputs scores, and so has no $q$, it always takes score entropy.
 #
 # ## Which noise levels
 #
-# The bound is an integral over $t$, and nobody can enumerate it. We draw one time $t$ for each text, and one noisy text at
-# it: an unbiased one-sample *Monte Carlo estimate*. Two tools make it less noisy.
+# The bound is an integral over $t$. We estimate it from one time $t$ for each text and one noisy text at that time: an unbiased one-sample
+# *Monte Carlo estimate*. Two tools make it less noisy.
 #
 # **Stratified samples.** Independent times crowd by chance. *Low-discrepancy* times share one random offset $u$ in a batch
 # of $B$: $t_b = (u + b/B) \bmod 1$. Each is uniform, and together they cover $[0, 1)$ evenly ([Variational
@@ -366,9 +362,8 @@ def compute_loss(
 #
 # The sampler can keep given characters and write the rest, *infilling*. There the network sees letters that it can trust
 # whatever the noise. So in a share of the windows (`condition_share`, a tenth) random spans stay clean, and the network is
-# told so by the `condition_mask` of chapters 4 to 6. They are not counted in the loss. We take spans, not single letters,
-# because blanks in use are spans: a beginning, an end, a gap. Four random cuts part the window; its spans are given and
-# hidden in turn.
+# told so by the `condition_mask` of chapters 4 to 6. They are not counted in the loss. We take spans because blanks are spans: a beginning, an end, a gap. Four random cuts part the
+# window; its spans are given and hidden in turn.
 #
 # By hand: a window of 10 with cuts at 2, 5, 7 and 7, which begins with a given span: `GG···GGGGG`. Between 7 and 7
 # lies nothing.
@@ -637,9 +632,8 @@ def plain_training(model, config, batches, total_steps):
 # Two things are missing, batches and a measure of progress.
 #
 # **Batches.** Every story of chapter 2 is a *window*, filled up with `<PAD>`, which the network has to predict like any other character. Any
-# other text is one long row of tokens with a `<PAD>` behind each story, as other models use an end-of-text token, and is cut into windows: *Hi.* and *Go!*
-# become `H i . <PAD> G o ! <PAD>`. The
-# last stories are held out, for validation and for testing, and of these only those that occur nowhere earlier. The
+# other text is one long row of tokens, cut into windows, with a `<PAD>` behind each story where other models have an end-of-text token: *Hi.* and *Go!*
+# become `H i . <PAD> G o ! <PAD>`. The last stories are held out, for validation and for testing, except those that also occur earlier. The
 # shuffled order is a function of the seed and the epoch, and nothing else. `setup_dataloaders` does all this for files, data sets of
 # the Hugging Face Hub, and our grammar. Its code is folded; a [deeper page](deeper/data_storage.ipynb) tells how
 # two million stories pass through without filling the memory.
@@ -903,8 +897,8 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # $t = 1$. Together they are the *negative ELBO*, at least the nats that the model needs for a window. For stories we
 # compare it with the entropy of the grammar; for other text, bits per character are nats divided by $\log 2$ and
 # by the number of characters that are not `<PAD>`. Each window gets one time and one corruption. For the reconstruction the network runs a
-# second time, at the lowest noise there is. There equal windows are nearly always still equal, so each different
-# text goes through the network once (`unique`), and `which` hands its answer to all copies.
+# second time, at the lowest noise. Chapter 9 asks about many copies of one window, and at that noise nearly all of them are still
+# equal. So each different text goes through the network once (`unique`), and `which` hands its answer to all copies.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Callable
@@ -1234,8 +1228,7 @@ class Trainer:
 
 
 # %% [markdown]
-# You need not read it to trust it. Eight steps of a tiny network, once by the trainer and once by the fifteen lines above, end in
-# the same bits:
+# Eight steps of a tiny network, once by the trainer and once by the fifteen lines above, end in the same bits:
 
 # %%
 from tempfile import TemporaryDirectory
@@ -1292,8 +1285,7 @@ with TemporaryDirectory() as folder:
 # ## Train on the story world
 #
 # Now for real, with a network small enough for a CPU. 600 steps of 16 windows are 9,600 stories, so each is read at most once.
-# `DDLM_PRESET=smoke` takes a handful of steps instead, as the tests do. The learning rates are higher than the
-# defaults, which are meant for larger networks and longer runs.
+# The learning rates are higher than the defaults, which are meant for larger networks and longer runs.
 
 # %%
 import os
@@ -1355,9 +1347,9 @@ print(f"loss of a network that knows how frequent each letter is, and nothing el
 
 # %% [markdown]
 # The loss starts at $\log 106 = 4.66$. In a healthy run it soon falls below the last line, which knows letters but no words, and
-# then keeps falling, fast at first. A run that stays at that last line does not learn to use the context: look for a bug, or for a
-# learning rate that is too low. A loss that jumps up, and stays there, asks for a lower rate. Single losses are noisy, since each batch has
-# noise of its own. Do not compare the loss with the bound: it is an average over all noise levels, and at high noise even a
+# keeps falling, fast at first. A run that stays at that line does not learn to use the context: look for a bug, or a
+# learning rate that is too low. A loss that jumps up and stays there asks for a lower rate. Single losses are noisy, because each batch has
+# noise of its own. And the loss cannot be compared with the bound: it counts all corruption probabilities alike, and at high noise even a
 # Bayes-optimal denoiser pays much. The bound has the last word.
 
 # %% tags=["hide-input"]
@@ -1427,14 +1419,13 @@ folder.cleanup()
 # %% [markdown]
 # The means agree up to chance: it is the same integral. Power 1 has the smallest standard deviation here, less than half of that of uniform times.
 # On the [seven words of chapter 5](deeper/noise_levels.ipynb) the order is another. There everything is exact, power 2 is best
-# and power 1 last. The reason given there holds here, too: with power 1 the squared samples grow like $1/f$ toward clean text. Such an estimator is
-# *heavy-tailed*, and 1,024 samples can miss the rare, large ones and underestimate its standard deviation. So the table does not settle
-# which is better, and a bound that is measured with power 1 can be a little too low, if no rare sample came. It serves to
-# watch a run. Chapter 9, which wants an honest interval, adds uniform times.
+# and power 1 last. The reason given there holds here, too: with power 1 the mean square of a sample grows like $1/f$ toward clean text. Such an estimator is
+# *heavy-tailed*, and 1,024 samples can miss the rare, large ones. So the table does not settle which proposal is better, and a bound measured with power 1
+# can come out a little too low. It serves to watch a run. Chapter 9, which wants an honest interval, adds uniform times.
 #
 # In training, cross-entropy is far ahead of score entropy with every proposal. For it, the power decides how much each level *counts*.
-# Power 1 counts all corruption probabilities alike, and we take it because it is the simplest. On TinyStories power 2
-# was ahead by 0.14 bits in one run, which one run cannot carry.
+# We take power 1, which counts all corruption probabilities alike, because it is the simplest. On TinyStories power 2
+# was ahead by 0.14 bits, which one run cannot carry.
 #
 # ## Which choices pay?
 #
@@ -1471,12 +1462,11 @@ folder.cleanup()
 # ## On a GPU
 #
 # The command has presets: `ddlm-train --config-name smoke` (seconds), `pocket` (half an hour on two cores), `cpu`
-# (hours), `gpu` and `gpu-large`. **Nothing in this book has been run on a GPU.** So before you rent one, compute. A
+# (hours), `gpu` and `gpu-large`. **Nothing in this book has been run on a GPU.** What can be offered is a count. A
 # step of the `gpu` preset, 54.6 million weights and 64 windows of 256 characters, takes some $6\cdot10^{12}$ operations.
 # An epoch of TinyStories, 116,000 such steps, would take about ten hours on a T4, four on an RTX 4090, and 40 minutes on an H100, *if* they
 # reach 30 % of the speed on their data sheets. [A deeper page](deeper/cost.ipynb) counts operations and memory, and lists the settings
-# that make a run faster or smaller, such as `mixed_precision`, `torch_compile`, `gradient_accumulation_steps` and `gradient_checkpointing`.
-# `torchrun --nproc_per_node 4 -m ddlm_core.apps.train` uses four GPUs. A test on CPUs shows that two processes learn what one does.
+# that make a run faster or smaller, and how to use several GPUs.
 
 # %% [markdown]
 # ## Change it safely
@@ -1531,9 +1521,9 @@ round(given, 3)
 # %% [markdown]
 # ## Summary
 #
-# We train a hollow network on the cross-entropy of the clean letter, which is score entropy integrated over that letter's own noise, and report
-# the bound. Noise levels are stratified and drawn by a proposal; importance weights keep the bound what it is. Muon moves the matrices, AdamW the rest,
-# and the average of the weights is the model. A step depends on the seed and its number alone, so a run that was stopped goes on exactly.
+# We train a hollow network on cross-entropy, which is score entropy integrated over a letter's own noise, and report
+# the bound, whose importance weights make it independent of the proposal. Muon moves the matrices, AdamW the rest, and the average of the weights is the
+# model. All randomness of a step follows from the seed and its number, so a run that was stopped goes on exactly.
 #
 # | name | module | meaning |
 # |---|---|---|
@@ -1549,9 +1539,9 @@ round(given, 3)
 #
 # ## Where this stands in the field
 #
-# Hollow networks trained on the clean letter come from [Sun et al. 2023](https://arxiv.org/abs/2211.16750), where the loss is called *ratio matching*.
-# [Haxholli et al. 2025](https://arxiv.org/abs/2507.04341) compare it with score entropy on larger models, and find
-# *denoising cross-entropy* up to 10 % lower in perplexity. For masks, the bound itself is a weighted cross-entropy
+# Hollow networks come from [Sun et al. 2023](https://arxiv.org/abs/2211.16750), who learn the conditional distribution of each letter given the
+# others (*categorical ratio matching*). [Haxholli et al. 2025](https://arxiv.org/abs/2507.04341) compare score entropy with *denoising cross-entropy*,
+# and find the latter up to 10 % lower in perplexity. For masks, the bound itself is a weighted cross-entropy
 # ([MDLM](https://arxiv.org/abs/2406.07524)); for uniform noise, [UDLM](https://arxiv.org/abs/2412.10193) and
 # [Duo](https://arxiv.org/abs/2506.10892) train on a bound, and [Zhu et al. 2025](https://arxiv.org/abs/2510.22926) on a simplified
 # cross-entropy at the changed tokens only. A [2026 study](https://arxiv.org/abs/2605.22765) shows that for uniform noise the optimum of the usual bound is
