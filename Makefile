@@ -23,6 +23,7 @@ check:       ## all that CI checks except the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	lint-imports --no-cache
+	$(PYTHON) -m mypy
 
 test:        ## every test, and every chapter from top to bottom; `pytest` alone is the quick part
 	$(PYTHON) -m pytest --all
