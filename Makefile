@@ -52,6 +52,6 @@ bench:       ## measure this machine: a table of each kind; BENCH=--quick only s
 	$(PYTHON) benchmarks/sampling.py --samples 16 --windows 64 --train-samples 20000 --output /dev/null $(BENCH)
 
 clean:       ## remove what was built
-	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help export notebooks check test pins book train-pocket bench clean
