@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.seeds import derive_seed
@@ -39,7 +40,7 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
 
 
 def training_loss(
-    model: nn.Module,
+    model: DiscreteDiffusionTransformer,
     drawn: Sequence[Tensor],
     objective: str = "cross_entropy",
     auxiliary_loss_weight: float = 0.0,
@@ -71,7 +72,7 @@ class TrainingLoss(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DiscreteDiffusionTransformer,
         objective: str = "cross_entropy",
         auxiliary_loss_weight: float = 0.0,
     ) -> None:
@@ -148,7 +149,7 @@ def compute_loss(
     return sigma * masked_mean(losses, condition_mask)
 
 
-def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+def draw_condition(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
     """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
@@ -169,7 +170,10 @@ class NoisyBatch(NamedTuple):
 
 
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    generator: torch.Generator,
 ) -> NoisyBatch:
     """Draw all that is random in a step on windows x_0, int64 (B, L), by the noise of the network."""
     noise, graph = model.config.noise, graph_of(model)
@@ -182,7 +186,11 @@ def draw_noise(
 
 
 def draw_step(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    step: int,
+    process: int = 0,
 ) -> NoisyBatch:
     """The noise of a step on windows x_0, the same in every process; it also seeds the dropout."""
     torch.manual_seed(derive_seed(config.seed, "dropout", step, process))

@@ -144,6 +144,7 @@ import torch
 from torch import Tensor
 
 from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.model import DiscreteDiffusionTransformer
 
 
 def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
@@ -164,7 +165,7 @@ from torch import nn
 
 
 def training_loss(
-    model: nn.Module,
+    model: DiscreteDiffusionTransformer,
     drawn: Sequence[Tensor],
     objective: str = "cross_entropy",
     auxiliary_loss_weight: float = 0.0,
@@ -197,7 +198,7 @@ class TrainingLoss(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DiscreteDiffusionTransformer,
         objective: str = "cross_entropy",
         auxiliary_loss_weight: float = 0.0,
     ) -> None:
@@ -372,7 +373,7 @@ def compute_loss(
 
 
 # %% tags=["export:objective"]
-def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+def draw_condition(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
     """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
@@ -499,7 +500,10 @@ class NoisyBatch(NamedTuple):
 
 # %% tags=["export:objective"]
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    generator: torch.Generator,
 ) -> NoisyBatch:
     """Draw all that is random in a step on windows x_0, int64 (B, L), by the noise of the network."""
     noise, graph = model.config.noise, graph_of(model)
@@ -516,7 +520,11 @@ from ddlm_core.support.seeds import derive_seed
 
 
 def draw_step(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    step: int,
+    process: int = 0,
 ) -> NoisyBatch:
     """The noise of a step on windows x_0, the same in every process; it also seeds the dropout."""
     torch.manual_seed(derive_seed(config.seed, "dropout", step, process))
@@ -551,12 +559,14 @@ from ddlm_core.support.hardware import adamw
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
     kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
-    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
+    found: dict[str, torch.optim.Optimizer] = {}
+    found["adamw"] = kind(rest, config.learning_rate, config.betas, weight_decay=decay)
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
     return found
@@ -589,8 +599,8 @@ def learning_rate_factor(
 
 def default_lr_schedule(config: TrainingConfig) -> Callable[[int, int], float]:
     """:func:`learning_rate_factor` as a function of the step and the number of steps."""
-    rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
-    return partial(learning_rate_factor, **rates)
+    warmup, decay = config.warmup_steps, config.decay_fraction
+    return partial(learning_rate_factor, warmup_steps=warmup, decay_fraction=decay)
 
 
 # %% tags=["export:optimizers"]
@@ -687,7 +697,8 @@ def split_stories(
     if len(ends) < 3:  # running text
         twentieths = np.arange(20 - parts, 20)
         return np.split(tokens, len(tokens) * twentieths // 20)
-    count, held = min(held_out, max(1, len(ends) // 10)), []
+    count = min(held_out, max(1, len(ends) // 10))
+    held: list[np.ndarray] = []
     for _ in range(parts):
         border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
         early, late = hashes[:-count], hashes[-count:]
@@ -855,18 +866,19 @@ def setup_dataloaders(
         OSError: if there is no such file, or if the Hub cannot be reached.
     """
     tokenizer, aligned = tokenizer or CharacterLevelTokenizer(), dataset_name == POCKET
-    how = {"column": text_column, "pad_to": context_length if aligned else None}
+    pad_to = context_length if aligned else None
+    read = partial(stored_tokens, tokenizer=tokenizer, column=text_column, pad_to=pad_to)
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = stored_tokens(dataset_name, tokenizer, limit=limit, seed=seed, **how)
+    text = read(dataset_name, limit=limit, seed=seed)
     parts = 2 if val_dataset_name is None else 1
     first, *held = split_stories(text.tokens[:], text.ends[:], text.hashes[:], val_samples, parts)
     if val_dataset_name is not None:
-        how |= {"split": "validation", "limit": val_samples, "seed": seed + 1}
-        held.insert(0, stored_tokens(val_dataset_name, tokenizer, **how).tokens[:])
+        other = read(val_dataset_name, split="validation", limit=val_samples, seed=seed + 1)
+        held.insert(0, other.tokens[:])
     windows = TokenWindows(text.tokens.first(len(first)), context_length, tokenizer.vocab)
     sampler = WindowSampler(len(first), context_length, seed, aligned)
-    full = {"batch_size": min(batch_size, len(sampler)), "drop_last": True}
-    train = DataLoader(windows, sampler=sampler, num_workers=num_workers, **full)
+    full = min(batch_size, len(sampler))
+    train = DataLoader(windows, full, sampler=sampler, num_workers=num_workers, drop_last=True)
     val, test = (
         evaluation_loader(part, context_length, batch_size, tokenizer.vocab) for part in held
     )
@@ -882,6 +894,7 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 
     A step never joins batches of two epochs; those that are left over at the end of one are dropped.
     """
+    assert loader.batch_size  # None would mean windows, not batches
     steps = len(loader) // micro_batches  # in an epoch
     epoch, done = divmod(step, steps)
     while True:
@@ -908,6 +921,8 @@ from itertools import islice
 
 from torch.utils.data import DataLoader
 
+from ddlm_core.graph import ScoreModel
+from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.reverse import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
@@ -923,7 +938,7 @@ class Bound:
 # %% tags=["export"]
 @torch.inference_mode()
 def window_nats(
-    model: nn.Module,
+    model: ScoreModel,
     x_0: Tensor,
     noise: NoiseSchedule,
     generator: torch.Generator,
@@ -947,10 +962,11 @@ def window_nats(
 
 # %% tags=["export", "hide-input"]
 def validation_bound(
-    model: nn.Module, loader: DataLoader, max_windows: int, seed: int = 0
+    model: DiscreteDiffusionTransformer, loader: DataLoader, max_windows: int, seed: int = 0
 ) -> Bound:
     """Estimate the bound on the first ``max_windows`` windows; the same seed, the same noise."""
     generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    assert loader.batch_size  # None would mean windows, not batches
     batches = islice(loader, math.ceil(max_windows / loader.batch_size))
     windows = torch.cat(list(batches))[:max_windows].long().split(loader.batch_size)
     noise = model.config.noise
@@ -997,7 +1013,10 @@ class TrainState:
     """All that changes during a run of a network: what a checkpoint holds."""
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, scaler: torch.amp.GradScaler
+        self,
+        model: DiscreteDiffusionTransformer,
+        config: TrainingConfig,
+        scaler: torch.amp.GradScaler,
     ) -> None:
         """The network lies on the device it trains on."""
         self.model, self.scaler = model, scaler
@@ -1084,13 +1103,14 @@ def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[in
     micro_batches = config.gradient_accumulation_steps * processes
     if not (epoch := batches // micro_batches):
         raise UserError(f"an epoch is shorter than a step, which takes {micro_batches} batches")
-    total_steps = min(config.num_epochs * epoch, config.max_steps or math.inf)
+    total_steps = config.num_epochs * epoch
+    total_steps = min(total_steps, config.max_steps or total_steps)
     return micro_batches, total_steps, min(config.save_every_steps, config.save_every * epoch)
 
 
 # %% tags=["export", "hide-input"]
 def accumulate_gradients(
-    loss_fn: nn.Module,
+    loss_fn: Callable[..., Tensor],
     drawn: NoisyBatch,
     micro_batches: int,
     accelerator: Any,
@@ -1129,7 +1149,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DiscreteDiffusionTransformer,
         train_loader: DataLoader,
         val_loader: DataLoader | None = None,
         config: TrainingConfig | None = None,
@@ -1181,13 +1201,12 @@ class Trainer:
 
     def train_step(self, x_0: Tensor, stop: bool = False) -> tuple[float, bool]:
         """A step on windows uint8 (B, L): the loss, and whether any process was told to stop."""
-        step, process = self.step, self.accelerator.process_index
-        drawn = draw_step(x_0, self.config, self.model, step, process)
+        drawn = draw_step(x_0, self.config, self.model, self.step, self.accelerator.process_index)
         how = (self.micro_batches, self.accelerator, self.state.scaler, self.precision)
         loss = accumulate_gradients(self.loss_fn, drawn, *how)
         both = torch.stack([loss, torch.full_like(loss, stop)])
         loss, stop = self.accelerator.reduce(both, "mean").tolist()
-        update_weights(self.state, self.config, loss, self.lr_schedule(step, self.total_steps))
+        update_weights(self.state, self.config, loss, self.lr_schedule(self.step, self.total_steps))
         return loss, stop > 0
 
     def train(self) -> Bound | None:
@@ -1204,10 +1223,11 @@ class Trainer:
         with StopSignals() as signals, report or nullcontext():
             while self.step < self.total_steps and not stopped:
                 loss, stopped = self.train_step(x_0 := next(batches), bool(signals))
-                if main:
+                if report:
                     bound = self._measure_and_save(stopped)
                     result = StepResult(self.step, loss, int((x_0 != PAD_ID).sum()), bound)
-                    for tell in (report, *self.callbacks):
+                    report(result)
+                    for tell in self.callbacks:
                         tell(result)
         self.accelerator.wait_for_everyone()
         if stopped:
