@@ -1445,7 +1445,7 @@ folder.cleanup()
 # *heavy-tailed*, and 1,024 samples can miss the rare, large ones. So the table does not settle which proposal is better, and a bound measured with power 1
 # can come out a little too low. It serves to watch a run. Chapter 9, which wants an honest interval, adds uniform times.
 #
-# In training, cross-entropy is far ahead of score entropy with every proposal. For it, the power decides how much each level *counts*.
+# In training, cross-entropy is ahead of score entropy by more than 50 nats with every proposal. For it, the power decides how much each level *counts*.
 # We take power 1, which counts all corruption probabilities alike, because it is the simplest. On TinyStories power 2
 # was ahead by 0.14 bits, which one run cannot carry.
 #
