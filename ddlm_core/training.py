@@ -22,7 +22,7 @@ from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.noise import NoiseSchedule
 from ddlm_core.objective import NoisyBatch, TrainingLoss, compute_loss, draw_step, proposal_times
 from ddlm_core.optimizers import build_optimizers, default_lr_schedule, update_average
-from ddlm_core.sampler import reverse_probs
+from ddlm_core.reverse import reverse_probs
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision

@@ -951,7 +951,7 @@ from torch.utils.data import DataLoader
 
 from ddlm_core.graph import ScoreModel
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.sampler import reverse_probs
+from ddlm_core.reverse import reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
 
