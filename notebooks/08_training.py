@@ -162,6 +162,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ddlm_core.model import DiscreteDiffusionTransformer
+
 
 def training_loss(
     model: DiscreteDiffusionTransformer,
@@ -485,8 +487,6 @@ def load_preset(name: str, **changes: Any) -> TrainingConfig:
 
 # %% tags=["export:objective", "hide-input"]
 from typing import NamedTuple
-
-from ddlm_core.model import DiscreteDiffusionTransformer
 
 
 class NoisyBatch(NamedTuple):
