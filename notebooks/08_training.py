@@ -163,6 +163,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ddlm_core.model import DiscreteDiffusionTransformer
+
 
 def training_loss(
     model: DiscreteDiffusionTransformer,
