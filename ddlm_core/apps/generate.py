@@ -28,7 +28,7 @@ EXAMPLES = r"""examples:
                                                    the same, with the seed and all options of each
   ddlm-generate --output story.html                one, as a page to scrub through; as a picture: .gif
   ddlm-generate --num-steps 16 --schedule linear   faster and worse; steps that are equal in time
-  ddlm-generate --churn 0                          as in the paper: what stands mostly stays; more mistakes
+  ddlm-generate --churn 0                          as in the paper: letters mostly stay; more mistakes
   ddlm-generate --temperature 0.7                  fewer mistakes; the likely gets more likely
   ddlm-generate --template 'It was misty. ____ sat inside with ___ pink _{4}. _{103}'
                                                    fill in blanks: _ is one character, _{4} is four,
