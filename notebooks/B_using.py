@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Using it: command line, web page, your own text
 #
-# *About 30 minutes. You need: Python 3.11 or newer, and a terminal. You will have: each command with its output, and a small model of your own text.*
+# *About 20 minutes. You need: Python 3.11 or newer, and a terminal. You will have: each command with its output, and a small model of your own text.*
 #
 # **We have** a package with three commands and a pipeline.
 #
@@ -136,13 +136,14 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 
 # %% [markdown]
-# Three more options decide how a text is written.
+# Four more options decide how a text is written.
 #
 # * `--temperature 0.8` makes the likely more likely: in 64 steps 0.956 are then flawless, and chapter 9 finds no sign that they are less diverse.
 # * `--churn`, from 0 to 1, says how much of its noise each step draws afresh. At 1, the default, a character that was drawn wrongly gets a new chance in each step. At
 #   0, as in the paper, it mostly stays, and 0.654 are flawless.
 # * `--schedule` says where the steps are: `cosine`, the default, makes them shorter towards the end. `fraction` and `linear` are the
 #   other time grids of [chapter 7](07_sampler.ipynb).
+# * `--device` says where: `cpu`, `cuda`, or `mps` on a Mac. Only `cpu` has been tried.
 #
 # ### Blanks
 #
@@ -255,8 +256,8 @@ run("ddlm-generate --help | head -16")
 # umlauts of a German text, all of a Greek one. [Chapter 1](01_tokenizer.ipynb) lists the alphabet. For another one, train from
 # Python: `setup_dataloaders` takes a `tokenizer`, and `DiscreteDiffusionConfig` its `vocab`.
 #
-# The text may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files by a pattern. Ours is a poem that never ends. A few lines of Python write
-# it, so that we know all about it: each line is five choices out of four, so it carries exactly 10 bits.
+# The text may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files by a pattern. Ours is a poem of 2,000 lines. A few lines of
+# Python write it, so that we know all about it: each line is five choices out of four, so it carries exactly 10 bits.
 
 # %%
 import random
@@ -368,7 +369,8 @@ run("ddlm-generate --model tinystories-cpu --seed 1")
 # The uniform baseline is 6.73 bits, so most is won before the first row. Then the gains get small, and in
 # the end the model still writes words and short phrases, not sentences. That is what an hour of one core buys for English; the stories of our grammar, which are far
 # easier, took 28 minutes of two cores. `--config-name` picks a ready-made configuration: `pocket` trains the bundled model again, `smoke` sees in seconds whether
-# everything runs, `cpu`, `gpu` and `gpu-large` take TinyStories. The two for a GPU have never been run.
+# everything runs, `cpu`, `gpu` and `gpu-large` take TinyStories. The two for a GPU have never been run. No command trains
+# a bundled model further: for that it takes the checkpoint of a run, which does not ship.
 #
 # ## In a browser
 #
