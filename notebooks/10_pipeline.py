@@ -837,7 +837,7 @@ for his, He in (("her", "She"), ("his", "He")):
 print(f"{right} of {2 * count} are right: a share of {wilson(right, 2 * count):.2f}")
 
 # %% [markdown]
-# An autoregressive model would have to choose the first name before it has read the pronoun. Ours sees both sides. That the template is kept is
+# All but one of 40 are right. In that one, further down the list, Cora lost the ball and Nora says thank you. An autoregressive model would have to choose the first name before it has read the pronoun. Ours sees both sides. That the template is kept is
 # neither luck nor training: the loop puts the given characters back after every step.
 #
 # **The number of blanks is part of the question.** All heroes of these stories have names of four letters. Leave five blanks, and the model must write
