@@ -48,7 +48,7 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
         r"""Total noise $\bar\sigma$ (B,) → features $c$ (B, cond_dim)."""
-        weight = self.mlp[0].weight  # (cond_dim, cond_dim)
+        weight = next(self.mlp.parameters())  # (cond_dim, cond_dim)
         return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
@@ -107,13 +107,13 @@ class Attention(nn.Module):
         tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
         """
         exact = self.query_norm.weight.dtype  # norms and rotations in full precision
-        q = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, L, s)
+        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, s)
-        q = apply_rope(self.query_norm(q), angles)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, d/h); u: L for M
+        u = apply_rope(self.query_norm(u), angles)
         k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
+            y = nn.functional.scaled_dot_product_attention(u, k, v, attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -229,12 +229,13 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     @property
     def gradient_checkpointing(self) -> bool:
         """Whether blocks compute their inner values again in the backward pass; False at first."""
-        return self.blocks[0].gradient_checkpointing
+        return any(m.gradient_checkpointing for m in self.modules() if isinstance(m, Block))
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, value: bool) -> None:
-        for block in self.blocks:
-            block.gradient_checkpointing = value
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.gradient_checkpointing = value
 
     def _stacks(
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None

@@ -43,8 +43,10 @@ def look_up(text: str, table: np.ndarray) -> np.ndarray:
 
 def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int) -> np.ndarray:
     """Ids as an array, once it is sure that they are integers in [0, vocab_size), in ndim axes."""
-    is_tensor = isinstance(ids, Tensor)  # tolist() works on any device, for any dtype
-    array = np.array(ids.tolist()).reshape(ids.shape) if is_tensor else np.asarray(ids)
+    # tolist() works on any device, for any dtype
+    array = (
+        np.array(ids.tolist()).reshape(ids.shape) if isinstance(ids, Tensor) else np.asarray(ids)
+    )
     if array.ndim != ndim:
         raise ValueError(f"ids must have shape {('(L,)', '(B, L)')[ndim - 1]}, got {array.shape}")
     if array.size and array.dtype.kind not in "iu":
@@ -55,7 +57,7 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 
 
 class CharacterLevelTokenizer:
-    """Text to token ids, one id a character, and back: int64 tensors (L,), L the length of the text.
+    """Text to token ids, one id per character, and back: int64 tensors (L,), L the length of the text.
 
     ``vocab`` starts with ``SPECIAL_TOKENS``, then come distinct characters, at most 256 tokens in all.
     A vocabulary or a length that cannot work raises a UserError, ids that cannot a ValueError.
@@ -76,7 +78,7 @@ class CharacterLevelTokenizer:
         return self.vocab_size
 
     def encode_numpy(self, text: str) -> np.ndarray:
-        """Ids (L,) as uint8, one byte a character: the form in which a data set is stored."""
+        """Ids (L,) as uint8, one byte per character: the form in which a data set is stored."""
         starts = range(0, len(text) + 1, self.BLOCK)  # + 1: no text at all is one block, too
         return np.concatenate([look_up(text[i : i + self.BLOCK], self.table) for i in starts])
 

@@ -28,14 +28,8 @@ from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransforme
 from ddlm_core.noise import resample_probability
 from ddlm_core.objective import compute_loss, draw_noise, proposal_times, training_loss
 from ddlm_core.pipeline import DiffusionPipeline
-from ddlm_core.sampler import (
-    SCHEDULES,
-    analytic_probs,
-    denoising_steps,
-    noise_levels,
-    reverse_probs,
-    sample_generators,
-)
+from ddlm_core.reverse import analytic_probs, reverse_probs
+from ddlm_core.sampler import SCHEDULES, denoising_steps, noise_levels, sample_generators
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.worlds import MaskedWorld, three_letter_words
 from ddlm_core.training import Trainer, validation_bound
@@ -131,6 +125,8 @@ def test_letters_have_no_way_back():
     score = ABSORBING.log_score(log_q, torch.tensor([0.7]), x_t).exp()
     assert score[0, 1].tolist() == [0, 1, 0, 0] and score[0, 0, 3] == 1
     torch.testing.assert_close(score[0, 0, :3], torch.full((3,), 1 / 3 / math.expm1(0.7)))
+    clean = ABSORBING.log_score(log_q[:, 1:], 0.0, x_t[:, 1:]).exp()  # no noise, so no mask
+    assert clean.tolist() == [[[0, 1, 0, 0]]]
 
 
 def test_posterior_never_believes_in_the_mask():
