@@ -1,5 +1,5 @@
 # Generated from notebooks/10_pipeline.py by tools/export.py: edit that, then run `make export`.
-"""TinyStories on a GPU."""
+"""TinyStories from end to end."""
 
 import json
 import math

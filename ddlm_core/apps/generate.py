@@ -28,8 +28,8 @@ EXAMPLES = r"""examples:
                                                    the same, with the seed and all options of each
   ddlm-generate --output story.html                one, as a page to scrub through; as a picture: .gif
   ddlm-generate --num-steps 16 --schedule linear   faster and worse; steps that are equal in time
-  ddlm-generate --churn 0                          as in the paper: what stands mostly stays; more slips
-  ddlm-generate --temperature 0.7                  surer of itself: fewer slips, less surprise
+  ddlm-generate --churn 0                          as in the paper: letters mostly stay; more mistakes
+  ddlm-generate --temperature 0.7                  fewer mistakes; the likely gets more likely
   ddlm-generate --template 'It was misty. ____ sat inside with ___ pink _{4}. _{103}'
                                                    fill in blanks: _ is one character, _{4} is four,
                                                    \_ a real underscore; the template is the whole text
@@ -39,7 +39,7 @@ EXAMPLES = r"""examples:
                                                    texts apart, even if there are line breaks in them
 
 Each text ends with a line break, or with a NUL character after --null. The seed that was drawn goes
-to stderr. What is wrong with your input is told there too, in one line, with exit code 2. A file
+to stderr. What is wrong with your input is printed there too, in one line, with exit code 2. A file
 appears when it is complete; one of the same name is then replaced.
 """
 
@@ -67,14 +67,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--schedule", help="where the steps lie: linear, cosine or fraction (default: cosine)"
     )
-    p.add_argument("--temperature", type=float, help="below 1 is surer (default: 1)")
+    p.add_argument("--temperature", type=float, help="below 1: fewer mistakes (default: 1)")
     p.add_argument(
         "--churn",
         type=float,
         help="0 to 1: how much of each step's noise is fresh (default: 1, for most models)",
     )
     p.add_argument("--template", help="text with blanks to fill in")
-    p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and told)")
+    p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and printed)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
     p.add_argument("--output", type=Path, help="file to write: .txt, .jsonl, .html or .gif")
     p.add_argument("--null", action="store_true", help="end each text with NUL, not a line break")

@@ -80,7 +80,7 @@ def test_help_tells_the_defaults_of_the_pipeline():
     for option, words in (
         ("num_steps", "denoising steps (default: {})"),
         ("schedule", "cosine or fraction (default: {})"),
-        ("temperature", "below 1 is surer (default: {:g})"),
+        ("temperature", "below 1: fewer mistakes (default: {:g})"),
     ):
         assert words.format(getattr(SamplingOptions(), option)) in told
     assert default_churn(DiscreteDiffusionConfig()) == 1

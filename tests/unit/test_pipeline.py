@@ -101,6 +101,18 @@ def test_broken_weights_are_refused(network, tmp_path):
         assert reason in refusal(network(), tmp_path / "bad", "model.safetensors", content)
 
 
+def test_a_pickle_is_refused_and_does_not_run(network, tmp_path):
+    save_network(network(), tmp_path / "model")
+    weights, victim = tmp_path / "model/model.safetensors", tmp_path / "victim"
+    trap = f"cos\nmkdir\n(S'{victim.as_posix()}'\ntR.".encode()  # a pickle: call os.mkdir(victim)
+    weights.write_bytes(trap)
+    with pytest.raises(UserError, match="^cannot use .*model.safetensors .*header"):
+        load_model(tmp_path / "model")
+    assert not victim.exists()
+    pickle.loads(trap)
+    assert victim.exists()  # it was armed
+
+
 def test_a_saved_model_comes_back(network, tmp_path):
     saved = network(sigma_max=9.0, padded=True, step=7, ema=True)
     save_network(saved, tmp_path / "model")
