@@ -23,7 +23,6 @@ NAME_THE_BUTTONS = """addEventListener("load", () => {
   document.querySelectorAll(".copybtn").forEach((button) => { button.ariaLabel = "Copy"; });
 });"""  # that copy a cell: an icon alone says nothing to a screen reader
 GLOSSARY = "book/glossary"
-AS_BLOCK = re.MULTILINE | re.DOTALL
 CHAPTER = re.compile(r"notebooks/0?(\d+|[A-Z])_\w+")
 GREEK = {r"\bar\sigma": "σ̄", r"\sigma": "σ", r"\kappa": "κ", r"\delta": "δ", r"\times": "×"}
 
@@ -115,28 +114,27 @@ def slug(title: str) -> str:
 
 
 def term_key(text: str) -> str:
-    """A term as it is compared: without case, dollars, line ends and a plural's s."""
-    return " ".join(text.replace("$", "").lower().split()).removesuffix("s")
+    """A term as it is compared: without case, dollars, line ends, a period and a plural's s."""
+    return " ".join(text.replace("$", "").lower().split()).rstrip(".:").removesuffix("s")
 
 
 def glossary_terms(text: str) -> dict[str, str]:
     """Each name in the glossary, and the anchor of its entry.
 
-    An entry is a heading `### term`; it has further names in italics after "Also called".
+    An entry is a heading `### term`; all that it has in italics are names, too.
     """
     found: dict[str, str] = {}
     for entry in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         term = entry.partition("\n")[0].strip()
         anchor = slug(term)
         found[term_key(term)] = anchor
-        for also in re.findall(r"^Also called (.*?)(?= Introduced in|\n\n|\Z)", entry, AS_BLOCK):
-            for name in re.findall(r"\*([^*]+)\*", also):
-                found.setdefault(term_key(name), anchor)
+        for name in re.findall(r"\*([^*]+)\*", entry):
+            found.setdefault(term_key(name), anchor)
     return found
 
 
 class GlossaryLinks(SphinxTransform):
-    """On each page from a notebook the first *italic* name of each entry leads to the glossary."""
+    """On the pages from notebooks, the first *italic* or **bold** name of each entry is a link to it."""
 
     default_priority = 400
 
@@ -153,12 +151,12 @@ class GlossaryLinks(SphinxTransform):
 
 
 def first_terms(document: nodes.Node, terms: dict[str, str]) -> Iterator[tuple[nodes.Node, str]]:
-    """The first emphasis with a name of each entry, and the entry's anchor."""
-    seen = set()
-    for word in list(document.findall(nodes.emphasis)):
+    """The first name of each entry in italics or bold, and the entry's anchor."""
+    seen, links = set(), nodes.reference | addnodes.pending_xref
+    for word in list(document.findall(lambda n: isinstance(n, nodes.emphasis | nodes.strong))):
         anchor = terms.get(term_key(word.astext()))
-        inside = isinstance(word.parent, nodes.title | nodes.reference | addnodes.pending_xref)
-        if anchor and anchor not in seen and not inside:
+        linked = isinstance(word.parent, nodes.title | links) or isinstance(word[0], links)
+        if anchor and anchor not in seen and not linked:
             seen.add(anchor)
             yield word, anchor
 
