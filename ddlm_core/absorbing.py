@@ -1,5 +1,5 @@
 # Generated from notebooks/A_absorbing.py by tools/export.py: edit that, then run `make export`.
-"""Absorbing states."""
+"""Absorbing-state (masked) diffusion."""
 
 import math
 from collections.abc import Sequence
@@ -22,6 +22,8 @@ __all__ = [
     "mask_posterior",
     "mask_log_score",
     "mask_loss",
+    "mask_marginal",
+    "mask_likelihood",
     "AbsorbingGraph",
     "ABSORBING",
 ]
@@ -79,17 +81,19 @@ def mask_posterior(log_q: Tensor, x_t: Tensor) -> Tensor:
     For $\log q$ (B, L, V), whatever it gives to the mask, and tokens int64 (B, L). (MDLM, Sahoo et al.
     2024: zero masking probabilities and carry-over unmasking.)
     """
-    mask = log_q.shape[-1] - 1
-    q = log_q.index_fill(-1, torch.tensor(mask, device=log_q.device), -torch.inf).log_softmax(-1)
-    return torch.where((x_t == mask)[..., None], q, one_hot(x_t, mask + 1).log())
+    last = log_q.shape[-1] - 1  # the id of the mask
+    q = log_q.index_fill(-1, torch.tensor(last, device=log_q.device), -torch.inf).log_softmax(-1)
+    return torch.where((x_t == last)[..., None], q, one_hot(x_t, last + 1).log())
 
 
 def mask_log_score(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tensor:
-    r"""From a belief to log-scores (B, L, V): $s_y = q_y/(e^{\bar\sigma} - 1)$ at a mask, 1 at y = x_t.
+    r"""From $q$ to log-scores (B, L, V): $s_y = q_y/(e^{\bar\sigma} - 1)$ at a mask, 1 at y = x_t.
 
-    At a letter, 0 for every other y: the way back from a letter leads nowhere. Noise: a scalar or (B,).
+    At a letter, 0 for every other y: the way back from a letter leads nowhere. Noise at least 0, a scalar
+    or (B,).
     """
-    log_odds = torch.expm1(noise_column(sigma_bar, log_q)).log()  # (B, 1, 1)
+    masked = (x_t == log_q.shape[-1] - 1)[..., None]  # without noise there is no mask
+    log_odds = torch.where(masked, torch.expm1(noise_column(sigma_bar, log_q)).log(), 0.0)
     return (mask_posterior(log_q, x_t) - log_odds).scatter(-1, x_t[..., None], 0.0)
 
 
@@ -105,6 +109,23 @@ def mask_loss(log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Te
     d = torch.where(masked, log_score.gather(-1, x_0[..., None])[..., 0] - a.log(), 0.0)
     others = log_score.scatter(-1, torch.stack([x_t, x_0], dim=-1), -torch.inf).exp().sum(-1)
     return torch.where(masked, others, 0.0) + a * (torch.expm1(d) - d)
+
+
+def mask_marginal(log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
+    r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if the clean token is drawn from the posterior."""
+    noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
+    letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    return letters + resample_probability(noise) * is_mask
+
+
+def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
+    r"""$p(x_t \mid x_s = y)$ after more noise, (B, L, V), up to a factor for each position."""
+    lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
+    is_mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
+    at_mask = torch.where(is_mask, 1.0, lost)  # a mask stays; a letter may have been lost
+    at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
+    return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
 
 
 class AbsorbingGraph(Graph):
@@ -146,17 +167,10 @@ class AbsorbingGraph(Graph):
         return mask_loss(log_score, sigma_bar, x_t, x_0)
 
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
-        noise, vocab_size = noise_column(sigma_bar, log_q), log_q.shape[-1]
-        letters = torch.exp(-noise) * mask_posterior(log_q, x_t).exp()  # nothing on the mask
-        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-        return letters + resample_probability(noise) * mask
+        return mask_marginal(log_q, x_t, sigma_bar)
 
     def likelihood(self, x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Tensor:
-        lost = resample_probability(noise_column(delta_sigma, x_t))[..., None]  # (B, 1, 1)
-        mask = torch.arange(vocab_size, device=x_t.device) == vocab_size - 1  # (V,)
-        at_mask = torch.where(mask, 1.0, lost)  # a mask stays; a letter may have been lost
-        at_letter = one_hot(x_t, vocab_size).to(lost.dtype)  # only this letter can have become it
-        return torch.where((x_t == vocab_size - 1)[..., None], at_mask, at_letter)
+        return mask_likelihood(x_t, delta_sigma, vocab_size)
 
 
 ABSORBING = AbsorbingGraph()

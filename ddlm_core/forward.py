@@ -75,9 +75,9 @@ def perturb_batch(
     generator: torch.Generator | None = None,
     prior: Callable[..., Tensor] = sample_prior,
 ) -> Tensor:
-    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
+    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is resampled with probability $1 - e^{-\bar\sigma}$.
 
-    A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
+    A resampled token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
@@ -85,10 +85,10 @@ def perturb_batch(
     chance = resample_probability(noise_column(sigma_bar, x_0))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
-    redraw = u < chance  # (B, L)
+    resampled = u < chance  # (B, L)
     if mask is not None:
         if mask.shape != x_0.shape or mask.dtype != torch.bool:
             got = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
-        redraw = redraw & ~mask
-    return torch.where(redraw, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
+        resampled = resampled & ~mask
+    return torch.where(resampled, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)

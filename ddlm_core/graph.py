@@ -1,5 +1,5 @@
 # Generated from notebooks/A_absorbing.py by tools/export.py: edit that, then run `make export`.
-"""Absorbing states: graph."""
+"""Absorbing-state (masked) diffusion: graph."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

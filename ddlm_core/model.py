@@ -107,13 +107,13 @@ class Attention(nn.Module):
         tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
         """
         exact = self.query_norm.weight.dtype  # norms and rotations in full precision
-        q = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, L, s)
+        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, s)
-        q = apply_rope(self.query_norm(q), angles)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, d/h); u: L for M
+        u = apply_rope(self.query_norm(u), angles)
         k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask)
+            y = nn.functional.scaled_dot_product_attention(u, k, v, attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -21,7 +21,7 @@ __all__ = [
 
 
 def rate_matrix(vocab_size: int) -> Tensor:
-    r"""Rates $Q = \tfrac1V J - I$ at one redraw per unit of time: (V, V), float64.
+    r"""Rates $Q = \tfrac1V J - I$ at one jump per unit of time: (V, V), float64.
 
     A V below 1 raises a ValueError. (SEDD's uniform graph, up to their factor V.)
     """
@@ -39,7 +39,7 @@ def as_float_tensor(value: Tensor | float) -> Tensor:
 
 
 def resample_probability(sigma_bar: Tensor | float) -> Tensor:
-    r"""Expected fraction of redrawn characters, $1 - e^{-\bar\sigma}$, of any shape."""
+    r"""Probability $1 - e^{-\bar\sigma}$ that a character was resampled, of any shape."""
     return -torch.expm1(-as_float_tensor(sigma_bar))
 
 

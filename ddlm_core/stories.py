@@ -48,7 +48,7 @@ def words(names: str, **forms: str) -> tuple[Word, ...]:
 
 
 class Grammar(NamedTuple):
-    """A world: the plots that can be told and the words for each variable, all equally likely."""
+    """A world: templates (plots) and the words for each variable, all equally likely."""
 
     plots: tuple[str, ...]
     variables: dict[str, tuple[Word, ...]]
@@ -56,7 +56,7 @@ class Grammar(NamedTuple):
 
 @cache
 def parts_of(template: str) -> tuple[str, ...]:
-    """Cut a template into plain texts, ``[choices|…]`` and ``{fields}``, in order."""
+    """Cut a template into plain texts, ``[alternations|…]`` and ``{slots}``, in order."""
     return tuple(re.findall(r"\[[^]]*\]|\{[^}]*\}|[^[{]+", template))
 
 
@@ -78,7 +78,7 @@ def options(part: str, grammar: Grammar, bound: dict[str, Word]) -> list[_Option
 
 
 def tell(plot: str, rng: random.Random, grammar: Grammar) -> str:
-    """Write one story of a plot."""
+    """Write one story of a template: pick one option at each part."""
     parts, text, bound = parts_of(plot), "", {}
     while parts:
         ways = options(parts[0], grammar, bound)
@@ -177,10 +177,10 @@ def log_prob(text: str, grammar: Grammar = STORIES) -> float:
 
 
 def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
-    """Every outcome of plot and choices, its probability, and in how many ways it can be filled."""
+    """Each template, all alternatives chosen: text, probability, number of ways to fill the slots."""
     for plot in grammar.plots:
-        slots = [p[1:-1].split("|") if p[0] == "[" else [p] for p in parts_of(plot)]
-        outcomes = list(itertools.product(*slots))
+        alternatives = [p[1:-1].split("|") if p[0] == "[" else [p] for p in parts_of(plot)]
+        outcomes = list(itertools.product(*alternatives))
         p = 1 / len(outcomes) / len(grammar.plots)
         for skeleton in map("".join, outcomes):
             mentioned = set(re.findall(r"\{(\w+)", skeleton))
@@ -189,12 +189,12 @@ def skeletons(grammar: Grammar = STORIES) -> Iterator[tuple[str, float, int]]:
 
 
 def count(grammar: Grammar = STORIES) -> int:
-    """Number of distinct stories, if no text can be told in two ways: else it is too large."""
+    """Number of distinct stories, if no text has two derivations: else it is too large."""
     return sum(n for _, _, n in skeletons(grammar))
 
 
 def entropy(grammar: Grammar = STORIES) -> float:
-    """Exact entropy in nats per story, if no text can be told in two ways: else it is too large."""
+    """Exact entropy in nats per story, if no text has two derivations: else it is too large."""
     return sum(p * math.log(n / p) for _, p, n in skeletons(grammar))
 
 

@@ -55,7 +55,7 @@ def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int
 
 
 class CharacterLevelTokenizer:
-    """Text to token ids, one id a character, and back: int64 tensors (L,), L the length of the text.
+    """Text to token ids, one id per character, and back: int64 tensors (L,), L the length of the text.
 
     ``vocab`` starts with ``SPECIAL_TOKENS``, then come distinct characters, at most 256 tokens in all.
     A vocabulary or a length that cannot work raises a UserError, ids that cannot a ValueError.
@@ -76,7 +76,7 @@ class CharacterLevelTokenizer:
         return self.vocab_size
 
     def encode_numpy(self, text: str) -> np.ndarray:
-        """Ids (L,) as uint8, one byte a character: the form in which a data set is stored."""
+        """Ids (L,) as uint8, one byte per character: the form in which a data set is stored."""
         starts = range(0, len(text) + 1, self.BLOCK)  # + 1: no text at all is one block, too
         return np.concatenate([look_up(text[i : i + self.BLOCK], self.table) for i in starts])
 

@@ -11,14 +11,14 @@
 # %% [markdown]
 # # Corrupting text
 #
-# **We have** text as tokens ([chapter 1](01_tokenizer.ipynb)) and, for one character, the chance to turn
-# into any other under a given amount of noise ([chapter 3](03_noise.ipynb)).
-# **We want** two functions for whole batches of text: one that gives all the odds, and one that rolls
-# the dice. **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of them. So
-# a pair must cost one step, at any noise level, without walking there.
+# *About 30 minutes. You need: [chapter 3](03_noise.ipynb), and tensors in PyTorch. You will have: corrupted text at any
+# noise level in one step, a test that the frequencies are right, and a player in which you watch a text dissolve.*
 #
-# The second half of the chapter builds a little player, so that you can drag a text into noise and
-# back. Later chapters show the denoiser at work with it.
+# **We have** text as tokens and, for one character, the kernel: the probability to turn into any other under a given
+# amount of noise.
+# **We want** two functions for whole batches of text: one that gives all probabilities, and one that draws.
+# **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of them. So a pair must cost one
+# step, at any noise level, without simulating the jumps on the way.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -34,63 +34,37 @@ if "google.colab" in sys.modules:
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
-# ## By hand: three letters
+# ## By hand: a text of two letters
 #
-# Take an alphabet of three letters, `a`, `b` and `c`, and a text that is only `a`. Noise comes in
-# small doses. A dose of size $d$ does one thing: with probability $d$ it wipes the letter out and
-# writes a new one, drawn uniformly from all three. The new letter may well be `a` again.
+# The alphabet is `a`, `b`, `c`, the noise $\bar\sigma = 0.5$. By chapter 3 a letter survives with probability
+# $e^{-0.5} = 0.6065$, else it is anything, evenly. So an `a` stays an `a` with probability
+# $0.6065 + 0.3935/3 = 0.7377$, and becomes a `b` with probability $0.3935/3 = 0.1312$.
 #
-# Give $n$ doses with a total of $\bar\sigma = 0.5$. The letter is never wiped out with probability
-# $(1 - 0.5/n)^n$:
-
-# %%
-[round((1 - 0.5 / n) ** n, 4) for n in (1, 10, 1000)]
-
-# %% [markdown]
-# The limit is $e^{-0.5} = 0.6065$. And if the letter *was* wiped out, once or seven times? Then only
-# the last time counts, and what it wrote was uniform. So the letter is untouched with probability
-# $0.6065$. In the remaining $0.3935$ it is any of the three, equally often, and one of those is `a`:
-
-# %%
-import math
-
-kept = math.exp(-0.5)
-{letter: round(kept * (letter == "a") + (1 - kept) / 3, 4) for letter in "abc"}
-
-# %% [markdown]
-# That is the whole forward process, in two sentences. *Never wiped out: unchanged. Wiped out: uniform.*
+# Each character of a text is corrupted *independently* of the others. So the probabilities multiply: the text `ab`
+# stays `ab` with probability $0.7377^2 = 0.5442$, and becomes `ac` with probability $0.7377 \cdot 0.1312 = 0.0968$.
 #
 # ## The formula
 #
-# Now $V$ tokens in place of three letters, and any total noise $\bar\sigma$ in place of 0.5. Write $x_0$
-# for the clean character, $x_t$ for the corrupted one and $y$ for the token that we ask about. The same
-# two sentences give
+# Now any $V$ and $\bar\sigma$. Write $x_0$ for the clean character, $x_t$ for the corrupted one and $y$ for the token
+# that we ask about:
 #
-# $$ p(x_t = y \mid x_0) = \underbrace{e^{-\bar\sigma}\,[y = x_0]}_{\text{never wiped out}}
-#    + \underbrace{(1 - e^{-\bar\sigma})\cdot\frac{1}{V}}_{\text{wiped out, then uniform}} $$
+# $$ p(x_t = y \mid x_0) = \underbrace{e^{-\bar\sigma}\,[y = x_0]}_{\text{survived}}
+#    + \underbrace{(1 - e^{-\bar\sigma})\cdot\frac{1}{V}}_{\text{resampled}} $$
 #
-# where the bracket $[y = x_0]$ is 1 if the two are the same token, and 0 if not. Over all $y$ this sums
-# to $e^{-\bar\sigma} + (1 - e^{-\bar\sigma}) = 1$, as it must. It is row $x_0$ of the kernel
-# $e^{\bar\sigma Q}$ of chapter 3, reached there from the rates and here from the dice. (The paper,
-# [SEDD](https://arxiv.org/abs/2310.16834), calls this choice of noise the *uniform graph*.)
-#
-# Each character of a text gets its own dice. So the probability of a whole corrupted text is a product,
-# one factor for each position.
+# The bracket $[y = x_0]$ (*Iverson bracket*) is 1 if the two are the same token, and 0 if not. This is row $x_0$ of the
+# kernel $e^{\bar\sigma Q}$. The probability of a whole corrupted text is a product, one factor for each position.
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
-# | $V$ | `vocab_size` | int | number of tokens |
 # | $x_0$, $x_t$ | `x_0`, `x_t` | (B, L) | clean and corrupted tokens: B texts of length L |
-# | $y$ | last axis | V | the token that we ask about |
 # | $\bar\sigma$ | `sigma_bar` | (B,) or scalar | total noise since the clean text |
-# | $\Delta$ | `delta_sigma` | (B,) or scalar | noise between two moments |
+# | $\Delta$ | `delta_sigma` | (B,) or scalar | *noise increment* between two moments |
 #
-# The noise may be one number for the whole batch, or one for each text. A small helper makes both
-# into a column, and refuses what is neither. (A noise of shape (L,) would otherwise spread along the
-# wrong axis without a word.) It looks at shapes and types only: to look at *values*, the processor
-# would have to wait for a GPU. Later chapters use it, too, also beside tables (B, L, V).
+# The noise may be one number for the whole batch, or one for each text. A small collapsed helper, `noise_column`,
+# makes both into a column, beside tokens or a table (B, L, V). It refuses other shapes, for a noise per position would spread along the wrong axis.
+# (If B = L, no check can tell a noise per position from one per text.)
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 import torch
 from torch import Tensor
 
@@ -123,18 +97,15 @@ def _check_tokens(x: Tensor) -> None:
 
 
 # %% [markdown]
-# ## All the odds at once
+# ## All probabilities at once
 #
-# `transition` gives the formula for every character of a batch. It fills a table with the share that
-# everybody gets, $(1 - e^{-\Delta})/V$, and adds $e^{-\Delta}$ at the token that stands there now.
-# (`scatter_add_` adds a number at one chosen place of each row; `resample_probability`, from chapter 3,
-# is $1 - e^{-\Delta}$ with all its digits.)
+# `transition` gives the formula for every character of a batch. It fills a table with $(1 - e^{-\Delta})/V$, and adds
+# $e^{-\Delta}$ at the token that stands there now. (`scatter_add_` adds a number at one chosen place of each row.)
 #
-# Why $\Delta$, and not $\bar\sigma$? The dice do not remember. Whatever happened before, the noise
-# $\Delta$ that comes between two moments wipes a character out with probability $1 - e^{-\Delta}$. So the
-# same odds lead from the clean text to a corrupted one, and from a corrupted one to a worse one. In the code below
-# `x_t` is the text before this extra noise, clean or not, and $y$ is what stands there after it.
-# [Chapter 7](07_sampler.ipynb) turns it around, with Bayes' rule, to walk back through time.
+# Why $\Delta$, and not $\bar\sigma$? Because noise adds up, and needs no history: the same probabilities lead from the
+# clean text to a corrupted one, and from a corrupted one to a worse one. The argument is called `x_t`, whatever noise
+# that text already carries; $y$ is what stands there *after* the increment. [Chapter 7](07_sampler.ipynb) turns the
+# function around with Bayes' rule, to walk back through time.
 
 
 # %% tags=["export"]
@@ -153,20 +124,13 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
 
 
 # %% [markdown]
-# Five tokens, the token `2`, a noise of 0.5. The odds of the token itself are $0.6065 + 0.3935/5$:
+# Five tokens, the token `2`, a noise of 0.5. The probability of the token itself is $0.6065 + 0.3935/5 = 0.6852$:
 
 # %%
 transition(torch.tensor([[2]]), 0.5, vocab_size=5)
 
 # %% [markdown]
-# Chapter 3 has the matrix (`transition_matrix`), and we have its rows. They must agree up to rounding, also when each text
-# of the batch has its own noise.
-#
-# Noise adds up here, too: $\Delta_1$ and then $\Delta_2$ is the same as $\Delta_1 + \Delta_2$ at once. A
-# letter that came through both was spared twice, with
-# probability $e^{-\Delta_1} e^{-\Delta_2} = e^{-(\Delta_1 + \Delta_2)}$; every other letter is uniform.
-# That is why training may jump to any noise level, and need not walk.
-
+# Chapter 3 has the matrix, and we have its rows. They must agree, also when each text of the batch has its own noise.
 
 # %% tags=["test"]
 from ddlm_core.noise import transition_matrix
@@ -187,11 +151,10 @@ def test_transition_gives_the_rows_of_the_matrix():
 test_transition_gives_the_rows_of_the_matrix()
 
 # %% [markdown]
-# ## Rolling the dice
+# ## Drawing a corrupted text
 #
-# Follow the two sentences again. What a wiped-out character becomes is a uniform draw. A text of
-# nothing else is pure noise, the place where generation will start. So this draw has a name of its own:
-# the **prior**.
+# What a resampled character becomes is a uniform draw. A text of nothing else is pure noise, where generation will
+# start. So this draw has a name of its own, the *prior* (SEDD: the *limit distribution*).
 
 
 # %% tags=["export"]
@@ -212,16 +175,15 @@ def sample_prior(
 
 
 # %% [markdown]
-# And then the function that training calls at every step. For each character draw a number $u$, uniform
-# in $[0, 1)$. It is below $1 - e^{-\bar\sigma}$ with just that probability, so let that decide whether
-# the character is redrawn. Draw a full set of replacements, and take one or the other. We never build
-# the (B, L, V) table here: two random numbers a character are enough.
+# And then the function that training calls at every step. For each character draw a number $u$, uniform in $[0, 1)$.
+# It is below $1 - e^{-\bar\sigma}$ with just that probability, so let that decide whether the character is resampled.
+# Draw a full set of replacements, and take one or the other. Two random numbers per character are enough; the
+# (B, L, V) table is never built.
 #
-# The `mask` marks characters that must stay, for instance the words that a user gave and the model
-# has to write around. (Papers on masked diffusion mean the opposite: their mask hides. So the rest of this book calls
-# ours the `condition_mask`.) Randomness comes from a `generator` that the caller hands in, so the same seed
-# gives the same corruption.
-
+# Three options. The `mask` marks characters that are *kept*, for instance words that a user gave and the model has to
+# write around. (Papers on masked diffusion mean the opposite: their mask hides. So later chapters call ours the
+# `condition_mask`.) Randomness comes from a `generator`, so the same seed gives the same corruption. And `prior` draws
+# the replacements, so that another forward process can use the function, too.
 
 # %% tags=["export"]
 from collections.abc import Callable
@@ -235,9 +197,9 @@ def perturb_batch(
     generator: torch.Generator | None = None,
     prior: Callable[..., Tensor] = sample_prior,
 ) -> Tensor:
-    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is redrawn with chance $1 - e^{-\bar\sigma}$.
+    r"""Draw $x_t$ given $x_0$, int64 (B, L): each token is resampled with probability $1 - e^{-\bar\sigma}$.
 
-    A redrawn token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
+    A resampled token is uniform over all V tokens, so it may come out as it was. The noise is a scalar
     or (B,); ``mask``, bool (B, L), is true where a token is kept; else a ValueError. The draws happen
     on the device of ``generator``, the new tokens come from ``prior``. (The uniform graph of SEDD, Lou, Meng & Ermon 2024.)
     """
@@ -245,46 +207,65 @@ def perturb_batch(
     chance = resample_probability(noise_column(sigma_bar, x_0))  # (B, 1)
     where = x_0.device if generator is None else generator.device
     u = torch.rand(x_0.shape, generator=generator, device=where).to(x_0.device)
-    redraw = u < chance  # (B, L)
+    resampled = u < chance  # (B, L)
     if mask is not None:
         if mask.shape != x_0.shape or mask.dtype != torch.bool:
             got = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"mask must be bool of shape {tuple(x_0.shape)}, got {got}")
-        redraw = redraw & ~mask
-    return torch.where(redraw, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
+        resampled = resampled & ~mask
+    return torch.where(resampled, prior(*x_0.shape, vocab_size, generator, x_0.device), x_0)
 
 
 # %% [markdown]
-# A text at three noise levels, from the same seed. At 0.05 you see a few misprints, at 0.5 you can
-# still guess many words, at 5 hardly a letter is left. All 106 tokens take part: `�` is `<UNK>`, `⇥` and `↵`
-# are tab and newline, and `<PAD>` shows as nothing, so a line can be shorter than its text.
+# A story of chapter 2 at three noise levels, from the same seed. Under each line stands the same corruption with a
+# mask, `_`, as the replacement: *absorbing* noise, as in [appendix A](A_absorbing.ipynb). Masks show where the text is
+# corrupted; uniform noise does not. All 106 tokens take part: `�` is `<UNK>`, `⇥` and `↵` are tab and newline, and `<PAD>`
+# shows as nothing.
 
 # %%
+from ddlm_core import stories
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 tokenizer = CharacterLevelTokenizer()
-text = (
-    "Mia found a tiny drum in the attic. She tapped it once. "
-    "Far away, behind the old clock, something tapped back."
-)
+(text,) = stories.sample(1, seed=5)
 x_0 = tokenizer.encode(text)[None]  # (1, L)
+
+
+def masks(batch_size: int, length: int, *_) -> Tensor:
+    return tokenizer.encode("_" * length).repeat(batch_size, 1)
+
+
 for sigma_bar in (0.05, 0.5, 5.0):
-    x_t = perturb_batch(x_0, sigma_bar, len(tokenizer), generator=torch.Generator().manual_seed(1))
-    print(sigma_bar, tokenizer.decode(x_t[0]).translate({9: "⇥", 10: "↵"}), sep="\t")
+    for prior in (sample_prior, masks):
+        generator = torch.Generator().manual_seed(1)
+        x_t = perturb_batch(x_0, sigma_bar, len(tokenizer), generator=generator, prior=prior)
+        print(tokenizer.decode(x_t[0]).translate({9: "⇥", 10: "↵"}))
 
 # %% [markdown]
-# ## Do the dice keep to the formula?
+# At 0.05 you see a few misprints, at 0.5 you can still guess many words, at 5 hardly a letter is left.
 #
-# Draw many times, count, compare. First look. The figure shows what 20,000 copies of token 2, of five,
-# turn into at three noise levels. Bars are the measured shares, the short horizontal lines are the
-# formula. At 0.2 six in seven are still 2, at 3 the five are almost level, and each line sits on its bar.
+# This is how training will use it, in chapters 5 and 8: stories, padded; a time for each, and its noise; one call. The
+# network is told $\bar\sigma$, but not how long a story is. `<PAD>` is corrupted like any other token, so the end of a
+# story must be found, too.
+
+# %%
+from ddlm_core.noise import GeometricNoise
+
+clean = torch.stack([tokenizer.pad(story, 160) for story in stories.sample(64, seed=0)])
+t = torch.rand(64, generator=generator)
+noisy = perturb_batch(clean, GeometricNoise().sigma_bar(t), len(tokenizer), generator=generator)
+clean.shape, noisy.shape
+
+# %% [markdown]
+# ## Do the frequencies meet the formula?
+#
+# Draw many times, count, compare. The figure shows what 20,000 copies of token 2, of five, turn into at three noise
+# levels. Bars are measured, the short horizontal lines are the formula.
 
 # %% tags=["hide-input"]
 # alt: Three bar charts of the tokens 0 to 4 after noise 0.2, 0.8 and 3. The bar of token 2 falls from
 #  0.85 to 0.24 while the other four rise evenly; a short line, the formula, ends each bar.
 import matplotlib.pyplot as plt
-
-from ddlm_core.noise import transition_matrix
 
 plt.style.use("ddlm_core.book")
 fig, panels = plt.subplots(1, 3, sharey=True, figsize=(7, 2.8))
@@ -300,84 +281,41 @@ panels[2].legend()
 plt.show()
 
 # %% [markdown]
-# Eyes forgive a lot. Counts never match exactly, so how far off is too far? Karl Pearson's answer of
-# 1900 still serves. For each of the $V$ outcomes take the count $O_y$ that came and the count $E_y$ that
-# the formula expects, and add up
+# Counts never match exactly, so how far off is too far? The standard answer is Pearson's *goodness-of-fit test*. For
+# each of the $V$ outcomes take the count $O_y$ that came and the count $E_y$ that the formula expects, and add up
 #
 # $$ X^2 = \sum_{y} \frac{(O_y - E_y)^2}{E_y}. $$
 #
-# By hand: a fair coin, 100 throws, 60 heads. $X^2 = 10^2/50 + 10^2/50 = 4$. Pearson showed that, for many
-# draws, $X^2$ behaves like a sum of $k = V - 1$ squared standard normal numbers (one fewer than
-# outcomes: the counts add up to what was drawn, so the last one is not free). We take this from him, and
-# need only the chance that such a sum exceeds $c$.
+# By hand: a fair coin, 100 throws, 60 heads. $X^2 = 10^2/50 + 10^2/50 = 4$. If the formula is right and the counts are
+# large, $X^2$ has the *chi-squared distribution* with $V - 1$ degrees of freedom. The probability that it
+# exceeds the value that came is called the *p-value*; for the coin it is 0.0455. PyTorch has it as a regularized
+# incomplete gamma function; [where the p-value comes from](deeper/chi_squared.ipynb) derives it from waiting times, and checks that
+# p-values of right code are uniform.
 #
-# Take the squares in pairs. Two normal numbers are a point in the plane, with density proportional to
-# $e^{-r^2/2}$ at distance $r$ from the center, on a ring whose area grows like $r\,dr$. So half of the
-# squared distance, $r^2/2$, exceeds $c/2$ with probability
-# $\int_{\sqrt c}^\infty e^{-r^2/2}\, r\,dr = e^{-c/2}$. That is how long one waits for a clock that rings at
-# random, once a unit on average. (Chapter 3: with probability $e^{-c/2}$ nothing comes during an amount $c/2$.) For even $k$, $X^2/2$ is the sum of $k/2$ such waits: the moment of
-# ring number $k/2$. It lies beyond $c/2$ exactly if fewer than $k/2$ rings came before $c/2$. The number
-# of rings in a given time has the Poisson distribution ($j$ rings with probability
-# $e^{-c/2}(c/2)^j/j!$; this, too, we take from the textbooks), so
-#
-# $$ P(X^2 > c) = e^{-c/2} \sum_{j=0}^{k/2-1} \frac{(c/2)^j}{j!}. $$
-#
-# We call this chance the *tail*. No table, no library; we only have to keep the number of outcomes odd.
+# We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code will:
+# 20,000 draws notice an error of three percentage points. If a token of probability $\tfrac12$ gains 0.03 and another one
+# loses it, this adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to $X^2$, and with five outcomes the limit is 33.4. The first test takes every
+# token as a start, at five noise levels in one batch, and then our real vocabulary. The second takes *pairs* of
+# neighbors, 25 outcomes, because characters must be corrupted independently.
 
 
 # %% tags=["test"]
-import math
+def p_value(observed: Tensor, expected: Tensor) -> float:
+    """Probability of an X² at least as large if ``expected`` is right (chi-squared test)."""
+    half = ((observed - expected) ** 2 / expected).sum().double() / 2
+    return torch.special.gammaincc(torch.tensor((len(observed) - 1) / 2).double(), half).item()
 
 
-def chi_squared_tail(observed: Tensor, expected: Tensor) -> float:
-    """Chance of an X² at least as large if ``expected`` is right, for an odd number of outcomes."""
-    half = ((observed - expected) ** 2 / expected).sum().item() / 2
-    terms = (half**j / math.factorial(j) for j in range((len(observed) - 1) // 2))
-    return math.exp(-half) * sum(terms)
-
-
-# %% [markdown]
-# PyTorch knows the same chance by another name (the regularized incomplete gamma function):
-
-# %%
-half = torch.tensor(16.7)  # X² = 33.4, five outcomes
-off = 40.865633 * torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0])  # 2 · 40.87² / 100 = 33.4
-ours = chi_squared_tail(100 + off, torch.full((5,), 100.0))
-assert abs(ours / torch.special.gammaincc(torch.tensor(2.0), half) - 1) < 1e-4
-ours
-
-# %% [markdown]
-# If all is right (our dice, and Pearson's theorem), the tail is below 0.5 in half of all experiments,
-# below 0.1 in a tenth, below 0.01 in a hundredth. (The tail falls as $X^2$ grows. So it is below 0.1 exactly when $X^2$
-# exceeds the value that it exceeds with chance 0.1.) Two thousand experiments of a thousand draws each (chance alone
-# moves the three shares by about 0.011, 0.007 and 0.002):
-
-# %%
-generator, expected = torch.Generator().manual_seed(3), 1000 * transition_matrix(0.8, 5)[2]
-draws = perturb_batch(torch.full((2000, 1000), 2), 0.8, 5, generator=generator)  # (2000, 1000)
-tails = torch.tensor([chi_squared_tail(row.bincount(minlength=5), expected) for row in draws])
-{share: round((tails < share).double().mean().item(), 4) for share in (0.5, 0.1, 0.01)}
-
-# %% [markdown]
-# So we trust the yardstick, and let it judge. (We tried it down to 0.01. Farther out it is rough, which is enough for us.) The dice are wrong if the tail is below one in a million
-# (for five outcomes, $X^2 > 33.4$): so small that good dice do not fail by accident, while 20,000 draws
-# still betray dice that are off by three percentage points (at a chance of $\tfrac12$ that adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to
-# $X^2$). First test: every start, for no token may be treated differently,
-# at five noise levels that share one batch, each text with its own
-# noise. Second: *pairs* of neighbors, 25
-# outcomes, because characters must be redrawn independently of each other.
-
-
-# %% tags=["test"]
 def test_frequencies_meet_the_kernel():
-    V, N, levels = 5, 20_000, torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
+    levels = torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
     generator = torch.Generator().manual_seed(4)
-    for start in range(V):
-        x_0 = torch.full((len(levels), N), start)
-        x_t = perturb_batch(x_0, levels, V, generator=generator)
-        for row, level in zip(x_t, levels, strict=True):
-            expected = N * transition_matrix(level, V)[start]
-            assert chi_squared_tail(row.bincount(minlength=V), expected) > 1e-6
+    for V, N, starts in ((5, 20_000, range(5)), (106, 200_000, [0, 1, 70])):
+        for start in starts:
+            x_0 = torch.full((len(levels), N), start)
+            x_t = perturb_batch(x_0, levels, V, generator=generator)
+            for row, level in zip(x_t, levels, strict=True):
+                expected = N * transition_matrix(level, V)[start]
+                assert p_value(row.bincount(minlength=V), expected) > 1e-6
 
 
 def test_neighbors_are_independent():
@@ -385,88 +323,53 @@ def test_neighbors_are_independent():
     x_t = perturb_batch(torch.tensor([[0, 3]]).repeat(N, 1), 0.7, V, generator=generator)
     row = transition_matrix(0.7, V)
     pairs = (x_t[:, 0] * V + x_t[:, 1]).bincount(minlength=V * V)
-    assert chi_squared_tail(pairs, N * torch.outer(row[0], row[3]).flatten()) > 1e-6
+    assert p_value(pairs, N * torch.outer(row[0], row[3]).flatten()) > 1e-6
 
 
 test_frequencies_meet_the_kernel()
 test_neighbors_are_independent()
 
 # %% [markdown]
-# ## Redrawn is not the same as different
+# ## One waiting time for each character
 #
-# One redraw in $V$ brings the old character back. So the fraction of characters that *differ* from the
-# clean text is a little smaller than the fraction redrawn. With three letters at $\bar\sigma = 0.5$: of
-# the 0.3935 that were wiped out, a third are `a` again, and 0.2623 differ. In general it is
-#
-# $$ (1 - e^{-\bar\sigma})\,\Big(1 - \frac1V\Big). $$
-#
-# The figure shows this curve for our 106 tokens, against total noise on a logarithmic axis. It is flat
-# near zero up to a noise of 0.01, climbs between 0.1 and 3, and is flat again at 0.99. The dots are
-# measured, each on 20,000 characters from `perturb_batch`; they lie on the curve.
-
-# %% tags=["hide-input"]
-# alt: An S-shaped curve over total noise from 0.0001 to 20: hardly any character differs up to 0.01, half of
-#  them at 0.7, 98 in 100 from 5 on. Dots, measured, lie on it.
-levels = torch.logspace(-4, math.log10(20), 200, dtype=torch.float64)
-dots = levels[::14]
-clean = torch.zeros(len(dots), 20_000, dtype=torch.int64)
-noisy = perturb_batch(clean, dots, 106, generator=torch.Generator().manual_seed(7))
-plt.plot(levels, resample_probability(levels) * (1 - 1 / 106), label="formula")
-plt.plot(dots, (noisy != clean).double().mean(1), "o", label="measured")
-plt.xscale("log")
-plt.xlabel("total noise σ̄")
-plt.ylabel("fraction of characters that differ")
-plt.legend()
-plt.show()
-
-# %% [markdown]
-# ## One clock for each character
-#
-# Now to watch a text dissolve, at many noise levels in a row. Look again at the three lines of Mia's
-# story above: what is broken in one line is broken in the same way in the next. That is no accident.
-# All three came from the same seed, so from the same random numbers $u$. A character is redrawn when
+# Now to watch a text dissolve, at many noise levels in a row. Look again at Carl's story: what is corrupted in
+# one line is corrupted in the same way in the next. All lines came from the same seed, so from the same numbers $u$. A
+# character is resampled when
 #
 # $$ u < 1 - e^{-\bar\sigma} \quad\Longleftrightarrow\quad \bar\sigma > -\log(1 - u) =: E. $$
 #
-# So each character has a clock, the random one from above, stopped after its first ring: it rings when the noise
-# reaches its $E$, and then shows its replacement for good. Clocks of $u = 0.1$, $0.5$ and $0.9$ ring at noise 0.11, 0.69 and 2.30. And the
-# chance that a clock has not rung yet is $P(E > \bar\sigma) = P(u > 1 - e^{-\bar\sigma}) = e^{-\bar\sigma}$:
-# just the chance to be untouched.
+# So each character has a *waiting time* $E$: when the noise reaches it, the character jumps, once, and then rests.
+# For $u = 0.1$, $0.5$ and $0.9$ that is at noise 0.11, 0.69 and 2.30. $E$ has the *exponential distribution*,
+# $P(E > \bar\sigma) = e^{-\bar\sigma}$: just the survival probability.
 
 
 # %%
 def dissolve(x_0: Tensor, sigma_bars: Tensor, vocab_size: int, seed: int) -> list[Tensor]:
-    """One text (L,) at rising noise levels, with the same clocks and replacements in all."""
+    """One text (L,) at rising noise levels, with the same waiting times and replacements."""
     seeded = (torch.Generator().manual_seed(seed) for _ in sigma_bars)  # each starts afresh
     pairs = zip(sigma_bars, seeded, strict=True)
     return [perturb_batch(x_0[None], noise, vocab_size, generator=g)[0] for noise, g in pairs]
 
 
 # %% [markdown]
-# At any *fixed* noise each state is a plain draw of `perturb_batch`. The same yardstick says so, on
-# 20,000 characters: no tail is suspiciously small. And once it has changed, a character stays as it is.
-# So the text dissolves and does not flicker:
+# At any *fixed* noise each state is a plain draw of `perturb_batch`: the *marginal* distributions are right. What the
+# shared seed changes is only how different noise levels are *coupled* (*common random numbers*). In the real process a
+# character goes on jumping; here it comes to rest, which is kinder to the eye. Training needs the marginals only.
+# Both can be checked:
 
 # %%
 levels = torch.tensor([0.02, 0.2, 0.8, 3.0, 20.0], dtype=torch.float64)
 states = dissolve(torch.full((20_000,), 2), levels, vocab_size=5, seed=8)
-for state, level in zip(states, levels, strict=True):
-    tail = chi_squared_tail(state.bincount(minlength=5), 20_000 * transition_matrix(level, 5)[2])
-    assert tail > 1e-6
-    print(f"noise {level:5.2f}   tail {tail:.2f}")
-for earlier, later in zip(states, states[1:], strict=False):
+for state, level in zip(states, levels, strict=True):  # the marginals
+    assert p_value(state.bincount(minlength=5), 20_000 * transition_matrix(level, 5)[2]) > 1e-6
+for earlier, later in zip(states, states[1:], strict=False):  # what has changed, rests
     assert torch.equal(earlier[earlier != 2], later[earlier != 2])
 
 # %% [markdown]
-# What the shared seed changes is only how *different* noise levels hang together. In the real process the
-# clocks go on ringing, and a dissolved text goes on boiling; here it comes to rest. For training only the
-# distribution at one time counts, and for the eye this is kinder.
+# ## Watch it dissolve
 #
-# ## Frames
-#
-# To show a run we need the tokens at each moment, the noise, and which positions have just changed.
-# Nothing else: no tensors, no pictures. Whatever makes the states, this dissolving text or the sampler of
-# chapter 7, and whatever shows them, a web page or a terminal, they meet in this small record.
+# To show a run we need the tokens at each moment, the noise, and which positions have just changed: a `Frame`. The
+# sampler of chapter 7 will make such frames, too, and whoever draws them needs no more.
 
 # %% tags=["export:animation"]
 from collections.abc import Iterable, Iterator, Sequence
@@ -484,12 +387,7 @@ class Frame:
     changed: tuple[int, ...]  # positions whose token differs from the frame before, ascending
 
 
-# %% [markdown]
-# Two functions make frames. `iter_frames` works while a run is still going on: it hands out each
-# frame as soon as its state arrives, and holds only the one before. `make_frames` is for a finished run.
-
-
-# %% tags=["export:animation"]
+# %% tags=["export:animation", "hide-input"]
 def iter_frames(states: Iterable[tuple[Tensor, float]]) -> Iterator[Frame]:
     """Frames of a run that is still going on: each one as soon as its state arrives.
 
@@ -512,15 +410,7 @@ def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[F
     return list(iter_frames(zip(tokens, sigma_bars, strict=True)))
 
 
-# %% [markdown]
-# ## Something to look at
-#
-# A picture of a text needs one mark for each token, `<PAD>` included, or the text would shrink and
-# jump. So padding becomes a faint dot while we watch, and nothing in the text we end with. And a
-# vocabulary can come from somebody else's checkpoint: control characters, which a terminal would
-# *obey*, become `�`. What comes out, a `Picture`, is plain data: whoever draws it knows nothing of tokens.
-
-# %% tags=["export:animation"]
+# %% tags=["export:animation", "hide-input"]
 from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -538,19 +428,7 @@ def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
     return Picture(characters(frame.tokens, tokenizer), text, frame.sigma_bar, frame.changed)
 
 
-# %% [markdown]
-# ## The player
-#
-# An animation in a stored notebook must work where there is no Python at all: in the rendered book, or
-# in a file sent to a friend. So the player is a single piece of HTML that carries its frames, its looks
-# and its script, and asks no server for anything.
-#
-# Frames travel as differences. From `the cat` to `the hat` character 4 changes, counted from 0, so the
-# step is written `[noise, [4], "h"]`. With several changes we write the *gaps* between their positions: small
-# numbers, few digits. (We compare the texts and do not rely on `changed`, so that frames may be left
-# out.)
-
-# %% tags=["export:animation"]
+# %% tags=["export:animation", "hide-input"]
 import json
 
 
@@ -573,26 +451,7 @@ def encode_pictures(pictures: Sequence[Picture]) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
-# %% [markdown]
-# The looks and the script are two small files of the package,
-# [`player.css`](../ddlm_core/support/player.css) and [`player.js`](../ddlm_core/support/player.js): a
-# hundred lines that decode the steps, lay out a grid of characters, and connect a button and a slider.
-# Three of their habits are worth stealing. Lines break where the *cleanest* frame has its spaces, in
-# every frame, so noise full of accidental spaces cannot make lines jump. What changed is orange, *and*
-# bold, *and* underlined: color is never the only sign. And without scripts the final text simply
-# stands there. (GitHub, and a notebook that you have not trusted yet, take scripts away, and may show what stands in a
-# `<script>` as text. So steps, looks and script travel in attributes, escaped, which nobody shows.)
-
-# %% [markdown]
-# ## One object for all of it
-#
-# `Animation` is a thin shell: frames, the tokenizer that reads them, and a method for each view. A
-# notebook that finds `_repr_html_` shows the player. `play_in_terminal` redraws the text in place;
-# `save` writes a page or a GIF. All of these renderers live beside the player's files, in
-# [`ddlm_core/support`](../ddlm_core/support/player.py), and are imported only when they are called: they have nothing
-# to teach about diffusion.
-
-# %% tags=["export:animation"]
+# %% tags=["export:animation", "hide-input"]
 from pathlib import Path
 from typing import TextIO
 
@@ -658,14 +517,7 @@ class Animation:
         return path
 
 
-# %% [markdown]
-# How do you test a player without a browser? By undoing the differences in ten lines of Python: every
-# frame must come back, also when frames were left out. (`tests/unit/test_animation.py` and
-# `tests/integration` hold the rest: it asks for nothing from elsewhere, a text full of `<b>` stays text, 64 frames of
-# 256 characters take less than 25 kB, and so on.)
-
-
-# %% tags=["test:animation"]
+# %% tags=["test:animation", "hide-input"]
 import html
 import json
 import re
@@ -697,78 +549,66 @@ def test_player_carries_every_frame():
 test_player_carries_every_frame()
 
 # %% [markdown]
-# ## Watch it dissolve
+# The collapsed cells turn frames into an `Animation`. In a notebook it shows a player: one piece of HTML that carries its
+# frames, its style and its script, and asks no server for anything. It also plays in a terminal and saves a page or
+# a GIF. A test decodes the player in Python and finds every frame again; the renderers lie in
+# [`ddlm_core/support`](../ddlm_core/support/player.py), and know nothing of diffusion.
 #
-# Here is Mia's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric
-# schedule of chapter 3. Drag the slider, or focus it and use the arrow keys. The caption counts what
-# each step changed. (If you only see noise and no slider: scripts are off, and you see the end.)
+# Here is Carl's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric schedule. Drag
+# the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and you see the
+# end.)
 
 # %%
-from ddlm_core.noise import GeometricNoise
-
 sigma_bars = GeometricNoise().sigma_bar(torch.linspace(0, 1, 49))
 states = dissolve(x_0[0], sigma_bars, len(tokenizer), seed=1)
 Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 
 # %% [markdown]
-# For the first third of the time almost *nothing happens*. At $t = 1/3$ the noise is only 0.006, on average less than
-# one redrawn character in this text; most of the damage is done between $t = 0.55$ and $t = 0.9$.
-# Chapter 3 told us so in numbers, and here is what it looks like. [Chapter 5](05_loss.ipynb) asks what it
-# means for training, and what to do about it.
+# For the first third of the time almost *nothing happens*: at $t = 1/3$ the noise is only 0.006, less than one resampled
+# character in this text. Most of the damage is done between $t = 0.55$ and $t = 0.9$, as chapter 3 said in numbers. Look
+# also at how long the text can be read. With a third of its characters resampled you can still guess many words. What
+# you do then is what the denoiser has to learn.
 #
-# Look also at how long the text can be read. With a third of its characters redrawn you can still guess
-# many words. What you do then is what the denoiser has to learn.
-
-# %% [markdown]
 # ## Change it safely
 #
-# A tempting "improvement": a redrawn character should become a *different* one. In `perturb_batch`, replace
-# the last line by
+# A tempting "improvement": a resampled character should become a *different* one. In `perturb_batch`, replace the last
+# line by
 #
 # ```python
 #     other = (x_0 + torch.randint(1, vocab_size, x_0.shape, generator=generator)) % vocab_size
-#     return torch.where(redraw, other, x_0)
+#     return torch.where(resampled, other, x_0)
 # ```
 #
-# and run
+# and run `make export && pytest tests/test_forward.py tests/unit/test_forward.py`. The statistical tests fail,
+# `test_frequencies_meet_the_kernel`, `test_neighbors_are_independent` and `test_two_perturbations_are_one`, and rightly
+# so. (Three more notice that `prior`, device and order of the draws are no longer honored.) At infinite noise every
+# character could be anything *but* what it was: noise that still knows the text. Generation must start from noise that
+# knows nothing. Undo the change, export again, and all is well.
 #
-# ```
-# make export && pytest tests/test_forward.py tests/unit/test_forward.py
-# ```
-#
-# `test_frequencies_meet_the_kernel`, `test_two_perturbations_are_one` and
-# `test_neighbors_are_independent` fail, and rightly so. (On the page, so does the yardstick under `dissolve`.) At infinite noise every character would be
-# redrawn, so each could be anything *but* what it was: noise that still knows the text. Generation must
-# start from noise that knows nothing. Undo the change, export again, and all is well.
-#
-# Something harmless: change the color of changed characters in `ddlm_core/support/player.css`. No test
-# fails; `python tools/notebooks.py --force 04_forward` then redraws the player above.
-
-# %% [markdown]
-# ## Exercises
-#
-# **1.** At which total noise do half of the characters *differ* from the clean text, for $V = 106$?
+# **Exercise 1.** At which total noise do half of the characters *differ* from the clean text, for $V = 106$?
 # (Expected: 0.7027.)
 
 # %% tags=["solution", "hide-input"]
+import math
+
 half_noise = -math.log(1 - 0.5 / (1 - 1 / 106))
 assert abs(half_noise - 0.7027) < 1e-4
 round(half_noise, 4)
 
 # %% [markdown]
-# **2.** Keep every vowel and every space of Mia's story, and apply infinite noise to the rest. How many characters are
-# kept by the mask? (Expected: 51, the first number below.)
+# **Exercise 2.** Keep every vowel and every space of Carl's story, and apply infinite noise to the rest. How many
+# characters does the mask keep? (Expected: 76, the first number below.)
 
 # %% tags=["solution", "hide-input"]
 keep = torch.tensor([[character in "aeiouAEIOU " for character in text]])
 x_t = perturb_batch(x_0, math.inf, len(tokenizer), keep, torch.Generator().manual_seed(2))
-assert torch.equal(x_t[keep], x_0[keep]) and keep.sum() == 51
+assert torch.equal(x_t[keep], x_0[keep]) and keep.sum() == 76
 print(int(keep.sum()), tokenizer.decode(x_t[0]))
 
 # %% [markdown]
-# **3.** Repair the "improvement" of the section above without giving it up: with which probability
-# must a character move to a *different* one, so that the formula holds again? Check it with
-# `chi_squared_tail` at $\bar\sigma = 0.5$ and $V = 5$. (Expected probability: 0.3148.)
+# **Exercise 3.** Repair the "improvement" of the section above without giving it up: with which probability must a
+# character move to a *different* one, so that the formula holds again? Check it with `p_value` at $\bar\sigma = 0.5$ and
+# $V = 5$. (Expected probability: 0.3148.)
 
 # %% tags=["solution", "hide-input"]
 move = resample_probability(0.5).item() * (1 - 1 / 5)
@@ -777,41 +617,44 @@ moved = torch.rand(100_000, generator=generator) < move
 step = torch.randint(1, 5, (100_000,), generator=generator)
 counts = torch.where(moved, (2 + step) % 5, 2).bincount(minlength=5)
 assert abs(move - 0.3148) < 1e-4
-assert chi_squared_tail(counts, 100_000 * transition_matrix(0.5, 5)[2]) > 1e-6
+assert p_value(counts, 100_000 * transition_matrix(0.5, 5)[2]) > 1e-6
 round(move, 4)
 
 # %% [markdown]
-# **4.** At which noise does the *last* of 100 characters go, on average? (Hint: it is the largest of 100
-# clocks. With $k$ clocks left, none rings within $\bar\sigma$ with probability
-# $e^{-k\bar\sigma}$, so the next one rings after a wait of mean $1/k$.) Check it on 20,000 texts. (Expected: 5.187. And at
-# $\sigma_{\max} = 20$ the chance that any of the 100 is left is $100\,e^{-20} = 2\cdot10^{-7}$.)
+# **Exercise 4.** At which noise does the *last* of 100 characters jump, on average? (Hint: it is the largest of 100
+# waiting times. While $k$ characters are left, none jumps within $\bar\sigma$ with probability $e^{-k\bar\sigma}$, so the
+# next jump comes after $1/k$ on average.) Check it on 20,000 texts. (Expected: 5.187.)
 
 # %% tags=["solution", "hide-input"]
 expected = sum(1 / k for k in range(1, 101))
-clocks = torch.empty(20_000, 100).exponential_(generator=torch.Generator().manual_seed(10))
+waits = torch.empty(20_000, 100).exponential_(generator=torch.Generator().manual_seed(10))
 assert abs(expected - 5.187) < 1e-3
 spread = sum(1 / k**2 for k in range(1, 101)) ** 0.5  # of the largest: independent waits
-assert abs(clocks.amax(1).mean().item() - expected) < 4 * spread / math.sqrt(20_000)
+assert abs(waits.amax(1).mean().item() - expected) < 4 * spread / math.sqrt(20_000)
 round(expected, 3)
 
 # %% [markdown]
 # ## Summary
 #
-# A dose of noise wipes out a character and writes a uniform one. Only "ever wiped out or not" matters,
-# so any noise level is one step away: $e^{-\bar\sigma}$ to be untouched, the rest shared among all $V$.
-# Counting confirms it, with a yardstick for how far off is too far.
+# A character survives with probability $e^{-\bar\sigma}$; else it is drawn uniformly from all $V$ tokens. Only "ever
+# resampled or not" matters, so any noise level is one step away, and counting confirms it.
 #
 # | module | name | meaning |
 # |---|---|---|
 # | `forward` | `noise_column` | noise, a scalar or (B,), as a column beside tokens or a table |
-# | `forward` | `transition` | the odds of every token after more noise, (B, L, V) |
+# | `forward` | `transition` | the probability of every token after more noise, (B, L, V) |
 # | `forward` | `perturb_batch` | draws a corrupted batch, keeping what the mask keeps |
 # | `forward` | `sample_prior` | pure noise: where generation starts |
-# | `animation` | `Frame` | tokens, noise, and what has just changed |
-# | `animation` | `iter_frames`, `make_frames` | frames of a run: as it goes, or afterwards |
-# | `animation` | `characters`, `draw` | a frame as plain data: as it is watched, and as it is read |
+# | `animation` | `Frame`, `iter_frames`, `make_frames` | frames of a run: as it goes, or afterward |
+# | `animation` | `characters`, `draw`, `encode_pictures` | a frame as plain data, and frames as JSON for the player |
 # | `animation` | `Animation` | the player, `play_in_terminal`, `save("run.gif")`, `save("run.html")` |
-# | `animation` | `encode_pictures` | the pictures as JSON, for the player |
-# | `animation` | `PAD_MARK`, `ARROWS` | what stands for `<PAD>`, newline and tab |
+#
+# ## Where this stands in the field
+#
+# `perturb_batch` is the *forward sample* of diffusion models: `q_sample` in many code bases, `sample_transition` in SEDD's,
+# where the prior is `sample_limit`. That any noise level is one draw away makes diffusion models trainable; in [D3PM](https://arxiv.org/abs/2107.03006) it is the product of all transition matrices. With masks as the
+# prior, the same function corrupts text for [MDLM](https://arxiv.org/abs/2406.07524) and
+# [LLaDA](https://arxiv.org/abs/2502.09992). The coupling by waiting times is the discrete relative of
+# following one image through growing Gaussian noise.
 #
 # Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.

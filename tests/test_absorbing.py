@@ -29,11 +29,11 @@ def test_loss_of_a_denoiser_is_cross_entropy():
 
 def test_each_mask_opens_with_the_share_that_opens():
     q, x_t = torch.tensor([[[0.5, 0.3, 0.2, 0.0]] * 2], dtype=torch.float64), torch.tensor([[3, 1]])
-    for now, before in ((0.6, 0.45), (1.0, 0.9), (1.0, 0.0), (1e-9, 0.0)):  # shares of masks
-        levels = LogLinearNoise().sigma_bar(torch.tensor([now, before], dtype=torch.float64))
+    for now, one_back in ((0.6, 0.45), (1.0, 0.9), (1.0, 0.0), (1e-9, 0.0)):  # mask ratios
+        levels = LogLinearNoise().sigma_bar(torch.tensor([now, one_back], dtype=torch.float64))
         step = analytic_probs(q.log(), x_t, *levels, ABSORBING)[0]
-        opens = (now - before) / now
-        expected = opens * q[0, 0] + (1 - opens) * torch.tensor([0, 0, 0, 1])
+        unmasked = (now - one_back) / now
+        expected = unmasked * q[0, 0] + (1 - unmasked) * torch.tensor([0, 0, 0, 1])
         torch.testing.assert_close(step[0], expected)
         assert step[1].tolist() == [0, 1, 0, 0]
 

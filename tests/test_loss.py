@@ -15,7 +15,7 @@ from ddlm_core.loss import (
 from ddlm_core.support.worlds import World, noise_nodes, small_worlds
 
 
-def oracle(log_score: list[float], sigma_bar: float, x_t: int, x_0: int) -> float:
+def brute_force(log_score: list[float], sigma_bar: float, x_t: int, x_0: int) -> float:
     """The sum over y of one position, from the definition, with 40 digits."""
     with mpmath.workdps(40):
         vocab_size, decay = len(log_score), mpmath.exp(-mpmath.mpf(sigma_bar))
@@ -28,7 +28,7 @@ def oracle(log_score: list[float], sigma_bar: float, x_t: int, x_0: int) -> floa
 
 
 def worst_error(loss, vocab_size: int, dtype: torch.dtype) -> float:
-    """Largest error of a loss against the oracle, in units of the tolerance."""
+    """Largest error of a loss against brute force, in units of the tolerance."""
     g = torch.Generator().manual_seed(vocab_size)
     relative, absolute = (1e-9, 1e-9) if dtype == torch.float64 else (1e-4, 1e-7)
     sigma_bar = torch.tensor([1e-4, 1e-2, 0.3, 1.0, 3.0, 20.0], dtype=dtype)
@@ -43,7 +43,7 @@ def worst_error(loss, vocab_size: int, dtype: torch.dtype) -> float:
         found = loss(log_score, sigma_bar, x_t, x_0)
         for b, i in [(b, i) for b in range(6) for i in range(4)]:
             numbers = sigma_bar[b].item(), x_t[b, i].item(), x_0[b, i].item()
-            exact = oracle(log_score[b, i].tolist(), *numbers)
+            exact = brute_force(log_score[b, i].tolist(), *numbers)
             error = abs(found[b, i].item() - exact)
             worst = max(worst, error / (relative * exact + absolute))
     return worst
@@ -55,8 +55,8 @@ def test_loss_equals_the_sum():
             assert worst_error(score_entropy_loss, vocab_size, dtype) < 1
 
 
-def slipped_loss(log_score, sigma_bar, x_t, x_0):
-    """Score entropy as several tutorials have it: wrong where x_t differs from x_0."""
+def buggy_loss(log_score, sigma_bar, x_t, x_0):
+    """Score entropy with a common bug: wrong where x_t differs from x_0."""
     vocab_size = log_score.shape[-1]
     stay = 1 + kappa(sigma_bar, vocab_size)[..., None]  # the ratio at x_0, if it moved
     at_x_t, at_x_0 = (log_score.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
@@ -69,14 +69,14 @@ def slipped_loss(log_score, sigma_bar, x_t, x_0):
     return torch.where(x_t == x_0, unmoved, positive - middle_moved + constant_moved)
 
 
-def test_the_slip_is_caught():
-    def only_the_slip(log_score, *noise_and_texts):  # with our weight 1/V
+def test_the_bug_is_caught():
+    def only_the_bug(log_score, *noise_and_texts):  # with our weight 1/V
         weight = (log_score.shape[-1] - 1) / log_score.shape[-1]
-        return weight * slipped_loss(log_score, *noise_and_texts)
+        return weight * buggy_loss(log_score, *noise_and_texts)
 
-    assert worst_error(only_the_slip, 2, torch.float64) < 1  # nothing to see with two letters!
+    assert worst_error(only_the_bug, 2, torch.float64) < 1  # nothing to see with two letters!
     for vocab_size in (3, 27, 106):
-        assert worst_error(only_the_slip, vocab_size, torch.float64) > 1e6
+        assert worst_error(only_the_bug, vocab_size, torch.float64) > 1e6
 
 
 def test_denoiser_score_is_the_true_score():
@@ -89,14 +89,14 @@ def test_denoiser_score_is_the_true_score():
 
 
 def exact_area(world: World, sigma_min: float, sigma_max: float) -> float:
-    """The integral of the expected loss of the true score over the noise, in nats a text."""
+    """The integral of the expected loss of the true score over the noise, in nats per text."""
     levels, weight = noise_nodes(sigma_min, sigma_max)
     loss = world.expected_loss(score_entropy_loss, world.log_score(levels), levels)
     return (weight * loss).sum().item()
 
 
 def expected_reconstruction(world: World, sigma_bar: float) -> float:
-    """Exact mean of -log p(x_0 | x_t), each letter on its own, in nats a text."""
+    """Exact mean of -log p(x_0 | x_t), each letter on its own, in nats per text."""
     noise = torch.tensor([sigma_bar], dtype=torch.float64)
     log_p = log_posterior(world.log_q(noise)[0], noise[0], world.texts)  # (N, L, V)
     letters = one_hot(world.texts, world.vocab_size).bool()

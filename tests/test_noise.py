@@ -14,13 +14,6 @@ def test_closed_form_equals_matrix_exp():
             assert (kernel >= 0).all() and (kernel.sum(1) - 1).abs().max() < 1e-14
 
 
-def test_noise_adds_up():
-    for vocab_size in (2, 3, 106):
-        for u, v in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
-            both = transition_matrix(u, vocab_size) @ transition_matrix(v, vocab_size)
-            assert (both - transition_matrix(u + v, vocab_size)).abs().max() < 1e-13
-
-
 def test_rate_is_the_derivative_of_the_total():
     for noise in (GeometricNoise(), GeometricNoise(0.01, 3.0), GeometricNoise(2, 5)):
         t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)

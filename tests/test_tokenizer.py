@@ -9,17 +9,6 @@ import torch
 
 from ddlm_core.tokenizer import UNK_ID, VOCAB, CharacterLevelTokenizer
 
-
-def test_the_vocabulary_is_the_promised_one():
-    assert VOCAB[:2] == ("<UNK>", "<PAD>")
-    digits, lower, upper = range(48, 58), range(97, 123), range(65, 91)
-    marks = [p for p in range(33, 127) if p not in {*digits, *lower, *upper}]
-    quotes_dashes_dots = [0x201C, 0x201D, 0x2018, 0x2019, 0x2014, 0x2013, 0x2026]
-    promised = [*digits, *lower, *upper, *marks, 32, 9, 10, *quotes_dashes_dots]
-    assert [ord(character) for character in VOCAB[2:]] == promised
-    assert len(VOCAB) == len(set(VOCAB)) == 106
-
-
 # The same examples every time, no file with past ones, no limit on the time of one.
 repeatable = hypothesis.settings(derandomize=True, database=None, deadline=None)
 

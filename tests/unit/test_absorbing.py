@@ -131,6 +131,8 @@ def test_letters_have_no_way_back():
     score = ABSORBING.log_score(log_q, torch.tensor([0.7]), x_t).exp()
     assert score[0, 1].tolist() == [0, 1, 0, 0] and score[0, 0, 3] == 1
     torch.testing.assert_close(score[0, 0, :3], torch.full((3,), 1 / 3 / math.expm1(0.7)))
+    clean = ABSORBING.log_score(log_q[:, 1:], 0.0, x_t[:, 1:]).exp()  # no noise, so no mask
+    assert clean.tolist() == [[[0, 1, 0, 0]]]
 
 
 def test_posterior_never_believes_in_the_mask():

@@ -121,14 +121,14 @@ def test_everything_stays_on_the_device_of_the_tokens():
 def test_the_same_draws_on_every_device_of_a_generator():
     """What is drawn depends on the generator alone: uniform numbers first, replacements then."""
     x_0, generator = torch.zeros(2, 500, dtype=torch.int64), torch.Generator().manual_seed(4)
-    redraw = torch.rand(x_0.shape, generator=generator) < 1 - math.exp(-0.5)
-    expected = torch.where(redraw, torch.randint(7, x_0.shape, generator=generator), x_0)
+    resampled = torch.rand(x_0.shape, generator=generator) < 1 - math.exp(-0.5)
+    expected = torch.where(resampled, torch.randint(7, x_0.shape, generator=generator), x_0)
     assert torch.equal(
         perturb_batch(x_0, 0.5, 7, generator=torch.Generator().manual_seed(4)), expected
     )
 
 
-def test_redrawn_tokens_come_from_the_prior():
+def test_resampled_tokens_come_from_the_prior():
     def sevens(batch_size, length, vocab_size, generator, device):
         assert (batch_size, length, vocab_size) == (2, 3, 9)
         return torch.full((batch_size, length), 7)

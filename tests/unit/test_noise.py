@@ -131,3 +131,10 @@ def test_the_time_of_a_plain_number():
     for number in (20, 20.0, torch.tensor(20)):
         assert noise.time(number).dtype == torch.float64
         assert noise.time(number).item() == pytest.approx(1, rel=1e-14)
+
+
+def test_noise_adds_up():
+    for vocab_size in (2, 3, 106):
+        for u, v in ((1e-4, 1e-4), (1e-4, 20.0), (0.3, 0.5), (2.0, 7.0)):
+            both = transition_matrix(u, vocab_size) @ transition_matrix(v, vocab_size)
+            assert (both - transition_matrix(u + v, vocab_size)).abs().max() < 1e-13

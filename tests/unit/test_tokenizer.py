@@ -94,3 +94,13 @@ def test_padding_fills_up_and_never_cuts():
     assert padded.tolist() == [PAD_ID] * 3 and padded.dtype == torch.int64
     with pytest.raises(UserError, match="a text of 1 characters does not fit in 0 tokens"):
         tokenizer.pad("a", 0)
+
+
+def test_the_vocabulary_is_the_promised_one():
+    assert VOCAB[:2] == ("<UNK>", "<PAD>")
+    digits, lower, upper = range(48, 58), range(97, 123), range(65, 91)
+    marks = [p for p in range(33, 127) if p not in {*digits, *lower, *upper}]
+    quotes_dashes_dots = [0x201C, 0x201D, 0x2018, 0x2019, 0x2014, 0x2013, 0x2026]
+    promised = [*digits, *lower, *upper, *marks, 32, 9, 10, *quotes_dashes_dots]
+    assert [ord(character) for character in VOCAB[2:]] == promised
+    assert len(VOCAB) == len(set(VOCAB)) == 106
