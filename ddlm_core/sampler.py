@@ -20,17 +20,17 @@ from ddlm_core.support.errors import UserError
 
 __all__ = [
     "euler_probs",
-    "staggered_score",
     "analytic_probs",
+    "staggered_score",
     "SCHEDULES",
     "create_timestep_schedule",
     "noise_levels",
-    "sample_generators",
     "METHODS",
     "has_denoiser",
     "reverse_probs",
-    "churned_probs",
+    "sample_generators",
     "DenoisingStep",
+    "churned_probs",
     "denoising_steps",
     "sample_diffusion",
 ]
@@ -47,16 +47,6 @@ def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
     jump = jump.scatter(-1, x_t[..., None], 0.0)
     jump = jump / jump.sum(-1, keepdim=True).clamp(min=1)  # departure: jumps sum to at most 1
     return jump.scatter(-1, x_t[..., None], (1 - jump.sum(-1, keepdim=True)).clamp(min=0))
-
-
-def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
-    r"""Ratios $e^{-\Delta Q}s$, (B, L, V): the noise $\Delta$ of a step undone at each position.
-
-    ``delta_sigma`` is a scalar or (B,). With a score that is off, an entry can be negative. (SEDD, Lou,
-    Meng & Ermon 2024, theorem 4.2: discrete Tweedie.)
-    """
-    growth = torch.expm1(noise_column(delta_sigma, score))  # e^Δ - 1
-    return score + growth * (score - score.mean(-1, keepdim=True))
 
 
 def analytic_probs(
@@ -79,6 +69,16 @@ def analytic_probs(
     return weight / weight.sum(-1, keepdim=True)
 
 
+def staggered_score(score: Tensor, delta_sigma: Tensor | float) -> Tensor:
+    r"""Ratios $e^{-\Delta Q}s$, (B, L, V): the noise $\Delta$ of a step undone at each position.
+
+    ``delta_sigma`` is a scalar or (B,). With a score that is off, an entry can be negative. (SEDD, Lou,
+    Meng & Ermon 2024, theorem 4.2: discrete Tweedie.)
+    """
+    growth = torch.expm1(noise_column(delta_sigma, score))  # e^Δ - 1
+    return score + growth * (score - score.mean(-1, keepdim=True))
+
+
 SCHEDULES = ("linear", "cosine", "fraction")
 
 
@@ -87,8 +87,8 @@ def create_timestep_schedule(
 ) -> Tensor:
     r"""The time grid of a run, from 1 (noise) down to 0 (text): float64 (num_steps + 1,).
 
-    Equal steps of t (``"linear"``) or of the corruption probability (``"fraction"``), or ``"cosine"``:
-    $1 - \alpha = 1 - \sin(\pi u / 2)$ after a share u of the steps, for the given noise schedule (by
+    Equal steps of t (``"linear"``) or of the resample probability f (``"fraction"``), or ``"cosine"``:
+    $f = 1 - \sin(\pi u / 2)$ after a share u of the steps, for the given noise schedule (by
     default ``GeometricNoise()``). A number of steps below 1 or an unknown name is a ``UserError``.
     """
     check_range(1, math.inf, num_steps=num_steps)
@@ -115,31 +115,6 @@ def noise_levels(
     """
     levels = noise.sigma_bar(create_timestep_schedule(num_steps, schedule, noise))
     return torch.cat([levels[:-1], levels.new_zeros(1)]) if denoise_last else levels
-
-
-def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
-    """The first index whose cumulative probability exceeds a uniform number: (…, V), (…) to (…)."""
-    cdf = probs.cumsum(-1)
-    total = cdf[..., -1:]  # rows need not be normalized
-    u = uniform.to(probs.dtype).to(probs.device)[..., None] * total
-    u = u.minimum(torch.nextafter(total, torch.zeros_like(total)))  # rounding can reach the total
-    return (cdf <= u).sum(-1)
-
-
-def _uniform(generator: torch.Generator | None, length: int) -> Tensor:
-    """Random numbers in [0, 1), float64 (L,), on the device of the generator."""
-    device = "cpu" if generator is None else generator.device
-    return torch.rand(length, dtype=torch.float64, generator=generator, device=device)
-
-
-def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
-    """CPU generators, one for each text: that of text i depends on ``seed`` and ``first + i`` alone.
-
-    Hand them to ``denoising_steps`` as ``generator``. Negative numbers raise a ``UserError``.
-    """
-    check_range(0, math.inf, seed=seed, batch_size=batch_size, first=first)
-    base = int(np.random.SeedSequence(seed).generate_state(1)[0]) + first
-    return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
 METHODS = ("analytic", "euler")
@@ -208,33 +183,29 @@ def reverse_probs(
     return weight / weight.sum(-1, keepdim=True)
 
 
-def churned_probs(
-    model: ScoreModel,
-    x_t: Tensor,
-    sigma_bar_t: Tensor | float,
-    sigma_bar_s: Tensor | float,
-    *,
-    churn: float = 0.0,
-    method: str = "analytic",
-    temperature: float = 1.0,
-    condition_mask: Tensor | None = None,
-) -> Tensor:
-    r"""A step down to the corruption probability $(1-c)f_s$, and noise back to $f_s$: (B, L, V).
+def _sample_categorical(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The first index whose cumulative probability exceeds a uniform number: (…, V), (…) to (…)."""
+    cdf = probs.cumsum(-1)
+    total = cdf[..., -1:]  # rows need not be normalized
+    u = uniform.to(probs.dtype).to(probs.device)[..., None] * total
+    u = u.minimum(torch.nextafter(total, torch.zeros_like(total)))  # rounding can reach the total
+    return (cdf <= u).sum(-1)
 
-    ``churn`` c from 0 (``reverse_probs``, exactly) to 1; all else as there. One function evaluation.
-    (Not in SEDD: after Karras et al. 2022, and like the Psi-samplers of Deschenaux et al. 2026.)
+
+def _uniform(generator: torch.Generator | None, length: int) -> Tensor:
+    """Random numbers in [0, 1), float64 (L,), on the device of the generator."""
+    device = "cpu" if generator is None else generator.device
+    return torch.rand(length, dtype=torch.float64, generator=generator, device=device)
+
+
+def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.Generator]:
+    """CPU generators, one for each text: that of text i depends on ``seed`` and ``first + i`` alone.
+
+    Hand them to ``denoising_steps`` as ``generator``. Negative numbers raise a ``UserError``.
     """
-    _check_step(model, method, temperature, churn)
-    options: dict[str, Any] = {"method": method, "temperature": temperature}
-    options["condition_mask"] = condition_mask
-    if churn == 0:
-        return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, **options)
-    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]  # (B,)
-    sigma_target = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
-    probs = reverse_probs(model, x_t, sigma_bar_t, sigma_target, **options)
-    delta_sigma = noise_column((sigma_bar_s - sigma_target).clamp(min=0), probs)
-    uniform = torch.full_like(probs, 1 / probs.shape[-1])
-    return torch.lerp(probs, uniform, resample_probability(delta_sigma))
+    check_range(0, math.inf, seed=seed, batch_size=batch_size, first=first)
+    base = int(np.random.SeedSequence(seed).generate_state(1)[0]) + first
+    return [torch.Generator().manual_seed((base + i) % 2**32) for i in range(batch_size)]
 
 
 @dataclass(frozen=True)
@@ -262,11 +233,40 @@ def _run_reverse(
     for index, level in enumerate(levels.tolist()):
         if index > 0:
             probs = step_probs(tokens, sigmas[index - 1], sigmas[index])
-            u = torch.stack([_uniform(g, tokens.shape[1]) for g in generators])  # (B, L)
-            drawn = _sample_categorical(probs, u)
+            uniform = torch.stack([_uniform(g, tokens.shape[1]) for g in generators])  # (B, L)
+            drawn = _sample_categorical(probs, uniform)
             changed = (drawn != tokens) & free  # given tokens stay
             tokens = torch.where(changed, drawn, tokens)
         yield DenoisingStep(index, len(levels) - 1, level, tokens, changed)
+
+
+def churned_probs(
+    model: ScoreModel,
+    x_t: Tensor,
+    sigma_bar_t: Tensor | float,
+    sigma_bar_s: Tensor | float,
+    *,
+    churn: float = 0.0,
+    method: str = "analytic",
+    temperature: float = 1.0,
+    condition_mask: Tensor | None = None,
+) -> Tensor:
+    r"""A step down to the fraction $(1 - \text{churn}) f_s$, and noise back to $f_s$: (B, L, V).
+
+    ``churn`` from 0 (``reverse_probs``, exactly) to 1; all else as there. One function evaluation.
+    (Not in SEDD: after Karras et al. 2022, and like the Psi-samplers of Deschenaux et al. 2026.)
+    """
+    _check_step(model, method, temperature, churn)
+    options: dict[str, Any] = {"method": method, "temperature": temperature}
+    options["condition_mask"] = condition_mask
+    if churn == 0:
+        return reverse_probs(model, x_t, sigma_bar_t, sigma_bar_s, **options)
+    sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]  # (B,)
+    sigma_target = -torch.log1p((churn - 1) * resample_probability(sigma_bar_s))  # (B,)
+    probs = reverse_probs(model, x_t, sigma_bar_t, sigma_target, **options)
+    delta_sigma = noise_column((sigma_bar_s - sigma_target).clamp(min=0), probs)
+    uniform = torch.full_like(probs, 1 / probs.shape[-1])
+    return torch.lerp(probs, uniform, resample_probability(delta_sigma))
 
 
 def _with_condition(

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class TinyWorld:
-    """A language given by the probabilities of all its words, and its ideal denoiser."""
+    """A language given by the probabilities of all its words, and its Bayes-optimal denoiser."""
 
     def __init__(self, probs: Tensor) -> None:  # (V, V, …): one axis for each letter of a word
         self.vocab_size, self.length = probs.shape[0], probs.ndim
@@ -85,8 +85,8 @@ def word_kernel(world: TinyWorld, sigma_bar: Tensor) -> Tensor:
 
 def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> Tensor:
     """(W, W): p(x_s | x_t) for whole words by Bayes' rule, one row for each x_t."""
-    before = world.probs @ word_kernel(world, sigma_bar_s)  # (W,): p_s
-    joint = before[:, None] * word_kernel(world, sigma_bar_t - sigma_bar_s)
+    p_s = world.probs @ word_kernel(world, sigma_bar_s)  # (W,)
+    joint = p_s[:, None] * word_kernel(world, sigma_bar_t - sigma_bar_s)
     return (joint / joint.sum(0)).T
 
 

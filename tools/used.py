@@ -2,7 +2,7 @@
 
 Counted are the modules of ddlm_core that its cells name, those that these name in turn, and the
 files of the package (configurations, weights, styles) that occur in their texts. Comments,
-docstrings and layout do not count, so correcting a docstring executes nothing again.
+docstrings, layout, and types of arguments and results do not count, so correcting a docstring executes nothing again.
 """
 
 import ast
@@ -37,8 +37,12 @@ def plain(node: Any) -> Any:
     for name, value in ast.iter_fields(node):
         if isinstance(value, list):
             value = [plain(v) for i, v in enumerate(value) if not is_docstring(node, name, i)]
-        elif value is not None:
+        elif value is not None and name not in ("annotation", "returns"):
             value = plain(value)
+        elif isinstance(node, ast.AnnAssign) and name == "annotation":
+            value = plain(value)  # of a field: a dataclass may act on it
+        else:
+            value = None  # types of arguments and results
         if value and name != "kind":  # what is empty, other versions of Python may not have
             fields.append([name, value])
     return [type(node).__name__, *fields]
