@@ -146,8 +146,9 @@ class GlossaryLinks(SphinxTransform):
         for word, anchor in first_terms(self.document, glossary_terms(path.read_text("utf-8"))):
             link = addnodes.pending_xref("", refdoc=page, refdomain="doc", reftype="myst")
             link.update_all_atts(dict(reftarget=GLOSSARY, reftargetid=anchor, refexplicit=True))
-            word.replace_self(link)
-            link += word
+            link += nodes.inline("", "", *word.children)
+            word.children = []
+            word += link
 
 
 def first_terms(document: nodes.Node, terms: dict[str, str]) -> Iterator[tuple[nodes.Node, str]]:
