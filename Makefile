@@ -23,6 +23,7 @@ check:       ## all that CI checks except the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	lint-imports --no-cache
+	$(PYTHON) -m mypy
 
 test:        ## every test, and every chapter from top to bottom; `pytest` alone is the quick part
 	$(PYTHON) -m pytest --all
@@ -51,6 +52,6 @@ bench:       ## measure this machine: a table of each kind; BENCH=--quick only s
 	$(PYTHON) benchmarks/sampling.py --samples 16 --windows 64 --train-samples 20000 --output /dev/null $(BENCH)
 
 clean:       ## remove what was built
-	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build _vendor build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help export notebooks check test pins book train-pocket bench clean

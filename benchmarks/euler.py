@@ -12,7 +12,8 @@ from sampling import batched
 
 from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.evaluation import wilson
-from ddlm_core.sampler import METHODS, sample_diffusion, sample_generators
+from ddlm_core.reverse import METHODS
+from ddlm_core.sampler import sample_diffusion, sample_generators
 
 
 def parser() -> argparse.ArgumentParser:

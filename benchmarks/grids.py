@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ddlm_core.noise import GeometricNoise
-from ddlm_core.sampler import analytic_probs, noise_levels
+from ddlm_core.reverse import analytic_probs
+from ddlm_core.sampler import noise_levels
 from ddlm_core.tiny_world import (
     TinyWorld,
     product_of_positions,

@@ -13,6 +13,7 @@ from . import objective as objective
 from . import optimizers as optimizers
 from . import pipeline as pipeline
 from . import reference as reference
+from . import reverse as reverse
 from . import sampler as sampler
 from . import settings as settings
 from . import stories as stories
@@ -31,10 +32,10 @@ from .model import DiscreteDiffusionTransformer as DiscreteDiffusionTransformer
 from .noise import GeometricNoise as GeometricNoise
 from .objective import compute_loss as compute_loss
 from .pipeline import DiffusionPipeline as DiffusionPipeline
+from .reverse import staggered_score as staggered_score
 from .sampler import create_timestep_schedule as create_timestep_schedule
 from .sampler import denoising_steps as denoising_steps
 from .sampler import sample_diffusion as sample_diffusion
-from .sampler import staggered_score as staggered_score
 from .settings import TrainingConfig as TrainingConfig
 from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .training import Trainer as Trainer

@@ -70,7 +70,8 @@ def split_stories(
     if len(ends) < 3:  # running text
         twentieths = np.arange(20 - parts, 20)
         return np.split(tokens, len(tokens) * twentieths // 20)
-    count, held = min(held_out, max(1, len(ends) // 10)), []
+    count = min(held_out, max(1, len(ends) // 10))
+    held: list[np.ndarray] = []
     for _ in range(parts):
         border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
         early, late = hashes[:-count], hashes[-count:]
@@ -203,18 +204,19 @@ def setup_dataloaders(
         OSError: if there is no such file, or if the Hub cannot be reached.
     """
     tokenizer, aligned = tokenizer or CharacterLevelTokenizer(), dataset_name == POCKET
-    how = {"column": text_column, "pad_to": context_length if aligned else None}
+    pad_to = context_length if aligned else None
+    read = partial(stored_tokens, tokenizer=tokenizer, column=text_column, pad_to=pad_to)
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = stored_tokens(dataset_name, tokenizer, limit=limit, seed=seed, **how)
+    text = read(dataset_name, limit=limit, seed=seed)
     parts = 2 if val_dataset_name is None else 1
     first, *held = split_stories(text.tokens[:], text.ends[:], text.hashes[:], val_samples, parts)
     if val_dataset_name is not None:
-        how |= {"split": "validation", "limit": val_samples, "seed": seed + 1}
-        held.insert(0, stored_tokens(val_dataset_name, tokenizer, **how).tokens[:])
+        other = read(val_dataset_name, split="validation", limit=val_samples, seed=seed + 1)
+        held.insert(0, other.tokens[:])
     windows = TokenWindows(text.tokens.first(len(first)), context_length, tokenizer.vocab)
     sampler = WindowSampler(len(first), context_length, seed, aligned)
-    full = {"batch_size": min(batch_size, len(sampler)), "drop_last": True}
-    train = DataLoader(windows, sampler=sampler, num_workers=num_workers, **full)
+    full = min(batch_size, len(sampler))
+    train = DataLoader(windows, full, sampler=sampler, num_workers=num_workers, drop_last=True)
     val, test = (
         evaluation_loader(part, context_length, batch_size, tokenizer.vocab) for part in held
     )
@@ -226,6 +228,7 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 
     A step never joins batches of two epochs; those that are left over at the end of one are dropped.
     """
+    assert loader.batch_size  # None would mean windows, not batches
     steps = len(loader) // micro_batches  # in an epoch
     epoch, done = divmod(step, steps)
     while True:

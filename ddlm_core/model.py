@@ -48,7 +48,7 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, sigma_bar: Tensor) -> Tensor:
         r"""Total noise $\bar\sigma$ (B,) → features $c$ (B, cond_dim)."""
-        weight = self.mlp[0].weight  # (cond_dim, cond_dim)
+        weight = next(self.mlp.parameters())  # (cond_dim, cond_dim)
         return self.mlp(sinusoidal_features(sigma_bar, len(weight)).to(weight.dtype))
 
 
@@ -229,12 +229,13 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
     @property
     def gradient_checkpointing(self) -> bool:
         """Whether blocks compute their inner values again in the backward pass; False at first."""
-        return self.blocks[0].gradient_checkpointing
+        return any(m.gradient_checkpointing for m in self.modules() if isinstance(m, Block))
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, value: bool) -> None:
-        for block in self.blocks:
-            block.gradient_checkpointing = value
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.gradient_checkpointing = value
 
     def _stacks(
         self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None

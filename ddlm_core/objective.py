@@ -9,22 +9,81 @@ from torch import Tensor, nn
 
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.seeds import derive_seed
 
 __all__ = [
+    "masked_mean",
+    "training_loss",
+    "TrainingLoss",
     "low_discrepancy_times",
     "proposal_times",
-    "masked_mean",
     "compute_loss",
     "draw_condition",
     "NoisyBatch",
     "draw_noise",
-    "training_loss",
-    "TrainingLoss",
     "draw_step",
 ]
+
+
+def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
+    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
+
+    A row that is given as a whole has the mean 0.
+    """
+    if condition_mask is None:
+        return values.mean(-1)
+    free = ~condition_mask
+    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
+
+
+def training_loss(
+    model: DiscreteDiffusionTransformer,
+    drawn: Sequence[Tensor],
+    objective: str = "cross_entropy",
+    auxiliary_loss_weight: float = 0.0,
+) -> Tensor:
+    """The mean loss on a :class:`NoisyBatch`, in nats per token: a scalar.
+
+    With an auxiliary weight w, the cross-entropy of each stack alone is added w times (deep
+    supervision, Lee et al. 2015, arXiv:1409.5185).
+    """
+    x_0, x_t, mask, sigma_bar, weight = drawn
+    if objective == "score_entropy":
+        log_score = model(x_t, sigma_bar, mask)
+        losses = weight[:, None] * graph_of(model).loss(log_score, sigma_bar, x_t, x_0)
+    elif auxiliary_loss_weight == 0:
+        losses = _surprise(model.denoise(x_t, sigma_bar, mask), x_0)
+    else:
+        merged, left, right = _surprise(model.denoise_stacks(x_t, sigma_bar, mask), x_0)
+        losses = merged + auxiliary_loss_weight * (left + right)
+    return masked_mean(losses, mask).mean()
+
+
+def _surprise(log_q: Tensor, x_0: Tensor) -> Tensor:
+    """Negative log-likelihood of the clean tokens (B, L) under log q (…, B, L, V): (…, B, L)."""
+    return -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]
+
+
+class TrainingLoss(nn.Module):
+    """:func:`training_loss` of a network as a module: what processes that share the work call."""
+
+    def __init__(
+        self,
+        model: DiscreteDiffusionTransformer,
+        objective: str = "cross_entropy",
+        auxiliary_loss_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        has_denoiser = model.config.parametrization == "denoiser"
+        self.model, self.auxiliary_loss_weight = model, auxiliary_loss_weight
+        self.objective = objective if has_denoiser else "score_entropy"
+
+    def forward(self, *drawn: Tensor) -> Tensor:
+        """The loss of the tensors of a :class:`NoisyBatch`: a scalar."""
+        return training_loss(self.model, drawn, self.objective, self.auxiliary_loss_weight)
 
 
 def low_discrepancy_times(
@@ -64,17 +123,6 @@ def proposal_times(
     return t.float(), (slope / noise.sigma(t)).float()
 
 
-def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
-    """Mean of each row of ``values``, (B, L), where ``condition_mask``, bool (B, L), is false: (B,).
-
-    A row that is given as a whole has the mean 0.
-    """
-    if condition_mask is None:
-        return values.mean(-1)
-    free = ~condition_mask
-    return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
-
-
 def compute_loss(
     model: ScoreModel,
     x_0: Tensor,
@@ -101,7 +149,7 @@ def compute_loss(
     return sigma * masked_mean(losses, condition_mask)
 
 
-def draw_condition(shape: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+def draw_condition(shape: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
     """The condition mask, bool (B, L), true = given: spans between four cuts, in a ``share`` of the rows."""
     batch, length = shape
     cuts = torch.randint(length + 1, (batch, 1, 4), generator=generator)
@@ -122,7 +170,10 @@ class NoisyBatch(NamedTuple):
 
 
 def draw_noise(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, generator: torch.Generator
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    generator: torch.Generator,
 ) -> NoisyBatch:
     """Draw all that is random in a step on windows x_0, int64 (B, L), by the noise of the network."""
     noise, graph = model.config.noise, graph_of(model)
@@ -134,55 +185,12 @@ def draw_noise(
     return NoisyBatch(x_0, x_t, mask, sigma_bar, weight * sigma)
 
 
-def training_loss(
-    model: nn.Module,
-    drawn: Sequence[Tensor],
-    objective: str = "cross_entropy",
-    auxiliary_loss_weight: float = 0.0,
-) -> Tensor:
-    """The mean loss on a :class:`NoisyBatch`, in nats per token: a scalar.
-
-    With an auxiliary weight w, the cross-entropy of each stack alone is added w times (deep
-    supervision, Lee et al. 2015, arXiv:1409.5185).
-    """
-    x_0, x_t, mask, sigma_bar, weight = drawn
-    if objective == "score_entropy":
-        log_score = model(x_t, sigma_bar, mask)
-        losses = weight[:, None] * graph_of(model).loss(log_score, sigma_bar, x_t, x_0)
-    elif auxiliary_loss_weight == 0:
-        losses = _surprise(model.denoise(x_t, sigma_bar, mask), x_0)
-    else:
-        merged, left, right = _surprise(model.denoise_stacks(x_t, sigma_bar, mask), x_0)
-        losses = merged + auxiliary_loss_weight * (left + right)
-    return masked_mean(losses, mask).mean()
-
-
-def _surprise(log_q: Tensor, x_0: Tensor) -> Tensor:
-    """Negative log-likelihood of the clean tokens (B, L) under log q (…, B, L, V): (…, B, L)."""
-    return -log_q.gather(-1, x_0.expand(log_q.shape[:-1])[..., None])[..., 0]
-
-
-class TrainingLoss(nn.Module):
-    """:func:`training_loss` of a network as a module: what processes that share the work call."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: str = "cross_entropy",
-        auxiliary_loss_weight: float = 0.0,
-    ) -> None:
-        super().__init__()
-        has_denoiser = model.config.parametrization == "denoiser"
-        self.model, self.auxiliary_loss_weight = model, auxiliary_loss_weight
-        self.objective = objective if has_denoiser else "score_entropy"
-
-    def forward(self, *drawn: Tensor) -> Tensor:
-        """The loss of the tensors of a :class:`NoisyBatch`: a scalar."""
-        return training_loss(self.model, drawn, self.objective, self.auxiliary_loss_weight)
-
-
 def draw_step(
-    x_0: Tensor, config: TrainingConfig, model: nn.Module, step: int, process: int = 0
+    x_0: Tensor,
+    config: TrainingConfig,
+    model: DiscreteDiffusionTransformer,
+    step: int,
+    process: int = 0,
 ) -> NoisyBatch:
     """The noise of a step on windows x_0, the same in every process; it also seeds the dropout."""
     torch.manual_seed(derive_seed(config.seed, "dropout", step, process))

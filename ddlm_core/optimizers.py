@@ -15,12 +15,14 @@ __all__ = ["build_optimizers", "learning_rate_factor", "default_lr_schedule", "u
 
 def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for all else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         inside = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
         (matrices if inside and config.optimizer == "muon" else rest).append(p)
     kind, decay = adamw(config.use_8bit_optimizer), config.weight_decay
-    found = {"adamw": kind(rest, config.learning_rate, config.betas, weight_decay=decay)}
+    found: dict[str, torch.optim.Optimizer] = {}
+    found["adamw"] = kind(rest, config.learning_rate, config.betas, weight_decay=decay)
     if matrices:
         found["muon"] = torch.optim.Muon(matrices, config.matrix_learning_rate, decay)
     return found
@@ -36,8 +38,8 @@ def learning_rate_factor(
 
 def default_lr_schedule(config: TrainingConfig) -> Callable[[int, int], float]:
     """:func:`learning_rate_factor` as a function of the step and the number of steps."""
-    rates = {"warmup_steps": config.warmup_steps, "decay_fraction": config.decay_fraction}
-    return partial(learning_rate_factor, **rates)
+    warmup, decay = config.warmup_steps, config.decay_fraction
+    return partial(learning_rate_factor, warmup_steps=warmup, decay_fraction=decay)
 
 
 @torch.no_grad()

@@ -86,7 +86,8 @@ class BayesDenoiser:
     """
 
     def __init__(self, grammar: Grammar, tokenizer: CharacterLevelTokenizer, length: int) -> None:
-        self.size, slots = tokenizer.vocab_size, {}
+        self.size = tokenizer.vocab_size
+        slots: dict[tuple, int] = {}
         self.config = SimpleNamespace(vocab_size=self.size, noise=GeometricNoise())
         log_p, fixed, uses = [], [], []
         for skeleton, p, words in _templates(grammar):

@@ -31,7 +31,12 @@ def tiny_trainer(folder: Path, dropout: float = 0.1, **changes: Any) -> Trainer:
     """
     torch.manual_seed(0)
     seams = {k: changes.pop(k) for k in ("loss_fn", "lr_schedule", "callbacks") if k in changes}
-    settings = {"dataset_name": POCKET, "train_samples": 20, "val_samples": 4, "batch_size": 4}
+    settings: dict[str, Any] = {
+        "dataset_name": POCKET,
+        "train_samples": 20,
+        "val_samples": 4,
+        "batch_size": 4,
+    }
     settings |= {"context_length": 160, "num_epochs": 9, "max_steps": 8, "eval_windows": 4}
     settings |= {"eval_every_steps": 4, "save_every_steps": 3, "log_every_steps": 1}
     settings |= {"mixed_precision": "no", "progress": False, "checkpoint_dir": str(folder)}

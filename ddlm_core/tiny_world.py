@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import transition_matrix
-from ddlm_core.sampler import churned_probs
+from ddlm_core.reverse import churned_probs
 
 __all__ = [
     "TinyWorld",

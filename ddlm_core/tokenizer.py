@@ -43,8 +43,10 @@ def look_up(text: str, table: np.ndarray) -> np.ndarray:
 
 def _checked_ids(ids: Tensor | np.ndarray | Sequence, vocab_size: int, ndim: int) -> np.ndarray:
     """Ids as an array, once it is sure that they are integers in [0, vocab_size), in ndim axes."""
-    is_tensor = isinstance(ids, Tensor)  # tolist() works on any device, for any dtype
-    array = np.array(ids.tolist()).reshape(ids.shape) if is_tensor else np.asarray(ids)
+    # tolist() works on any device, for any dtype
+    array = (
+        np.array(ids.tolist()).reshape(ids.shape) if isinstance(ids, Tensor) else np.asarray(ids)
+    )
     if array.ndim != ndim:
         raise ValueError(f"ids must have shape {('(L,)', '(B, L)')[ndim - 1]}, got {array.shape}")
     if array.size and array.dtype.kind not in "iu":

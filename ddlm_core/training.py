@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader
 
 from ddlm_core.data import batches_from
 from ddlm_core.forward import perturb_batch
-from ddlm_core.graph import graph_of
+from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.noise import NoiseSchedule
 from ddlm_core.objective import NoisyBatch, TrainingLoss, compute_loss, draw_step, proposal_times
 from ddlm_core.optimizers import build_optimizers, default_lr_schedule, update_average
-from ddlm_core.sampler import reverse_probs
+from ddlm_core.reverse import reverse_probs
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
@@ -51,7 +52,7 @@ class Bound:
 
 @torch.inference_mode()
 def window_nats(
-    model: nn.Module,
+    model: ScoreModel,
     x_0: Tensor,
     noise: NoiseSchedule,
     generator: torch.Generator,
@@ -74,10 +75,11 @@ def window_nats(
 
 
 def validation_bound(
-    model: nn.Module, loader: DataLoader, max_windows: int, seed: int = 0
+    model: DiscreteDiffusionTransformer, loader: DataLoader, max_windows: int, seed: int = 0
 ) -> Bound:
     """Estimate the bound on the first ``max_windows`` windows; the same seed, the same noise."""
     generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    assert loader.batch_size  # None would mean windows, not batches
     batches = islice(loader, math.ceil(max_windows / loader.batch_size))
     windows = torch.cat(list(batches))[:max_windows].long().split(loader.batch_size)
     noise = model.config.noise
@@ -91,7 +93,10 @@ class TrainState:
     """All that changes during a run of a network: what a checkpoint holds."""
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, scaler: torch.amp.GradScaler
+        self,
+        model: DiscreteDiffusionTransformer,
+        config: TrainingConfig,
+        scaler: torch.amp.GradScaler,
     ) -> None:
         """The network lies on the device it trains on."""
         self.model, self.scaler = model, scaler
@@ -166,12 +171,13 @@ def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[in
     micro_batches = config.gradient_accumulation_steps * processes
     if not (epoch := batches // micro_batches):
         raise UserError(f"an epoch is shorter than a step, which takes {micro_batches} batches")
-    total_steps = min(config.num_epochs * epoch, config.max_steps or math.inf)
+    total_steps = config.num_epochs * epoch
+    total_steps = min(total_steps, config.max_steps or total_steps)
     return micro_batches, total_steps, min(config.save_every_steps, config.save_every * epoch)
 
 
 def accumulate_gradients(
-    loss_fn: nn.Module,
+    loss_fn: Callable[..., Tensor],
     drawn: NoisyBatch,
     micro_batches: int,
     accelerator: Any,
@@ -209,7 +215,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DiscreteDiffusionTransformer,
         train_loader: DataLoader,
         val_loader: DataLoader | None = None,
         config: TrainingConfig | None = None,
@@ -261,13 +267,12 @@ class Trainer:
 
     def train_step(self, x_0: Tensor, stop: bool = False) -> tuple[float, bool]:
         """A step on windows uint8 (B, L): the loss, and whether any process was told to stop."""
-        step, process = self.step, self.accelerator.process_index
-        drawn = draw_step(x_0, self.config, self.model, step, process)
+        drawn = draw_step(x_0, self.config, self.model, self.step, self.accelerator.process_index)
         how = (self.micro_batches, self.accelerator, self.state.scaler, self.precision)
         loss = accumulate_gradients(self.loss_fn, drawn, *how)
         both = torch.stack([loss, torch.full_like(loss, stop)])
         loss, stop = self.accelerator.reduce(both, "mean").tolist()
-        update_weights(self.state, self.config, loss, self.lr_schedule(step, self.total_steps))
+        update_weights(self.state, self.config, loss, self.lr_schedule(self.step, self.total_steps))
         return loss, stop > 0
 
     def train(self) -> Bound | None:
@@ -284,10 +289,11 @@ class Trainer:
         with StopSignals() as signals, report or nullcontext():
             while self.step < self.total_steps and not stopped:
                 loss, stopped = self.train_step(x_0 := next(batches), bool(signals))
-                if main:
+                if report:
                     bound = self._measure_and_save(stopped)
                     result = StepResult(self.step, loss, int((x_0 != PAD_ID).sum()), bound)
-                    for tell in (report, *self.callbacks):
+                    report(result)
+                    for tell in self.callbacks:
                         tell(result)
         self.accelerator.wait_for_everyone()
         if stopped:

@@ -188,7 +188,8 @@ import random
 
 def tell(plot: str, rng: random.Random, grammar: Grammar) -> str:
     """Write one story of a template: pick one option at each part."""
-    parts, text, bound = parts_of(plot), "", {}
+    parts, text = parts_of(plot), ""
+    bound: dict[str, Word] = {}
     while parts:
         ways = options(parts[0], grammar, bound)
         new, written, drawn = rng.choice(ways) if len(ways) > 1 else ways[0]

@@ -488,8 +488,9 @@ class Animation:
     def _repr_html_(self) -> str:
         from ddlm_core.support.player import render_player
 
-        pictures, how = self.pictures(), {"player_id": self.player_id, "fps": self.fps}
-        return render_player(encode_pictures(pictures), pictures[-1].text, title=self.title, **how)
+        pictures = self.pictures()
+        steps, text = encode_pictures(pictures), pictures[-1].text
+        return render_player(steps, text, title=self.title, player_id=self.player_id, fps=self.fps)
 
     def to_html(self) -> str:
         """A whole page that holds the player."""

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Sampling
 #
-# *About 59 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
+# *About 60 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
 #
 # **We have** a network that looks at a noisy text and gives, for each position, a distribution over the clean character.
 # **We want** to start from random characters and walk back to text.
@@ -210,8 +210,8 @@ for word, ratios in zip(("ac", "ab"), score[:, 1].numpy().round(2), strict=True)
 #
 # $$ p(x_s = y \mid x_t) \approx \frac{\Delta}{V}\,\mathrm{score}_y \quad (y\ne x_t), \qquad\text{and stay with what is left.} $$
 
-# %% tags=["export"]
-"""Reverse diffusion: the step of one position, time grids, and the one loop that writes text."""
+# %% tags=["export:reverse"]
+"""One step of reverse diffusion: how probable each token is at each position after the step."""
 
 import torch
 from torch import Tensor
@@ -255,7 +255,7 @@ def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
 # position: hence the name *analytic* step. In the code both factors come from the `Graph` of chapter 5, and with that of
 # [appendix A](A_absorbing.ipynb) the same product is the step of masked diffusion.
 
-# %% tags=["export"]
+# %% tags=["export:reverse"]
 from ddlm_core.graph import UNIFORM, Graph
 
 
@@ -293,7 +293,7 @@ analytic_probs(log_q, torch.tensor([[0, 0]]), torch.tensor(2.0).log(), 0.0)
 # that form amplifies errors: [Two forms of one step](deeper/two_forms_of_one_step.ipynb). We use it only for networks that give nothing
 # but scores.
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:reverse", "hide-input"]
 from ddlm_core.forward import transition
 
 
@@ -394,6 +394,8 @@ print(f"letters {entropy(frequencies).sum():.0f} nats - story {stories.entropy()
 # $f=1-\sin\tfrac{\pi u}2=1-\cos\tfrac{\pi(1-u)}2$ after a share $u$ of the steps.
 
 # %% tags=["export", "hide-input"]
+"""Reverse diffusion: time grids, and the one loop that writes text."""
+
 import math
 
 from ddlm_core.noise import GeometricNoise, NoiseSchedule
@@ -463,7 +465,7 @@ for schedule in SCHEDULES:
 # that is still resampled at this level has to be any letter with equal chance. If we sharpened that too, $x_s$ would hold less noise than
 # the network is told.
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:reverse", "hide-input"]
 from typing import TypeGuard
 
 from ddlm_core.graph import Denoiser, ScoreModel, graph_of
@@ -477,7 +479,7 @@ def has_denoiser(model: ScoreModel) -> TypeGuard[Denoiser]:
     return hasattr(model, "denoise") and getattr(config, "parametrization", "") != "score"
 
 
-def _check_step(model: ScoreModel, method: str, temperature: float, churn: float = 0.0) -> None:
+def check_step(model: ScoreModel, method: str, temperature: float, churn: float = 0.0) -> None:
     """Raise a ``UserError`` if the model cannot take such steps."""
     graph = graph_of(model)
     if method not in METHODS:
@@ -494,7 +496,7 @@ def _check_step(model: ScoreModel, method: str, temperature: float, churn: float
         raise UserError(f"churn must be 0 with the {graph.name} graph, got {churn}")
 
 
-# %% tags=["export"]
+# %% tags=["export:reverse"]
 @torch.inference_mode()
 def reverse_probs(
     model: ScoreModel,
@@ -513,7 +515,7 @@ def reverse_probs(
     handed ``condition_mask``, bool (B, L), true at given tokens, if there is one. What does not fit
     raises a ``UserError``.
     """
-    _check_step(model, method, temperature)
+    check_step(model, method, temperature)
     sigma_bar_t = noise_column(sigma_bar_t, x_t)[:, 0]  # (B,)
     sigma_bar_s = noise_column(sigma_bar_s, x_t)[:, 0]
     condition = () if condition_mask is None else (condition_mask,)
@@ -659,7 +661,7 @@ print(f"ab, bc, ca: {common.numpy().round(3)}, others: {1 - common.sum():.3f}")
 # rewrite to make the two languages agree. `written` is the same computation with all options of this chapter.
 
 # %% tags=["export:tiny_world", "hide-input"]
-from ddlm_core.sampler import churned_probs
+from ddlm_core.reverse import churned_probs
 
 
 def written(
@@ -897,7 +899,7 @@ for k in (3, 8, 11):
 # diffusion and call it churn; [ReMDM](https://arxiv.org/abs/2503.00307) masks letters again; the
 # [Ψ-samplers](https://arxiv.org/abs/2602.21185) of Deschenaux et al. 2026 work for masks and uniform noise alike.
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:reverse", "hide-input"]
 from typing import Any
 
 from ddlm_core.noise import resample_probability
@@ -919,7 +921,7 @@ def churned_probs(
     ``churn`` from 0 (``reverse_probs``, exactly) to 1; all else as there. One function evaluation.
     (Not in SEDD: after Karras et al. 2022, and like the Psi-samplers of Deschenaux et al. 2026.)
     """
-    _check_step(model, method, temperature, churn)
+    check_step(model, method, temperature, churn)
     options: dict[str, Any] = {"method": method, "temperature": temperature}
     options["condition_mask"] = condition_mask
     if churn == 0:
@@ -1010,7 +1012,7 @@ def denoising_steps(
     What cannot work raises a ``UserError`` at the call. (SEDD, Lou, Meng & Ermon 2024; churn is ours.)
     """
     check_range(1, math.inf, batch_size=batch_size, seq_len=seq_len)
-    _check_step(model, method, temperature, churn)
+    check_step(model, method, temperature, churn)
     generators: Sequence[torch.Generator | None]
     generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
     if len(generators) != batch_size:

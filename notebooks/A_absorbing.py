@@ -610,7 +610,7 @@ ABSORBING = AbsorbingGraph()
 # given ones included? Also from infinite noise:
 
 # %% tags=["test"]
-from ddlm_core.sampler import analytic_probs
+from ddlm_core.reverse import analytic_probs
 
 
 def test_each_mask_opens_with_the_share_that_opens():
@@ -710,7 +710,8 @@ for step in denoising_steps(world, LogLinearNoise(), 6, 2, generator=generators,
 # all 16 texts, as in chapter 7.
 
 # %% tags=["test"]
-from ddlm_core.sampler import noise_levels, reverse_probs
+from ddlm_core.reverse import reverse_probs
+from ddlm_core.sampler import noise_levels
 
 
 def distance_of(num_steps: int, schedule: str = "fraction") -> float:

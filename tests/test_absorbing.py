@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ddlm_core.absorbing import ABSORBING, LogLinearNoise, mask_log_score, mask_loss
-from ddlm_core.sampler import analytic_probs, noise_levels, reverse_probs
+from ddlm_core.reverse import analytic_probs, reverse_probs
+from ddlm_core.sampler import noise_levels
 from ddlm_core.support.worlds import three_letter_words
 
 

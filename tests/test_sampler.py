@@ -4,13 +4,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from ddlm_core.noise import GeometricNoise
-from ddlm_core.sampler import (
-    METHODS,
-    analytic_probs,
-    noise_levels,
-    sample_diffusion,
-    sample_generators,
-)
+from ddlm_core.reverse import METHODS, analytic_probs
+from ddlm_core.sampler import noise_levels, sample_diffusion, sample_generators
 from ddlm_core.tiny_world import (
     product_of_positions,
     three_letter_world,

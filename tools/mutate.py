@@ -24,6 +24,7 @@ from subprocess import Popen, TimeoutExpired
 from typing import NamedTuple
 
 MORE_TESTS = {
+    "reverse": ["tests/test_sampler.py", "tests/unit/test_sampler.py"],
     "animation": ["tests/integration/test_renderers.py"],
     "training": ["tests/test_data.py"],
 }

@@ -2,7 +2,8 @@
 
 Counted are the modules of ddlm_core that its cells name, those that these name in turn, and the
 files of the package (configurations, weights, styles) that occur in their texts. Comments,
-docstrings, layout, and types of arguments and results do not count, so correcting a docstring executes nothing again.
+docstrings, layout, and types of arguments and results do not count, so correcting a docstring
+executes nothing again.
 """
 
 import ast

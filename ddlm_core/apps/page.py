@@ -24,7 +24,7 @@ LOST = (
     "One day, ____ lost her pink ball in the park. She felt so sad. A kind frog found it! "
     '"Thank you!" said ____. They are friends now.'
 )
-SETTINGS = {  # name, and the settings that differ from the defaults
+SETTINGS: dict[str, dict[str, Any]] = {  # name, and the settings that differ from the defaults
     "Two blanks": {"template": LOST},
     "A blank of any size": {
         "template": "It was misty. ____ sat inside with ___ pink _{4}. Knock, knock! _{40}"

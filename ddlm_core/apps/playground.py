@@ -31,7 +31,9 @@ class Playground(widgets.VBox):
             "layout": widgets.Layout(width="min(32em, 98%)"),
             "style": {"description_width": "7em"},
         }
-        self.pipeline, self.frames, self.task = pipeline, [], None
+        self.pipeline = pipeline
+        self.frames: list[Frame] = []
+        self.task: asyncio.Task[None] | None = None
         self._steps: Iterator[Frame] | None = None
         self._by_hand = True  # is it a person who moves the slider?
         blanks = "blanks: ____ or _{4}; empty: the model writes freely"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddlm_core.apps.commandline import one_line_errors
 from ddlm_core.support.errors import UserError, error_context
-from ddlm_core.support.presets import CONFIGS, register_defaults
+from ddlm_core.support.presets import CONFIGS, plain_values, register_defaults
 
 if TYPE_CHECKING:
     from ddlm_core.settings import TrainingConfig
@@ -126,10 +126,13 @@ def network_settings(config: "TrainingConfig") -> dict[str, Any]:
 
 def introduce(trainer: "Trainer") -> None:
     """Say what is going to be trained, and where it starts."""
+    from ddlm_core.data import TokenWindows
+
     engine, parameters = trainer.accelerator, sum(p.numel() for p in trainer.model.parameters())
     epoch = len(trainer.train_loader) // trainer.micro_batches
     print(f"{parameters:,} parameters, {trainer.total_steps:,} steps, {epoch:,} in an epoch")
-    print(f"training text: {len(trainer.train_loader.dataset.tokens):,} tokens")
+    if isinstance(text := trainer.train_loader.dataset, TokenWindows):
+        print(f"training text: {len(text.tokens):,} tokens")
     print(f"on {engine.device}, precision {trainer.precision}, processes {engine.num_processes}")
     if trainer.total_steps < (trainer.config.max_steps or 0):
         print(f"max_steps={trainer.config.max_steps:,} will not be reached: raise num_epochs")
@@ -167,7 +170,7 @@ def main() -> None:
 
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
     def collect(cfg: DictConfig) -> None:
-        runs.append(OmegaConf.to_container(cfg, resolve=True))
+        runs.append(plain_values(cfg))
 
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)

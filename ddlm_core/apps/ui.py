@@ -86,8 +86,9 @@ def launch(page: Any, **where: Any) -> None:
     """Open the page and return. No analytics, no fonts from other hosts."""
     import gradio as gr
 
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Default(primary_hue="blue", **fonts).set(  # all of it readable: see the tests
+    text, code = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+    theme = gr.themes.Default(primary_hue="blue", font=text, font_mono=code).set(
+        # all of it readable: see the tests
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         block_label_text_color="*neutral_600",

@@ -21,8 +21,9 @@ def error_context(what: str, hint: str, *expected: type[Exception]) -> Iterator[
         hint: what to do about it.
         *expected: more kinds of errors that the block may raise.
     """
+    kinds: tuple[type[Exception], ...] = (UserError, OSError, *expected)
     try:
         yield
-    except (UserError, OSError, *expected) as error:
+    except kinds as error:
         reason = shorten(str(error), 200) or type(error).__name__
         raise UserError(f"{what} ({reason}): {hint}") from error

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,13 +27,14 @@ def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
     return cells
 
 
-def _font(size: int):
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans Mono, as matplotlib ships it, for its typographic quotes; else PIL's own."""
-    try:
-        folder = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf"
-        return ImageFont.truetype(folder / "DejaVuSansMono.ttf", size)
-    except (AttributeError, OSError):
-        return ImageFont.load_default(size)
+    matplotlib = find_spec("matplotlib")
+    if matplotlib and matplotlib.origin:
+        folder = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf"
+        with suppress(OSError):
+            return ImageFont.truetype(folder / "DejaVuSansMono.ttf", size)
+    return ImageFont.load_default(size)
 
 
 def _images(pictures: Sequence[Picture]) -> Iterator[Image.Image]:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
 
 
-def adamw(use_8bit: bool) -> type[torch.optim.Optimizer]:
+def adamw(use_8bit: bool) -> Callable[..., torch.optim.Optimizer]:
     """The optimizer AdamW, if it can be had the one whose memory takes 8 bits a number."""
     if use_8bit and torch.cuda.is_available() and find_spec("bitsandbytes"):
         from bitsandbytes.optim import AdamW8bit

@@ -61,7 +61,7 @@ def live_html(picture: Picture, index: int, num_steps: int, below: str = "") -> 
 def notebook_cell() -> int | None:
     """The number of the cell that is running, if this is a notebook."""
     ipython = sys.modules.get("IPython")  # whoever runs in a notebook has imported it
-    shell = ipython.get_ipython() if ipython else None
+    shell: Any = ipython.get_ipython() if ipython else None
     return shell.execution_count if hasattr(shell, "kernel") else None
 
 

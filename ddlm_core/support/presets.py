@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ddlm_core.support.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -23,6 +26,13 @@ def register_defaults(defaults: Mapping[str, Any], help_text: str = "") -> None:
     store.store(group="hydra/help", name="ddlm", node={"template": help_text})
 
 
+def plain_values(config: "DictConfig") -> dict[str, Any]:
+    """A configuration as plain values, references resolved."""
+    from omegaconf import OmegaConf
+
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
 def compose_preset(
     name: str, defaults: Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -30,8 +40,7 @@ def compose_preset(
     if name not in preset_names():
         raise UserError(f"no preset {name!r}: there are {', '.join(preset_names())}")
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     register_defaults(defaults)
     with initialize_config_dir(str(CONFIGS), version_base=None):
-        return OmegaConf.to_container(compose(f"training/{name}", list(overrides)), resolve=True)
+        return plain_values(compose(f"training/{name}", list(overrides)))

@@ -1,12 +1,10 @@
 """What a run is, and the files that it leaves: how a stop in the middle costs nothing."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
@@ -44,6 +42,12 @@ SAME_TEXT = frozenset(
 )
 
 
+class Network(Protocol):
+    """A network that says in ``config`` what it is, such as that of chapter 6."""
+
+    config: Any
+
+
 class State(Protocol):
     """What changes during a run, such as ``TrainState`` of chapter 8."""
 
@@ -57,7 +61,7 @@ class State(Protocol):
         """Go on from them; if they do not fit, a UserError, and nothing has changed."""
 
 
-def check_fit(config: Any, model: nn.Module, loader: DataLoader) -> None:
+def check_fit(config: Any, model: Network, loader: DataLoader) -> None:
     """Raise a UserError if settings or data mean other noise or other tokens than the network."""
     for name in ("sigma_min", "sigma_max"):
         wanted, has = getattr(config, name), getattr(model.config, name)
@@ -73,11 +77,12 @@ def check_fit(config: Any, model: nn.Module, loader: DataLoader) -> None:
 
 def describe_run(
     config: Any,
-    model: nn.Module,
-    loaders: Sequence[DataLoader | None],
+    model: Network,
+    loaders: tuple[DataLoader, DataLoader | None],
     micro_batches: int,
 ) -> dict[str, Any]:
     """What a run is trained on, as plain values: two runs that differ in it are not the same run."""
+    assert loaders[0].batch_size  # None would mean windows, not batches
     settings = asdict(config) | {"windows_per_step": micro_batches * loaders[0].batch_size}
     network = {f"model.{name}": value for name, value in asdict(model.config).items()}
     settings |= {k: v for k, v in network.items() if k not in ("model.step", "model.ema")}

@@ -121,16 +121,16 @@ def _prepare(folder: Path, blocks: Callable[[], Iterable[Block]]) -> Path:
 def _write(folder: Path, blocks: Iterable[Block]) -> None:
     from tqdm.auto import tqdm
 
-    bar = {"desc": "preparing tokens", "unit": "B", "unit_scale": True, "leave": False}
     with ExitStack() as stack:
         with _writing(folder):
             folder.mkdir()
             files = [stack.enter_context((folder / field).open("wb")) for field in FIELDS]
-        progress = stack.enter_context(tqdm(delay=5, **bar))  # seconds: short texts show nothing
+        progress = tqdm(desc="preparing tokens", unit="B", unit_scale=True, leave=False, delay=5)
+        stack.enter_context(progress)  # the delay in seconds: short texts show nothing
         for block in blocks:
             with _writing(folder):
                 for file, array, dtype in zip(files, block, FIELDS.values(), strict=True):
-                    file.write(np.ascontiguousarray(array, dtype))
+                    file.write(np.ascontiguousarray(array, dtype).data)
             progress.update(len(block[0]))
         with _writing(folder):
             for file in files:
@@ -163,5 +163,5 @@ def fingerprint(tokens: Any) -> str:
     starts = np.linspace(0, max(0, count - block), 64).astype(int)
     checksum = 0
     for start in sorted(set(starts.tolist())):
-        checksum = crc32(np.ascontiguousarray(tokens[start : start + block]), checksum)
+        checksum = crc32(np.ascontiguousarray(tokens[start : start + block]).data, checksum)
     return f"{count:,} tokens, checksum {checksum:08x}"

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # The birth of a flaw
 #
-# *About 13 minutes. You need: [chapter 7](../07_sampler.ipynb). You will have: a look into a run, step by step, up to the moment at which it goes wrong.*
+# *About 15 minutes. You need: [chapter 7](../07_sampler.ipynb). You will have: a look into a run, step by step, up to the moment at which it goes wrong.*
 #
 # The network that comes with the package writes a story in 64 plain steps of `cosine`, without churn. It reads well, and it
 # is broken. Where does the flaw come from?

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Euler or analytic?
 #
-# *About 14 minutes. You need: [chapter 7](../07_sampler.ipynb), up to "When Euler wins". You will have: the error of a run, taken apart into that of
+# *About 15 minutes. You need: [chapter 7](../07_sampler.ipynb), up to "When Euler wins". You will have: the error of a run, taken apart into that of
 # drawing independently and that of frozen rates, and the reason why the two sometimes cancel.*
 #
 # The analytic step is exact for each position, and Euler's is not. Yet in a world whose strings are mostly not words,
@@ -41,7 +41,8 @@ import torch
 from torch import Tensor
 
 from ddlm_core.noise import GeometricNoise
-from ddlm_core.sampler import noise_levels, reverse_probs
+from ddlm_core.reverse import reverse_probs
+from ddlm_core.sampler import noise_levels
 from ddlm_core.tiny_world import (
     TinyWorld,
     product_of_positions,
@@ -144,7 +145,7 @@ for n in (4, 16, 64):
 # Take twelve strict worlds at random: five words out of the 81 strings of four letters, equally likely in the first six, and with weights 1, 1/2, 1/3, 1/4, 1/5 in the others.
 
 # %%
-from ddlm_core.sampler import METHODS
+from ddlm_core.reverse import METHODS
 
 print(
     "        distance: analytic   euler   not a word: analytic    euler      (16 steps of cosine)"

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Noise and precision
 #
-# *About 10 minutes. You need: [chapter 3](../03_noise.ipynb). You will have: the reasons behind three small choices in its
+# *About 5 minutes. You need: [chapter 3](../03_noise.ipynb). You will have: the reasons behind three small choices in its
 # code, and the distance from pure noise at the end.*
 #
 # **We have** the kernel and the schedule of chapter 3, as formulas.

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Random numbers
 #
-# *About 8 minutes. You need: [chapter 7](../07_sampler.ipynb). You will have: why the sampler draws as it does, and why the same seed gives
+# *About 10 minutes. You need: [chapter 7](../07_sampler.ipynb). You will have: why the sampler draws as it does, and why the same seed gives
 # the same text.*
 
 # %% tags=["hide-input"]

@@ -63,7 +63,7 @@ import torch
 
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score
-from ddlm_core.sampler import analytic_probs, staggered_score
+from ddlm_core.reverse import analytic_probs, staggered_score
 from ddlm_core.tiny_world import three_letter_world
 
 generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""The rules of the house, each broken once: layers, pins, tracked files."""
+"""The rules of the house, each broken once: layers, types, pins, tracked files."""
 
 import re
 import shutil
@@ -60,6 +60,20 @@ def test_a_module_without_a_layer_is_found(house):
     finally:
         (house / "ddlm_core/extra.py").unlink()
     assert code == 1 and "extra" in said
+
+
+def test_a_wrong_type_is_found(house):
+    path = house / "ddlm_core/support/wrong.py"
+    path.write_text("def half(n: int) -> int:\n    return n / 2\n")
+    settings = [
+        "--config-file=pyproject.toml",
+        "--follow-imports=skip",
+        f"--cache-dir={house / '.mypy_cache'}",
+    ]
+    command = [sys.executable, "-m", "mypy", *settings, str(path)]
+    done = subprocess.run(command, cwd=house, capture_output=True, text=True)
+    path.unlink()
+    assert done.returncode == 1 and 'got "float", expected "int"' in done.stdout
 
 
 @pytest.fixture

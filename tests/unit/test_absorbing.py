@@ -28,14 +28,8 @@ from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransforme
 from ddlm_core.noise import resample_probability
 from ddlm_core.objective import compute_loss, draw_noise, proposal_times, training_loss
 from ddlm_core.pipeline import DiffusionPipeline
-from ddlm_core.sampler import (
-    SCHEDULES,
-    analytic_probs,
-    denoising_steps,
-    noise_levels,
-    reverse_probs,
-    sample_generators,
-)
+from ddlm_core.reverse import analytic_probs, reverse_probs
+from ddlm_core.sampler import SCHEDULES, denoising_steps, noise_levels, sample_generators
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.worlds import MaskedWorld, three_letter_words
 from ddlm_core.training import Trainer, validation_bound

@@ -12,21 +12,23 @@ from ddlm_core.forward import transition
 from ddlm_core.graph import UniformGraph
 from ddlm_core.loss import denoiser_log_score
 from ddlm_core.noise import GeometricNoise, rate_matrix, resample_probability, transition_matrix
-from ddlm_core.sampler import (
+from ddlm_core.reverse import (
     METHODS,
-    SCHEDULES,
-    _sample_categorical,
     analytic_probs,
     churned_probs,
-    create_timestep_schedule,
-    denoising_steps,
     euler_probs,
     has_denoiser,
-    noise_levels,
     reverse_probs,
+    staggered_score,
+)
+from ddlm_core.sampler import (
+    SCHEDULES,
+    _sample_categorical,
+    create_timestep_schedule,
+    denoising_steps,
+    noise_levels,
     sample_diffusion,
     sample_generators,
-    staggered_score,
 )
 from ddlm_core.support.errors import UserError
 from ddlm_core.tiny_world import (
