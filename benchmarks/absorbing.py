@@ -102,7 +102,7 @@ def main() -> None:
         result["graphs"][graph] = found
         if not args.quick:
             args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("| graph | bound, nats a story | steps, schedule | flawless |\n|---|---|---|---|")
+    print("| graph | bound, nats per story | steps, schedule | flawless |\n|---|---|---|---|")
     for graph, found in result["graphs"].items():
         bound = f"{graph} | {Estimate(*found['nats']):.1f}"
         for run in found["samples"]:

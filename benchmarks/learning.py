@@ -35,7 +35,7 @@ from ddlm_core.model import Modulation, modulate, neighbors, rope_angles
 
 
 class Plain(DiscreteDiffusionTransformer):
-    """A stack of blocks in which every position hears all others and itself."""
+    """A bidirectional stack of blocks: every position attends to all others and to itself."""
 
     def logits(self, input_ids: Tensor, sigma_bar: Tensor, mask: Any = None, *_: Any) -> Tensor:
         x = self.embedding(input_ids) + self.position_embedding[: input_ids.shape[1]]
@@ -48,7 +48,7 @@ class Plain(DiscreteDiffusionTransformer):
 
 
 class WithConvolution(DiscreteDiffusionTransformer):
-    """Each reader starts from three letters, weighted channel by channel, in place of one."""
+    """Each stack starts from three letters, weighted channel by channel, in place of one."""
 
     def __init__(self, config: DiscreteDiffusionConfig) -> None:
         super().__init__(config)
@@ -138,10 +138,10 @@ def within_16(block: nn.Module, args: tuple) -> tuple:
     return x, context, cond, angles, attn_mask & ((place[:, None] - place).abs() < 16)
 
 
-def local_readers(model: nn.Module) -> None:
-    """The first block of each reader hears 16 letters only."""
-    readers = (len(model.blocks) - 1) // 2
-    for block in (model.blocks[0], model.blocks[readers]):
+def local_stacks(model: nn.Module) -> None:
+    """The first block of each stack attends to 16 letters only."""
+    depth = (len(model.blocks) - 1) // 2
+    for block in (model.blocks[0], model.blocks[depth]):
         block.register_forward_pre_hook(within_16)
 
 
@@ -170,7 +170,7 @@ def constant(*_: int) -> float:
     return 1.0
 
 
-def slipped_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
+def buggy_loss(log_score: Tensor, sigma_bar: Tensor, x_t: Tensor, x_0: Tensor) -> Tensor:
     """Score entropy with the bug of chapter 5, as several tutorials have it."""
     vocab_size = log_score.shape[-1]
     stay = 1 + kappa(sigma_bar, vocab_size)[..., None]  # the ratio at x_0, if it moved
@@ -193,7 +193,7 @@ class CopiedLoss(nn.Module):
 
     def forward(self, *drawn: Tensor) -> Tensor:
         x_0, x_t, _, sigma_bar, weight = drawn
-        losses = slipped_loss(self.model(x_t, sigma_bar), sigma_bar, x_t, x_0)
+        losses = buggy_loss(self.model(x_t, sigma_bar), sigma_bar, x_t, x_0)
         return (weight[:, None] * losses).mean()
 
 
@@ -229,15 +229,15 @@ SCALE = {
 VARIANTS = {
     "as shipped": Variant(),
     # what is learned
-    "score entropy in place of the guess": Variant({"objective": "score_entropy"}),
+    "score entropy in place of cross-entropy": Variant({"objective": "score_entropy"}),
     "score entropy, times uniform in t": Variant(
         {"objective": "score_entropy", "noise_power": None}
     ),
-    "plain stack, score entropy": Variant(
+    "bidirectional stack, score entropy": Variant(
         {"objective": "score_entropy"}, {"conv_size": 0}, kind=Plain
     ),
-    "readers are graded, too": Variant({"auxiliary_loss_weight": 0.3}),
-    "no given spans": Variant({"condition_share": 0.0}),
+    "auxiliary loss, weight 0.3": Variant({"auxiliary_loss_weight": 0.3}),
+    "no conditioning spans": Variant({"condition_share": 0.0}),
     "more low noise: power 2": Variant({"noise_power": 2.0}),
     "more high noise: power 0.5": Variant({"noise_power": 0.5}),
     # how
@@ -268,14 +268,14 @@ VARIANTS = {
             ),
         )
     ),
-    "no glance back": Variant(network={"conv_size": 0}),
+    "no short convolution": Variant(network={"conv_size": 0}),
     "no rotary positions": Variant(patches=((model_module, "apply_rope", lambda x, angles: x),)),
     "gated feed-forward (SwiGLU)": Variant(change=gated),
     "tied embedding and head": Variant(change=tied),
     "wide: 3 blocks of 184": Variant(network={"n_layer": 3, "n_embd": 184}),
     "deep: 12 blocks of 88": Variant(network={"n_layer": 12, "n_embd": 88}),
-    "first blocks hear 16 letters": Variant(change=local_readers),
-    "readers start from 3 letters": Variant(kind=WithConvolution),
+    "first blocks attend to 16 letters": Variant(change=local_stacks),
+    "stacks start from 3 letters": Variant(kind=WithConvolution),
     "a tally of all other letters": Variant(kind=WithTally),
 }
 
@@ -395,7 +395,7 @@ def main() -> None:
     args.seconds = 3 if args.quick else args.seconds
     where = f"{Path(args.data).name}, windows of {args.length}"
     print(f"{where}, {args.seconds:.0f} s a run, {torch.get_num_threads()} threads\n")
-    print("| variant | seed | weights | steps | seconds | nats a window | nats a char | bits |")
+    print("| variant | seed | weights | steps | seconds | nats per window | nats per char | bits |")
     print("|---|---|---|---|---|---|---|---|")
     chosen = args.only or [""]
     names = [name for name in VARIANTS if any(part in name for part in chosen)]

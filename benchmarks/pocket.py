@@ -71,9 +71,9 @@ def main() -> None:
     print(f"| flawless | {share:.3f} (95 % interval {low:.3f} to {high:.3f}) |")
     print(f"| distinct | {len(set(texts))} of {args.samples} |")
     print(f"| repeat a training story | {repeats} (chance alone: {chance:.2f}) |")
-    print(f"| bound, nats a story | {bound:.2f} (4 noise seeds, range {spread:.2f}) |")
-    print(f"| exact entropy, nats a story | {stories.entropy():.2f} |")
-    print(f"| seconds a sample | {seconds:.2f} |")
+    print(f"| bound, nats per story | {bound:.2f} (4 noise seeds, range {spread:.2f}) |")
+    print(f"| exact entropy, nats per story | {stories.entropy():.2f} |")
+    print(f"| seconds per sample | {seconds:.2f} |")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> None:
         "samplers": [],
     }
     known = [] if args.fresh or args.quick else known_rows(args.output or OUTPUT)
-    print("| sampler | churn | T | steps | samples | flawless | words, nats | seconds a sample |")
+    print("| sampler | churn | T | steps | samples | flawless | words, nats | seconds per sample |")
     print("|---|---|---|---|---|---|---|---|")
     for number, (method, schedule, temperature, churn, steps) in enumerate(SAMPLERS):
         samples = args.samples if number < MANY else max(4, args.samples // 4)

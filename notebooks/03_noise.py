@@ -83,7 +83,7 @@ torch.linalg.matrix_power(step, 10)[0]
 # |---|---|---|
 # | $V$ | `vocab_size` | number of tokens |
 # | $Q$ | `rate_matrix` | rates, shape $(V, V)$; rows: before, columns: after |
-# | $\bar\sigma$ | `sigma_bar` | total noise: jumps per character, on average |
+# | $\bar\sigma$ | `sigma_bar` | *total noise*: jumps per character, on average |
 # | $\alpha = e^{-\bar\sigma}$ | – | *survival probability*: no jump so far |
 # | $1 - \alpha$ | `resample_probability` | *corruption probability*: at least one jump |
 

@@ -1,5 +1,5 @@
-"""What the book adds to Sphinx: alt texts of figures, links to the sources, numbers of chapters,
-and players taken from stored outputs.
+"""What the book adds to Sphinx: alt texts of figures, links to the sources and to the glossary,
+numbers of chapters, and players taken from stored outputs.
 
 A chapter stays plain Markdown, for GitHub and Colab; these are added when it is rendered.
 """
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 NAME_THE_BUTTONS = """addEventListener("load", () => {
   document.querySelectorAll(".copybtn").forEach((button) => { button.ariaLabel = "Copy"; });
 });"""  # that copy a cell: an icon alone says nothing to a screen reader
-CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
+GLOSSARY = "book/glossary"
+CHAPTER = re.compile(r"notebooks/0?(\d+|[A-Z])_\w+")
 GREEK = {r"\bar\sigma": "σ̄", r"\sigma": "σ", r"\kappa": "κ", r"\delta": "δ", r"\times": "×"}
 
 
@@ -107,6 +108,60 @@ class SourceLinks(SphinxTransform):
                 link.replace_self(nodes.reference("", "", *link.children, refuri=target))
 
 
+def slug(title: str) -> str:
+    """The anchor that GitHub and the book give a heading."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\$.*?\$", "", title).lower()).replace(" ", "-")
+
+
+def term_key(text: str) -> str:
+    """A term as it is compared: without case, dollars, line ends, a period and a plural's s."""
+    return " ".join(text.replace("$", "").lower().split()).rstrip(".:").removesuffix("s")
+
+
+def glossary_terms(text: str) -> dict[str, str]:
+    """Each name in the glossary, and the anchor of its entry.
+
+    An entry is a heading `### term`; all that it has in italics are names, too.
+    """
+    found: dict[str, str] = {}
+    for entry in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        term = entry.partition("\n")[0].strip()
+        anchor = slug(term)
+        found[term_key(term)] = anchor
+        for name in re.findall(r"\*([^*]+)\*", entry):
+            found.setdefault(term_key(name), anchor)
+    return found
+
+
+class GlossaryLinks(SphinxTransform):
+    """On the pages from notebooks, the first *italic* or **bold** name of each entry is a link to it."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs) -> None:
+        page, path = self.env.docname, Path(self.env.srcdir, f"{GLOSSARY}.md")
+        if not page.startswith("notebooks/") or not path.exists():
+            return
+        self.env.note_dependency(str(path))
+        for word, anchor in first_terms(self.document, glossary_terms(path.read_text("utf-8"))):
+            link = addnodes.pending_xref("", refdoc=page, refdomain="doc", reftype="myst")
+            link.update_all_atts(dict(reftarget=GLOSSARY, reftargetid=anchor, refexplicit=True))
+            link += nodes.inline("", "", *word.children)
+            word.children = []
+            word += link
+
+
+def first_terms(document: nodes.Node, terms: dict[str, str]) -> Iterator[tuple[nodes.Node, str]]:
+    """The first name of each entry in italics or bold, and the entry's anchor."""
+    seen, links = set(), nodes.reference | addnodes.pending_xref
+    for word in list(document.findall(lambda n: isinstance(n, nodes.emphasis | nodes.strong))):
+        anchor = terms.get(term_key(word.astext()))
+        linked = isinstance(word.parent, nodes.title | links) or isinstance(word[0], links)
+        if anchor and anchor not in seen and not linked:
+            seen.add(anchor)
+            yield word, anchor
+
+
 class ChapterNumber(SphinxTransform):
     """`05_loss` is chapter 5 in every list of the book; the notebook's title is without number."""
 
@@ -151,6 +206,7 @@ def page_context(app: Sphinx, page: str, template: str, context: dict, tree) -> 
 def setup(app: Sphinx) -> dict:
     app.add_transform(FigureText)
     app.add_transform(SourceLinks)
+    app.add_transform(GlossaryLinks)
     app.add_transform(ChapterNumber)
     app.add_directive("stored-player", StoredPlayer)
     app.add_css_file("book.css")

@@ -1,7 +1,8 @@
-"""How long each page takes to read, and the line under its title that says so.
+"""How long each page takes to read, and where this is said.
 
-`python tools/minutes.py` writes the lines (*About 40 minutes. You need: …*) and prints a table;
-`--check` fails where a line is missing or old, or a chapter takes longer than it may.
+`python tools/minutes.py` writes the line under each title (*About 40 minutes. You need: …*), the
+column of the README's table of chapters and the table of deeper pages in book/index.md, and prints
+a table; `--check` fails where one is missing or old, or a chapter takes longer than it may.
 
 Minutes = words / 150 + 0.8 · display formulas + visible lines of code / 8 + of tests / 20: fitted to
 careful readings of the first edition. Collapsed cells do not count.
@@ -20,6 +21,9 @@ MAIN_LINE, IN_ALL = [f"{n:02}" for n in range(1, 11)], 420
 COLLAPSED = ("hide-input", "hide-cell", "remove-cell", "remove-input", "solution")
 LINE = re.compile(r"^# \*About (\d+) minutes?\. ", re.MULTILINE)
 CELL = re.compile(r"^# %%", re.MULTILINE)
+TITLE = re.compile(r"^# # (.+)", re.MULTILINE)
+ROW = re.compile(r"(\(notebooks/(\w+)\.ipynb\)) \|[^|]*\|")  # of the table of chapters
+DEEPER = "<!-- deeper -->\n{}<!-- end of deeper -->"
 
 
 class Reading(NamedTuple):
@@ -56,6 +60,46 @@ def measure(source: str) -> Reading:
     return Reading(words, formulas, code, tests)
 
 
+def chapters_table(readme: str, pages: dict[str, str]) -> str:
+    """The README with the minutes of each chapter in the second column of their table."""
+
+    def row(match: re.Match) -> str:
+        page = pages.get(match[2])
+        return f"{match[1]} | {measure(page).about} |" if page else match[0]
+
+    return ROW.sub(row, readme)
+
+
+def deeper_table(pages: dict[str, str], deeper: dict[str, str]) -> str:
+    """A row for each deeper page, in the order in which the chapters lead to them."""
+    rows = []
+    for name, source in deeper.items():
+        link = f"](deeper/{name}.ipynb"
+        asks = [(page, text.index(link)) for page, text in pages.items() if link in text]
+        number = asks[0][0].split("_")[0].removeprefix("0") if asks else ""
+        chapter = f"[{number}](../notebooks/{asks[0][0]}.ipynb)" if asks else ""
+        title, minutes = TITLE.search(source)[1], measure(source).about
+        cells = f"[{title}](../notebooks/deeper/{name}.ipynb) | {minutes} | {chapter}"
+        rows.append((asks[:1], f"| {cells} |\n"))
+    table = "".join(row for _, row in sorted(rows))
+    return f"| page | minutes | from chapter |\n|---|---|---|\n{table}"
+
+
+def tables(root: Path) -> dict[Path, str]:
+    """README.md and book/index.md as they should be."""
+    pages, deeper = (
+        {path.stem: path.read_text(encoding="utf-8") for path in sorted(root.glob(pattern))}
+        for pattern in ("notebooks/*.py", "notebooks/deeper/*.py")
+    )
+    readme, index = root / "README.md", root / "book/index.md"
+    text, table = index.read_text(encoding="utf-8"), deeper_table(pages, deeper)
+    pattern = re.compile(DEEPER.format(".*?"), re.DOTALL)
+    return {
+        readme: chapters_table(readme.read_text(encoding="utf-8"), pages),
+        index: pattern.sub(lambda _: DEEPER.format(table), text),
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare only")
@@ -82,6 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
         elif written != source and options.check:
             problems.append(f"{path.name} says another time: run `python tools/minutes.py`")
         elif written != source:
+            path.write_text(written, encoding="utf-8")
+    for path, written in tables(options.root).items():
+        if written != path.read_text(encoding="utf-8") and options.check:
+            problems.append(f"{path.name}: its table is old: run `python tools/minutes.py`")
+        elif not options.check:
             path.write_text(written, encoding="utf-8")
     if total > IN_ALL:
         problems.append(f"chapters 1 to 10 take {total:.0f} minutes, {IN_ALL} at most")

@@ -21,6 +21,7 @@ from docutils import nodes
 import book_api
 import book_pages
 import colab
+import minutes
 import repository
 import vendor
 from ddlm_core.animation import Animation, make_frames
@@ -30,8 +31,11 @@ from pages import CONTRAST, RAW_MATH, TOO_WIDE, WITHOUT_NAME, lacking
 
 ROOT = Path(__file__).parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
-CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+ENTRIES = [entry for part in TOC["parts"] for entry in part["chapters"]]
+GLOBS = [entry["glob"] for entry in ENTRIES if "glob" in entry]
+DEEPER = sorted({f"notebooks/deeper/{p.stem}" for p in (ROOT / "notebooks/deeper").glob("*.py")})
+PAGES = [TOC["root"], *(entry["file"] for entry in ENTRIES if "file" in entry), *DEEPER]
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/") and page not in DEEPER]
 
 # --- the parts that make the pages
 
@@ -42,11 +46,21 @@ def test_every_chapter_is_in_the_book():
     assert sorted(CHAPTERS) == CHAPTERS
 
 
+def test_each_deeper_page_is_in_the_book_and_a_chapter_leads_to_it_and_back():
+    assert GLOBS == ["notebooks/deeper/*"]
+    chapters = {page: (ROOT / f"{page}.py").read_text() for page in CHAPTERS}
+    for page in DEEPER:
+        asks = [c for c, text in chapters.items() if f"](deeper/{Path(page).name}.ipynb" in text]
+        text = (ROOT / f"{page}.py").read_text()
+        assert asks, f"no chapter links to {page}"
+        assert any(f"](../{Path(chapter).name}.ipynb" in text for chapter in asks), page
+
+
 def test_the_map_is_complete():
     """The README's table, which the landing page shows, against the chapters and the modules."""
     text = (ROOT / "README.md").read_text()
     table = text.split("<!-- chapters -->")[1].split("<!-- end of chapters -->")[0]
-    rows = re.findall(r"^\| \[(\w+) ([^]]+)\]\((notebooks/\w+)\.ipynb\) \| (.*?) \|", table, re.M)
+    rows = re.findall(r"^\| \[(\w+) ([^]]+)\]\((\S+)\.ipynb\) \| \d+ \| (.*?)\|", table, re.M)
     assert [page for _, _, page, _ in rows] == CHAPTERS
     for number, title, page, modules in rows:
         source = (ROOT / f"{page}.py").read_text()
@@ -54,6 +68,101 @@ def test_the_map_is_complete():
         assert book_pages.CHAPTER.fullmatch(page)[1] == number
         made = [m.stem for m in sorted((ROOT / "ddlm_core").glob("*.py")) if page in m.read_text()]
         assert sorted(re.findall(r"`(\w+)`", modules)) == made
+
+
+def test_the_tables_have_the_minutes_of_their_pages():
+    for path, written in minutes.tables(ROOT).items():
+        assert path.read_text() == written, "run `python tools/minutes.py`"
+
+
+def test_minutes_are_written_into_both_tables(tmp_path):
+    page = "# %% [markdown]\n# # {}\n# *About 5 minutes. *\n# {}\n"
+    for name, text in {
+        "README.md": "| [1 A](notebooks/01_a.ipynb) | ? | `a` |\n| [2 B](notebooks/02_b.ipynb) | |\n",
+        "book/index.md": "Deeper:\n<!-- deeper -->\nold\n<!-- end of deeper -->\nEnd.\n",
+        "notebooks/01_a.py": page.format("A", "Proof? [There](deeper/z.ipynb). " + "word " * 1500),
+        "notebooks/02_b.py": page.format("B", "[Why?](deeper/a.ipynb)"),
+        "notebooks/deeper/a.py": page.format("Why", "word " * 3000),
+        "notebooks/deeper/z.py": page.format("Proof", ""),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    root = ["--root", str(tmp_path)]
+    assert minutes.main([*root, "--check"]) == 1
+    assert minutes.main(root) == 0 == minutes.main([*root, "--check"])
+    rows = (tmp_path / "README.md").read_text().splitlines()
+    assert rows == [
+        "| [1 A](notebooks/01_a.ipynb) | 10 | `a` |",
+        "| [2 B](notebooks/02_b.ipynb) | 5 |",
+    ]
+    table = (tmp_path / "book/index.md").read_text().splitlines()
+    assert table[0] == "Deeper:" and table[-1] == "End."
+    assert table[4:6] == [
+        "| [Proof](../notebooks/deeper/z.ipynb) | 5 | [1](../notebooks/01_a.ipynb) |",
+        "| [Why](../notebooks/deeper/a.ipynb) | 20 | [2](../notebooks/02_b.ipynb) |",
+    ]
+
+
+# --- the glossary
+
+GLOSSARY = (ROOT / "book/glossary.md").read_text(encoding="utf-8")
+ENTRY = re.compile(r"^### (.+?)\n(.+?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def prose(page: str) -> tuple[set[str], set[str]]:
+    """The anchors of a page's headings, and what stands there in italics or bold."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page.endswith(".py"):
+        lines = [line.removeprefix("#")[1:] for line in text.splitlines() if line.startswith("#")]
+        text = "\n".join(lines)
+    anchors = {book_pages.slug(title) for title in re.findall(r"^#+ (.+)", text, re.MULTILINE)}
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
+    words = re.findall(r"(?<![*\w])\*{1,2}([^*\s][^*]*)\*", text)
+    return anchors, {book_pages.term_key(word) for word in words}
+
+
+def test_an_entry_has_its_names():
+    text = "# *G*\n\n## A\n\n### total noise\n\nNoise.\n\nAlso called *noise\nlevels*, dose. "
+    text += "Introduced in [chapter 3](x).\n\n### $x$-prediction\n\nIt.\n"
+    assert book_pages.glossary_terms(text) == {
+        "total noise": "total-noise",
+        "noise level": "total-noise",
+        "x-prediction": "-prediction",
+    }
+
+
+def test_the_first_italic_name_of_an_entry_leads_to_the_glossary():
+    terms = {"score": "score", "concrete score": "score", "token": "token"}
+    words = ["Tokens", "other", "score", "concrete score", "token"]
+    title = nodes.title("", "", nodes.emphasis("", "score", nodes.Text("score")))
+    text = nodes.paragraph("", "", *(nodes.strong("", word) for word in words))
+    linked = nodes.paragraph("", "", nodes.reference("", "", nodes.emphasis("", "token")))
+    page = nodes.section("", title, linked, text)
+    found = [(word.astext(), to) for word, to in book_pages.first_terms(page, terms)]
+    assert found == [("Tokens", "token"), ("score", "score")]
+
+
+def test_each_entry_and_the_place_that_introduces_it_know_each_other():
+    """The heading that an entry links to exists, and its page has a name of it in italics."""
+    terms, wrong = book_pages.glossary_terms(GLOSSARY), []
+    entries = ENTRY.findall(GLOSSARY)
+    anchors = [book_pages.slug(term) for term, _ in entries]
+    assert len(entries) > 80 and len(set(anchors)) == len(anchors)
+    for term, text in entries:
+        wrong += [
+            f"{term}: no entry {a}" for a in re.findall(r"\]\(#(.+?)\)", text) if a not in anchors
+        ]
+        place = re.search(r"Introduced\s+in\s+\[[^]]+\]\(([^\s#]+)(?:#(\S+))?\)\.$", text.strip())
+        if not place:
+            wrong.append(f"{term}: no place")
+            continue
+        path = (ROOT / "book" / place[1]).resolve().relative_to(ROOT.resolve())
+        headings, italics = prose(path.as_posix().replace(".ipynb", ".py"))
+        if place[2] and place[2] not in headings:
+            wrong.append(f"{term}: {place[1]} has no heading {place[2]}")
+        if not any(terms.get(word) == book_pages.slug(term) for word in italics):
+            wrong.append(f"{term}: no name of it stands in italics in {place[1]}")
+    assert not wrong, "\n".join(wrong)
 
 
 def figure_cell(*before: nodes.Node, code: str = "plot()") -> nodes.container:
@@ -227,6 +336,23 @@ def test_pages_link_to_each_other_or_to_what_exists(book):
                 assert ((book / page).parent / link).exists(), (page, link)
 
 
+@pytest.mark.slow
+def test_the_place_that_introduces_a_term_links_back(book):
+    glossary = soup(book, book_pages.GLOSSARY)
+    entries = [h3.find_parent("section") for h3 in glossary.select("article h3")]
+    for entry in entries:
+        place = entry.select("a[href]")[-1]["href"].split("#")[0]
+        if place.startswith("../notebooks/"):
+            page = soup(book, place.removeprefix("../").removesuffix(".html"))
+            back = page.select_one(f'article a[href$="glossary.html#{entry["id"]}"]')
+            assert back and back.find_parent(["em", "strong"]), (place, entry["id"])
+    ids = {entry["id"] for entry in entries}
+    for page in [*CHAPTERS, *DEEPER]:
+        for a in soup(book, page).select('article a[href*="glossary.html#"]'):
+            assert a["href"].split("#")[1] in ids, (page, a)
+
+
+@pytest.mark.slow
 def test_each_public_name_has_an_entry_that_leads_to_its_cell_and_back(book):
     """API page → the cell that defines the name; the chapter's table and foot → API page."""
     api, names = soup(book, book_api.PAGE), 0

@@ -45,7 +45,7 @@ def values() -> dict[str, Any]:
     given |= dict(x_0=x_0, x_t=x_0.flip(0), input_ids=x_0, t=torch.tensor([0.2, 0.9]), mask=x_0 > 3)
     given |= dict(sigma_bar=sigma_bar, sigma_bar_t=sigma_bar, sigma_bar_s=sigma_bar / 2)
     given |= dict(sigma_bar_0=torch.tensor(1e-4), sigma_bar_1=torch.tensor(20.0))
-    given |= dict(tokens=x_0, churn=0.5)
+    given |= dict(tokens=x_0, churn=0.5, temperature=1.0, condition_mask=x_0 > 3)
     given |= dict(delta_sigma=torch.tensor(0.5), log_q=log_q, log_score=log_q, score=log_q.exp())
     return given | dict(noise=GeometricNoise(), model=DiscreteDiffusionTransformer(config))
 
