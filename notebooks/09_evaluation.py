@@ -10,16 +10,16 @@
 # # How good is it, really?
 #
 # *About 48 minutes. You need: the entropy of [chapter 2](02_stories.ipynb), the bound of [chapter 5](05_loss.ipynb), the
-# sampler of [chapter 7](07_sampler.ipynb). You will have: numbers for a model and for its samples, with confidence intervals
-# that have been put to the test, and an ideal network to compare with.*
+# sampler of [chapter 7](07_sampler.ipynb). You will have: confidence intervals that were put to the test, and an ideal
+# network to compare with.*
 #
 # **We have** a trained network, a sampler, and a world whose entropy we know.
 # **We want** numbers that say how good the model is, each with an honest interval.
-# **Why**: one nice story proves nothing, and a number without an interval may be luck. Almost any single number can
-# also be cheated: a sampler that always writes the same correct story has no flaws at all.
+# **Why**: one nice story proves nothing, and almost any single number can be cheated: a sampler that always writes
+# the same correct story has no flaws at all.
 #
 # So we look from four sides: the *bound*, beside the least possible; *samples*, and how many are flawless; *speed*, and
-# what it costs; and the *competition*, an autoregressive model. In between we build a network that cannot be improved.
+# what it costs; and the *competition*, an autoregressive model.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -52,7 +52,7 @@ for q in (0.5, 0.75, 0.9):
 # %% [markdown]
 # The uniform baseline pays 1 bit, the truth 0.811, an overconfident model 0.944. What a model pays above the entropy
 # is its KL divergence from the language, here called the *gap*: 0.189 bits for the first. Learning can remove the gap
-# and nothing else. For English nobody knows how large it is. For these two letters, and for the stories of chapter 2, we do.
+# and nothing else. For English nobody knows how large it is; for our stories we do.
 #
 # ### The error of a mean
 #
@@ -64,18 +64,14 @@ for q in (0.5, 0.75, 0.9):
 #
 # The root, $s/\sqrt n$, is the *standard error*. For large $n$ the mean is almost normally distributed, so
 # $\bar v \pm 1.96\,s/\sqrt n$ contains the true mean in 95 of 100 cases. This is a *confidence interval*, and the fraction
-# of cases in which such an interval contains the truth is its *coverage*. Four times the work buys half the width. We use
-# the measured $s$, which is harmless with dozens of values; with few, the interval is too narrow.
+# of cases in which such an interval contains the truth is its *coverage*. Four times the work buys half the width. The
+# measured $s$ will do with dozens of values; with few, the interval is too narrow.
 #
 # | symbol | name in code | meaning |
 # |---|---|---|
-# | $v$, $n$ | `values`, `n` | single measurements, their number |
-# | $s/\sqrt n$ | `error` | standard error of their mean |
 # | $N$, $L$ | rows and columns of `tokens` | windows, and tokens in each |
 # | $R$ | `repeats` | noise levels for each window |
 # | $f$ | `fraction` | probability that a letter is resampled, $1-e^{-\bar\sigma}$; $f_0$: at $t=0$ |
-# | $U$ | `share` | share of the noise levels that lie before time $t$ |
-# | $\pi$, $\hat\pi$ | `hits / n` | true share of flawless samples, measured share |
 #
 # `Estimate`, folded, holds a mean and the ends of its interval.
 
@@ -145,14 +141,14 @@ plt.show()
 # %% [markdown]
 # ## The bound is an estimate, too
 #
-# Our model has only the bound on $-\log p$, an average over all ways to corrupt the text. We draw some of these ways and
-# take the mean, so we have to know how single draws scatter.
+# Our model has only the bound on $-\log p$, the *negative ELBO*: an average over all ways to corrupt the text. We draw some of
+# these ways and take the mean, so we have to know how single draws scatter.
 #
 # Try it where the answer is known. For a language of independent letters, a good network says the same about every
 # position, at every noise level and whatever it sees: *a* with probability $q$. The letter at the position itself enters
 # later, through the ratio. So this network needs no training. As a model of texts it is just as simple: a text has the product of the
 # probabilities of its letters. And its bound is *equal* to $-\log$ of that product, because all its ratios
-# belong to one distribution of texts ([chapter 5](05_loss.ipynb)). So the bound of `UnigramModel`, folded here, can be checked by counting letters.
+# belong to one distribution of texts ([chapter 5](05_loss.ipynb)). So the bound of `UnigramModel`, folded, can be checked by counting.
 
 
 # %% tags=["export:reference", "hide-input"]
@@ -208,7 +204,7 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 # ### A heavy-tailed estimator at the clean end
 #
 # Which noise levels should we draw? [Chapter 8](08_training.ipynb) trains on levels uniform in $f$. For measuring, that goes
-# wrong: of intervals that should contain the truth 95 times in 100, only 72.5 % did (one window, 64 levels; exercise 3).
+# wrong: of intervals that should contain the truth 95 times in 100, only 83 % did (two windows, 64 levels each; exercise 3).
 #
 # Here is why. At a small $f$ nearly every window of $L$ letters comes through unchanged, and its loss is modest. With a
 # probability of about $Lf$ one letter is different, and *then* the loss is large: the true ratio of
@@ -221,13 +217,12 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 # $$ \int_{f_0}^1 \frac{L}{f}\,df = L\log\frac1{f_0}, \qquad f_0\approx 10^{-4}. $$
 #
 # Each power of ten has an equal part in it, but the lowest, from $10^{-4}$ to $10^{-3}$, receives one level in a thousand.
-# Such an estimator is *heavy-tailed*: rare draws carry much of the variance, and whoever has not met
-# one reports an error that is too small.
+# Such an estimator is *heavy-tailed*: whoever has not met one of the rare draws reports an error that is too small.
 #
 # Times uniform in $t$ do not have this problem. At the clean end their density over $f$ is proportional to $1/f$, and each draw
 # is divided by that density (*importance sampling*), so it stays bounded. In exchange they leave few levels for noisier texts,
 # where a trained network pays most. So use both, **half of the levels uniform in $f$, half uniform in $t$**. The density of this
-# *mixture proposal* is never below half of either one, so no draw counts more than twice what it would under the better of the two.
+# *mixture proposal* is never below half of either one, so no draw counts more than twice what it would under the better.
 # [Where to spend the samples](deeper/noise_levels.ipynb) compares proposals exactly, on a small world.
 #
 # As in training, the levels are *stratified samples*: numbers $u$ at equal distances, with one random offset. We need the
@@ -274,7 +269,7 @@ def spread_times(
 
 # %% [markdown]
 # `bound_draws`, folded, gives $R$ such levels to each window; `window_nats` of chapter 8 then adds the three terms of the
-# bound. Windows that are measured together share one stratified set: of its $RN$ levels each window gets every $N$-th.
+# bound. Windows that are measured together share one stratified set, of which each gets every $N$-th level.
 
 
 # %% tags=["export", "hide-input"]
@@ -298,7 +293,7 @@ def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.G
 # %% [markdown]
 # In the picture each dot is one draw, from a window of twenty letters. On the left the levels are
 # uniform in $f$. The row near 9 nats holds the windows that came through unchanged. Above it are the draws with a changed
-# letter: the lower the noise, the rarer and the larger. On the right, the mixture has a ceiling. (Draws below 0.3 nats are shown at 0.3.)
+# letter: the lower the noise, the rarer and the larger. The mixture, on the right, has a ceiling.
 
 # %% tags=["hide-input"]
 # %% tags=["hide-input"]
@@ -387,7 +382,7 @@ for q in (0.5, 0.75, 0.9):
     print(f"q = {q:.2f}: bound {bound:.3f} bits per character; counted: {exact:.3f}")
 
 # %% [markdown]
-# These are the scores from the start of the chapter, up to the error, although noise, ratios and score entropy lie between.
+# These are the scores from the start of the chapter, up to the error.
 #
 # ### Measuring the coverage
 #
@@ -424,13 +419,15 @@ test_interval_covers_the_bound_of_a_language()
 # %%
 print(f"these two windows: {coverage(0.6, windows=2, repeats=64, fixed=True):.1%} of 200 cover")
 print(f"the language:      {coverage(0.9, windows=60, repeats=8, fixed=False):.1%} of 200 cover")
+print(f"a single window:   {coverage(0.6, windows=1, repeats=64, fixed=True):.1%} of 200 cover")
 
 # %% [markdown]
-# 94 % and 95.5 %, within the 1.5 points by which a count of 200 itself scatters. Both questions get an honest answer.
+# The first two are within the 1.5 points by which such a count itself scatters. But the tail is shortened, not cut off: for a *single* window
+# 64 levels are too few, and only 86 % of the intervals contain the truth. With 256 it is 93 %. So take 256 draws or more.
 #
 # ## The bundled model
 #
-# Now the model that ships with this book, on 64 stories that it has never seen. Their exact surprisal is known.
+# Now the model that ships with this book, on 64 stories that it has never seen.
 
 # %% tags=["hide-input"]
 import json
@@ -466,13 +463,12 @@ print(
 print(f"bound with {len(again)} seeds: standard deviation {again.std():.2f} nats")
 
 # %% [markdown]
-# The padding is paid for in nats, since "the story is over" is something to know, but no one reads it, so it does not count as
-# characters here. The table of units in [chapter 2](02_stories.ipynb) divides by all 160 tokens instead.
+# Padding costs nats, but is not counted as characters here; the table of units in [chapter 2](02_stories.ipynb) divides by all 160 tokens.
 #
 # The last line shows what the interval covers. With other seeds, *the same stories* give values with a standard deviation of 0.98
-# nats, which would make ±1.9, and ±3.6 is printed. So **for a fixed text the interval is conservative**: it also covers which
+# nats, which would make ±1.9; ±3.6 is printed. So **for a fixed text the interval is conservative**: it also covers which
 # windows were drawn, and it treats windows as independent although they share one stratified set of levels. On 40,000 characters
-# of TinyStories it was five times too wide: six seeds scattered by 0.021 bits per character, which makes ±0.041, and ±0.215 was printed.
+# of TinyStories six seeds had a standard deviation of 0.021 bits per character, which makes ±0.041; ±0.215 was printed, five times as wide.
 #
 # The gap to the entropy is what a better model could still gain. Chapter 2 showed what it promises: of samples drawn exactly from the model,
 # at least a fraction $e^{-\text{gap}}$ is flawless. More stories give a narrower interval; `benchmarks/sampling.py` took 512 and stored the result.
@@ -493,7 +489,7 @@ print(
 )
 
 # %% [markdown]
-# With a gap of nearly 6 nats the promise is worth little: 0.3 %. The truth may be far better, because nats are a strict judge. A single
+# With a gap of nearly 6 nats the promise is worth little: 0.3 %. The truth may be far better, because nats are strict: a single
 # letter that the model holds for impossible costs as much as a hundred small doubts.
 #
 # ## A network that cannot be improved
@@ -688,11 +684,11 @@ for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 1.0), (0, 1.0)):
 # %% [markdown]
 # Two thirds of the bound are paid where more than three quarters of the letters are resampled. There a model has to *decide* what the
 # story is about, and even the ideal one pays for that: it is the entropy. Once half of the letters can be read, the rest is spelling and
-# agreement, and costs little. Most of the gap is in the noise, too. (These intervals are too narrow: all rows use the same 32 stories, and levels uniform in $f$.)
+# agreement, and costs little. Most of the gap is in the noise, too.
 #
 # ## Samples: a share and its interval
 #
-# Of $n$ samples, $h$ are flawless. The measured share $\hat\pi = h/n$ is a mean of ones and zeros, and such a number has
+# Of $n$ samples, $h$ are flawless. The measured *validity rate* $\hat\pi = h/n$ is a mean of ones and zeros, and such a number has
 # variance $\pi(1-\pi)$. But $\hat\pi \pm 1.96\sqrt{\hat\pi(1-\hat\pi)/n}$ has a hole: if all of 16 samples are flawless, it
 # says 100 % ± 0. The mistake is to put the measured $\hat\pi$ in place of $\pi$.
 # [Wilson](https://doi.org/10.1080/01621459.1927.10502953) (1927) asks the other way round: *for which $\pi$ would our
@@ -762,12 +758,11 @@ for text in written[:2]:
     print(textwrap.fill(text, 100))
 
 # %% [markdown]
-# QUOTE
+# Sixteen samples would have left everything open, and 200 still leave nine points.
 #
 # A model that has memorized its training data writes flawless stories, too. So count the samples that are training stories, word for word.
 # A copy alone proves nothing, for a perfect model repeats a training story now and then: among $n$ samples we expect
-# $n\sum p(x)$ of them, over all training stories $x$. Clearly more would be *memorization*; such counts scatter by about the root of
-# what is expected. The stored table has it for 1000 samples.
+# $n\sum p(x)$ of them, over all training stories $x$. Clearly more would be *memorization*. The stored table has 1000 samples:
 
 
 # %% tags=["hide-input"]
@@ -785,7 +780,7 @@ print(
 )
 
 # %% [markdown]
-# Three copies where chance alone would give six: no sign of memorization. And 93 % are flawless, where the gap promised 0.3 %.
+# Three copies, where chance would give six: no sign of memorization. And 93 % are flawless, where the gap promised 0.3 %.
 #
 # ## What breaks, and whose fault is it?
 #
@@ -853,7 +848,7 @@ for num_steps in (2, 3, 4, 6, 8, 16):
 # flaws. It is our network that makes them.
 #
 # At which noise? One would like to let the two networks take turns in a run, ours above some $f$, the ideal one below. But mind the
-# control: give the Bayes-optimal denoiser *random letters*, labeled as text with $f = 0.3$, and 63 of 64 come out flawless, since it
+# control: give the Bayes-optimal denoiser *random letters*, labeled as text with $f = 0.3$, and all of 64 come out flawless, since it
 # believes in stories only. [A relay, and its control](deeper/relay.ipynb) shows what can be learned nevertheless.
 #
 # ## Faster, and still diverse
@@ -918,7 +913,7 @@ for name, measure in (("word entropy", word_entropy), ("total variation", total_
 print(f"{len(true_share)} openings; distinct samples: {len(set(written))} of {len(written)}")
 
 # %% [markdown]
-# TVQUOTE
+# On both measures the samples cannot be told from fresh stories.
 #
 # Now the stored table, with the names of [chapter 7](07_sampler.ipynb) and temperature $T$. Each step is one *function evaluation* (NFE) per sample. The band
 # is 1.96 standard deviations of such lots to both sides.
@@ -974,8 +969,8 @@ plt.show()
 # and below the band lacks diversity; one above it writes words that do not exist. The figure shows the runs of 1000 samples.
 #
 # How do we compare two rows? Overlapping intervals do not prove them equal. Test the *difference*: its standard error is the root of the sum of both squared
-# errors. And whoever tests twelve differences at the 5 % level calls at least one "clear" by chance in 46 of 100 cases. So we ask
-# $0.05/12$ of each (the *Bonferroni correction*): it must be at least 2.87 standard errors.
+# errors. And twelve tests at the 5 % level call at least one difference "clear" by chance in 46 of 100 cases. So we test each at
+# $0.05/12$ (the *Bonferroni correction*): it must be at least 2.87 standard errors.
 
 # %% tags=["hide-input"]
 base = {
@@ -1018,14 +1013,13 @@ for question, options in questions.items():
 # - **Diversity**: no row lies below its band. With churn, all from 16 steps on are within; those above have broken words.
 #
 # What can be seen at all? With 1000 samples each and shares near 0.9, the standard error of a difference is
-# $\sqrt{2\cdot0.9\cdot0.1/1000} = 0.013$. A single test at the 5 % level finds a true difference of 2.8 standard errors, here 0.038, four times out of five: that
-# is its *power*.
+# $\sqrt{2\cdot0.9\cdot0.1/1000} = 0.013$. A single test at the 5 % level finds a true difference of 0.038, 2.8 standard errors, four times out of five: its *power* is 0.8.
 #
 # ## A fair opponent
 #
 # How much of this is diffusion, and how much is any network of 1.6 million parameters? The usual language model is *autoregressive* (AR): it predicts each
 # character from those before it, and $-\log p(x) = -\sum_i \log p(x_i \mid x_{<i})$, exactly.
-# Take the very same network with all six blocks reading from the left, and train it with the same data, optimizers, batches and number of steps. Each step
+# Let all six blocks of the very same network read from the left, and train it with the same data, optimizers, batches and number of steps. Each step
 # costs one forward and one backward pass in both. The diffusion partner in `benchmarks/autoregressive.py` had the auxiliary loss of the bundled model, and was sampled without churn.
 
 # %% tags=["hide-input"]
@@ -1050,15 +1044,14 @@ print(
 # %% [markdown]
 # Plainly: **at this budget the autoregressive model is far ahead.** After 400 steps it is at 21.1 nats, 2.2 above
 # the entropy, and writes a third of its stories without a flaw. Diffusion is at 58.5 and writes none; another measurement at 400 steps gave 73.
-# Presumably because AR answers one kind of question, "what comes next?", always with clean text to the left, and diffusion one for
-# every noise level and every way to damage a text.
+# Presumably because AR answers one kind of question, with clean text to the left, and diffusion one for every way to corrupt a text.
 #
 # What was *not* measured is both models after an equal, long training. The bundled diffusion model took 7,500 steps to reach 24.8 nats, with 0.65 flawless
 # stories without churn and 0.93 with. To set that against an AR model of 400 steps would be no comparison. It shows only that a *worse* bound can go
 # with better samples, since a bound may be loose, and most of its gap lies in the noise.
 #
-# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion always the whole text, but in as many steps as we choose. What diffusion
-# buys, the table does not show: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)) and correct what it wrote.
+# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion always the whole text. And the table does not show what
+# diffusion buys: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)) and correct what it wrote.
 #
 # ## Change it safely
 #
@@ -1105,7 +1098,7 @@ for texts in (cheat, honest):
 
 # %% [markdown]
 # **3.** Meet the heavy tail. Let `bound_draws` take the noise levels of training, `proposal_times`, and measure
-# `coverage` for one window with 64 levels, before and after. (Expected: about 0.95, and about 0.7.)
+# `coverage` for two windows with 64 levels, before and after. (Expected: 0.94 and 0.83.)
 
 # %% tags=["solution", "hide-input"]
 before = coverage(0.6, windows=2, repeats=64, fixed=True)
@@ -1118,20 +1111,18 @@ before, after
 # %% [markdown]
 # ## Summary
 #
-# A number is worth as much as its interval, and an interval as much as the trial that measured its coverage. Levels of noise must be spread so that no rare draw
-# decides. Differences need a test of their own, and quality needs diversity beside it.
+# A number is worth as much as its interval, and an interval as much as the trial that measured its coverage. Differences need a test of their
+# own, and quality needs diversity beside it.
 #
 # | exported name | meaning |
 # |---|---|
 # | `Estimate(mean, low, high)` | a number and its 95 % interval; `.scaled(factor)`, and f-strings print it |
-# | `mean_of(values)` | the mean of independent values |
+# | `mean_of(values)`, `wilson(hits, n)` | the mean of independent values; a share |
 # | `estimate_bound(model, tokens, repeats)` | the bound in nats per window |
 # | `bits_per_character(estimate, tokens)` | the same in bits per character of these windows |
 # | `bound_draws`, `spread_times` | single draws of the bound; the noise levels that they use |
-# | `wilson(hits, n)` | a share |
-# | `word_entropy(texts)` | how varied the words are |
-# | `first_flaw(text)` | what breaks first in a broken story |
-# | `UnigramModel`, `BayesDenoiser` | (module `reference`) networks that need no training: one knows how often each letter comes, one knows all |
+# | `word_entropy(texts)`, `first_flaw(text)` | how varied the words are; what breaks first in a text |
+# | `UnigramModel`, `BayesDenoiser` | (module `reference`) networks with a known bound, without training |
 #
 # ## Where this stands in the field
 #
