@@ -647,7 +647,7 @@ print(f"exactly, of these stories:           {exact.mean():.2f}")
 #
 # Ask both networks about the same noisy texts. The area between the two curves is the gap.
 
-# %%
+# %% tags=["hide-input"]
 bins, per_bin = (4, 2) if smoke else (16, 32)
 g, paid = torch.Generator().manual_seed(0), []
 with torch.inference_mode():

@@ -86,7 +86,9 @@ def flawless(tokens: Tensor) -> str:
     return f"{wilson(hits, len(tokens)):.2f}"
 
 
-print(f"trained network alone, {num_steps} steps without churn: flawless {flawless(run[-1].tokens)}")
+print(
+    f"trained network alone, {num_steps} steps without churn: flawless {flawless(run[-1].tokens)}"
+)
 
 # %% [markdown]
 # ## The tempting half
@@ -106,7 +108,9 @@ for wanted in (0.3, 0.5, 0.7):
         "random letters": torch.randint(config.vocab_size, (count, length), generator=g),
         "corrupted stories": perturb_batch(fresh, sigma_bar, config.vocab_size, generator=g),
     }
-    print(f"f = {f:.3f}; a corrupted story keeps {1 - f * (1 - 1 / config.vocab_size):.3f} of its letters")
+    print(
+        f"f = {f:.3f}; a corrupted story keeps {1 - f * (1 - 1 / config.vocab_size):.3f} of its letters"
+    )
     for name, tokens in handed.items():
         text = finish(ideal, tokens, start)
         kept = (text == tokens).float().mean().item()
