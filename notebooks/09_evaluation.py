@@ -682,9 +682,9 @@ for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 1.0), (0, 1.0)):
     print(f"f from {low:.2f} to {high:.2f}: {ours:5.2f} nats, at least {least:5.2f}; gap {gap:.2f}")
 
 # %% [markdown]
-# Two thirds of the bound are paid where more than three quarters of the letters are resampled. There a model has to *decide* what the
+# More than two thirds of the bound are paid where more than three quarters of the letters are resampled. There a model has to *decide* what the
 # story is about, and even the ideal one pays for that: it is the entropy. Once half of the letters can be read, the rest is spelling and
-# agreement, and costs little. Most of the gap is in the noise, too.
+# agreement, and costs little. Two thirds of the gap are in the noise, too.
 #
 # ## Samples: a share and its interval
 #
@@ -848,7 +848,7 @@ for num_steps in (2, 3, 4, 6, 8, 16):
 # flaws. It is our network that makes them.
 #
 # At which noise? One would like to let the two networks take turns in a run, ours above some $f$, the ideal one below. But mind the
-# control: give the Bayes-optimal denoiser *random letters*, labeled as text with $f = 0.3$, and all of 64 come out flawless, since it
+# control: give the Bayes-optimal denoiser *random letters*, labeled as text with $f = 0.3$, and all 64 samples come out flawless, since it
 # believes in stories only. [A relay, and its control](deeper/relay.ipynb) shows what can be learned nevertheless.
 #
 # ## Faster, and still diverse
@@ -995,8 +995,8 @@ questions = {
     "64 steps or 24": (fine, {}),
     "256 steps or 64": ({"num_steps": 256}, fine),
 }
-for question, options in questions.items():
-    rows = [find(**base | option)[0] for option in options]
+for question, pair in questions.items():
+    rows = [find(**base | option)[0] for option in pair]
     n, share = zip(*[(row["samples"], row["flawless"] / row["samples"]) for row in rows])
     error = math.sqrt(sum(p * (1 - p) / size for p, size in zip(share, n)))
     apart = share[0] - share[1]
