@@ -64,12 +64,12 @@ def mean_of(values: Tensor, error: float | None = None) -> Estimate:
 def spread_times(
     count: int, noise: NoiseSchedule, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A comb of times, half uniform in t, half in the corrupted fraction, and their weights dt/dU.
+    """Stratified times, half uniform in t, half in the corruption probability, with weights dt/dU.
 
     Args:
         count: number of times.
-        noise: the schedule whose corrupted fraction is meant.
-        generator: draws the one offset of the comb; its device is that of the results.
+        noise: the schedule whose corruption probability is meant.
+        generator: draws the one offset of all times; its device is that of the results.
 
     Returns:
         times in [0, 1] and weights, float32 (count,) each: the mean of weight times value is an

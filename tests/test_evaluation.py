@@ -1,7 +1,6 @@
 # Generated from notebooks/09_evaluation.py by tools/export.py: edit that, then run `make export`.
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
     return (torch.rand(windows, length, generator=g) < 1 / 4).long()
 
 
-@cache
 def coverage(q: float, windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
     """How often the interval holds the bound of the text (fixed), or that of the hard language."""
     g, model, covered = torch.Generator().manual_seed(1), UnigramModel(q, 1 - q), 0
@@ -39,15 +37,6 @@ def test_interval_covers_the_bound_of_a_language():
     assert 0.9 <= coverage(0.9, windows=60, repeats=8, fixed=False) < 0.995
 
 
-def test_wilson_covers_as_often_as_it_says():
-    n, hit = 40, []
-    for p in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95):
-        chances = [math.comb(n, h) * p**h * (1 - p) ** (n - h) for h in range(n + 1)]
-        intervals = [wilson(h, n) for h in range(n + 1)]
-        hit.append(sum(c for c, i in zip(chances, intervals) if i.low <= p <= i.high))
-    assert min(hit) > 0.92 and 0.94 < sum(hit) / len(hit) < 0.97
-
-
 def test_bound_of_the_perfect_network_is_the_entropy():
     tokenizer = CharacterLevelTokenizer()
     perfect = BayesDenoiser(stories.STORIES, tokenizer, stories.MAX_LENGTH)
@@ -56,3 +45,12 @@ def test_bound_of_the_perfect_network_is_the_entropy():
     exact = -sum(map(stories.log_prob, texts)) / 64
     found = estimate_bound(perfect, windows, repeats=32)
     assert found.low < exact < found.high < 1.1 * exact
+
+
+def test_wilson_covers_as_often_as_it_says():
+    n, hit = 40, []
+    for p in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95):
+        chances = [math.comb(n, h) * p**h * (1 - p) ** (n - h) for h in range(n + 1)]
+        intervals = [wilson(h, n) for h in range(n + 1)]
+        hit.append(sum(c for c, i in zip(chances, intervals) if i.low <= p <= i.high))
+    assert min(hit) > 0.92 and 0.94 < sum(hit) / len(hit) < 0.97
