@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 NAME_THE_BUTTONS = """addEventListener("load", () => {
   document.querySelectorAll(".copybtn").forEach((button) => { button.ariaLabel = "Copy"; });
 });"""  # that copy a cell: an icon alone says nothing to a screen reader
-CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
+CHAPTER = re.compile(r"notebooks/0?(\d+|[A-Z])_\w+")
 GREEK = {r"\bar\sigma": "σ̄", r"\sigma": "σ", r"\kappa": "κ", r"\delta": "δ", r"\times": "×"}
 
 
