@@ -9,18 +9,18 @@
 # %% [markdown]
 # # In one sitting
 #
-# *About 35 minutes. You need: Python, some PyTorch, Bayes' rule, and to have met a transformer before. You will have: a
-# discrete diffusion language model, written and trained on this page, whose sentences you can check.*
+# *About 35 minutes. You need: Python, some PyTorch, Bayes' rule, and to have met a transformer before. You will have:
+# a discrete diffusion language model, written and trained on this page, whose sentences you can check.*
 #
 # **We have** a computer without a GPU, and three minutes of its time.
 #
 # **We want** a model that starts from random characters and turns all of them, together, into a sentence.
 #
-# **Why**: the whole method fits on one page. Here it is, once, from end to end. The chapters then take it apart, prove
-# each formula, and build the real thing.
+# **Why**: the whole method fits on one page. Here it is, once, from end to end. The chapters then take it apart,
+# prove each formula, and build the real thing.
 #
-# The code needs PyTorch and Matplotlib, nothing else. Only the last check imports the package of this book, `ddlm_core`, to
-# see that both compute the same.
+# The code needs PyTorch and Matplotlib, nothing else. Only the last check imports the package of this book,
+# `ddlm_core`, to see that both compute the same.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -52,8 +52,8 @@ SMOKE = os.environ.get("DDLM_PRESET") == "smoke"  # a run of seconds, to see tha
 # %% [markdown]
 # ## A world of sentences
 #
-# A model is easy to judge if we know exactly what it should write. So we make up a small world, in which every sentence
-# follows one pattern, and all are equally probable.
+# A model is easy to judge if we know exactly what it should write. So we make up a small world, in which every
+# sentence follows one pattern, and all are equally probable.
 
 # %%
 WORDS = """\
@@ -75,13 +75,14 @@ entropy = math.log(len(world))
 print(*world[::9001], f"{len(world):,} sentences, entropy {entropy:.2f} nats", sep="\n")
 
 # %% [markdown]
-# The words are free, but two things must agree across the sentence: the name decides between *he* and *she*, and the number
-# decides both the *s* of the animal and the last word, *it* or *them*. A model that only knows which letters are common
-# near each other gets these wrong.
+# The words are free, but two things must agree across the sentence: the name decides between *he* and *she*, and the
+# number decides both the *s* of the animal and the last word, *it* or *them*. A model that only knows which letters
+# are common near each other gets these wrong.
 #
 # With $N$ equally probable sentences, the *entropy* is $\log N$. It is the smallest average *negative log-likelihood*
 # that any model can reach: nobody can predict better. [Chapter 2](02_stories.ipynb) builds such a world for whole
-# stories. We keep 2,048 sentences out of training, so that we can see later whether the model learned the rule or only a list.
+# stories. We keep 2,048 sentences out of training, so that we can see later whether the model learned the rule or
+# only a list.
 #
 # The model works on characters. Short sentences are filled up with spaces, so that all have the same length $L$
 # ([chapter 1](01_tokenizer.ipynb) has a proper tokenizer).
@@ -106,20 +107,22 @@ V, L
 # %% [markdown]
 # ## Noise
 #
-# To learn how to repair text, we need broken text. A character is broken in the simplest way: it is *resampled*, replaced by
-# one drawn uniformly from all $V$, perhaps by itself. After a total noise $\bar\sigma$ a character has survived with probability
-# $e^{-\bar\sigma}$, so
+# To learn how to repair text, we need broken text. A character is broken in the simplest way: it is *resampled*,
+# replaced by one drawn uniformly from all $V$, perhaps by itself. After a total noise $\bar\sigma$ a character has
+# survived with probability $e^{-\bar\sigma}$, so
 #
 # $$ p(x_t = y \mid x_0) = e^{-\bar\sigma}\,[y = x_0] + \frac{1-e^{-\bar\sigma}}{V}, $$
 #
-# where $x_0$ is the clean character, $x_t$ the noisy one, and $[\dots]$ is 1 if true and 0 if not. This is the *kernel* of
-# *uniform-state diffusion*; [chapter 3](03_noise.ipynb) derives it, [chapter 4](04_forward.ipynb) corrupts text
-# with it. Most diffusion language models of today use a mask instead of a random character ([appendix A](A_absorbing.ipynb)
-# does it too); we do not, because a random character can be changed again and again, so a mistake is never final.
+# where $x_0$ is the clean character, $x_t$ the noisy one, and $[\dots]$ is 1 if true and 0 if not. This is the
+# *kernel* of *uniform-state diffusion*; [chapter 3](03_noise.ipynb) derives it, [chapter 4](04_forward.ipynb)
+# corrupts text with it. Most diffusion language models of today use a mask instead of a random character ([appendix
+# A](A_absorbing.ipynb) does it too); we do not, because a random character can be changed again and again, so a
+# mistake is never final.
 #
-# The noise level depends on a time $t$ from 0 to 1, and is *geometric*: it grows by equal factors in equal times, from
-# almost nothing to so much that nothing is left, $\bar\sigma(t) = 0.0001^{1-t}\cdot 20^{\,t}$. Here is one sentence at five noise
-# levels. At 0.1 about a tenth of it is resampled ($1-e^{-0.1}=0.095$); at 1 it is hard to read.
+# The noise level depends on a time $t$ from 0 to 1, and is *geometric*: it grows by equal factors in equal times,
+# from almost nothing to so much that nothing is left, $\bar\sigma(t) = 0.0001^{1-t}\cdot 20^{\,t}$. Here is one
+# sentence at five noise levels. At 0.1 about a tenth of it is resampled ($1-e^{-0.1}=0.095$); at 1 it is hard to
+# read.
 
 # %%
 SIGMA_MIN, SIGMA_MAX = 1e-4, 20.0
@@ -151,24 +154,26 @@ for sigma_bar in torch.tensor([0.0001, 0.1, 0.5, 1.0, 20.0]):
 # %% [markdown]
 # ## What the network is asked
 #
-# It sees a noisy text and the noise level, and answers one question per position: **what was the clean character here, judging
-# by all the *other* positions?** The answer is a distribution $q$ over the alphabet, the *denoising distribution*.
+# It sees a noisy text and the noise level, and answers one question per position: **what was the clean character
+# here, judging by all the *other* positions?** The answer is a distribution $q$ over the alphabet, the *denoising
+# distribution*.
 #
 # Why not look at the character itself? Because we know exactly what it tells: it went through the kernel. Bayes' rule
-# adds this evidence in closed form, and the network has less to learn. **By hand**: take an alphabet of two letters, *a* and *b*. The neighbors
-# say *a* with $q_a = 0.9$. Half of the letters are resampled, so a letter is still right with probability $\tfrac12+\tfrac12\cdot\tfrac12=
-# \tfrac34$. At our position stands a *b*. Then
+# adds this evidence in closed form, and the network has less to learn. **By hand**: take an alphabet of two letters,
+# *a* and *b*. The neighbors say *a* with $q_a = 0.9$. Half of the letters are resampled, so a letter is still right
+# with probability $\tfrac12+\tfrac12\cdot\tfrac12= \tfrac34$. At our position stands a *b*. Then
 #
 # $$ p(a) : p(b) = 0.9\cdot\tfrac14 : 0.1\cdot\tfrac34 = 0.225 : 0.075 = 3 : 1. $$
 #
-# The neighbors win: it was an *a*, with probability 0.75. If $q$ had already counted the *b*, we would count it twice.
+# The neighbors win: it was an *a*, with probability 0.75. If $q$ had already counted the *b*, we would count it
+# twice.
 #
 # So the network must not see the character at its own place, not even on a detour through other positions. A
 # transformer whose layers all look both ways would leak it: a neighbor sees it, and hands it back one layer later.
-# The *hollow transformer* ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)) cannot. One stack of blocks reads from left to
-# right, another from right to left. At position $i$ the first knows only what lies to its left, the
-# second only what lies to its right; a last block attends to both, and merges them. Here is the smallest that does the job.
-# [Chapter 6](06_model.ipynb) builds a better one, piece by piece.
+# The *hollow transformer* ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)) cannot. One stack of blocks reads
+# from left to right, another from right to left. At position $i$ the first knows only what lies to its left, the
+# second only what lies to its right; a last block attends to both, and merges them. Here is the smallest that does
+# the job. [Chapter 6](06_model.ipynb) builds a better one, piece by piece.
 
 
 # %%
@@ -215,8 +220,8 @@ class HollowTransformer(nn.Module):
 
 
 # %% [markdown]
-# Is it really blind? Change one character: the answer at its own place must stay the same, to the last bit, and the answers elsewhere
-# must not.
+# Is it really blind? Change one character: the answer at its own place must stay the same, to the last bit, and the
+# answers elsewhere must not.
 
 # %%
 model = HollowTransformer()
@@ -229,10 +234,11 @@ assert not changed[7] and changed[:7].all() and changed[8:].all()
 # %% [markdown]
 # ## The loss, and the training
 #
-# A network that must guess the clean character is graded by the *cross-entropy*, $-\log q_{x_0}$. That is all. We only have to
-# choose which noise levels to practice on: here every share of resampled characters, $1-e^{-\bar\sigma}$, counts
-# alike, and each batch has them evenly spread. The two stacks are graded as well, with a weight of 0.3 each: so each of them learns for
-# itself what comes next, forward or backward (an *auxiliary loss*). When the model writes, only the merge is asked.
+# A network that must guess the clean character is graded by the *cross-entropy*, $-\log q_{x_0}$. That is all. We
+# only have to choose which noise levels to practice on: here every share of resampled characters,
+# $1-e^{-\bar\sigma}$, counts alike, and each batch has them evenly spread. The two stacks are graded as well, with a
+# weight of 0.3 each: so each of them learns for itself what comes next, forward or backward (an *auxiliary loss*).
+# When the model writes, only the merge is asked.
 
 
 # %%
@@ -259,21 +265,23 @@ for step in range(steps):
 seconds = time.time() - start
 
 # %% [markdown]
-# The name of the book's method is *score entropy* ([Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)). Its network answers
-# with ratios, the *score* $s_y = p_t(\dots y\dots)/p_t(x_t)$: how much more probable would the noisy text be with $y$ in this place? Bayes' rule turns our $q$ into
-# these ratios in one line. With $\kappa = V/(e^{\bar\sigma}-1)$,
+# The name of the book's method is *score entropy* ([Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)). Its
+# network answers with ratios, the *score* $s_y = p_t(\dots y\dots)/p_t(x_t)$: how much more probable would the noisy
+# text be with $y$ in this place? Bayes' rule turns our $q$ into these ratios in one line. With $\kappa =
+# V/(e^{\bar\sigma}-1)$,
 #
 # $$ s_y = \frac{1+\kappa\,q_y}{1+\kappa\,q_{x_t}}, \qquad
 #    \ell = \frac1V\sum_{y\ne x_t} s_y - a_y\log s_y + a_y(\log a_y - 1), $$
 #
-# where $a_y$ is the same ratio for a $q$ that knows the clean character for certain, and $\ell$ is the score entropy, 0 where
-# $s = a$. The two losses are relatives: if the noise of one character runs from nothing to infinity while all others stand
-# still, its score entropies add up to exactly $-\log q_{x_0}$. So both are smallest for the same $q$, and the
-# cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and measures the other).
+# where $a_y$ is the same ratio for a $q$ that knows the clean character for certain, and $\ell$ is the score entropy,
+# 0 where $s = a$. The two losses are relatives: if the noise of one character runs from nothing to infinity while all
+# others stand still, its score entropies add up to exactly $-\log q_{x_0}$. So both are smallest for the same $q$,
+# and the cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and measures the other).
 #
-# What score entropy is for, here, is a *number* that means something: summed over all characters and integrated over all the noise, it is an upper
-# bound on the negative log-likelihood of a text, the *negative ELBO* ([chapter 5](05_loss.ipynb), which also has two tiny terms from the
-# two ends of the noise). On average over the world, no model can get below the entropy.
+# What score entropy is for, here, is a *number* that means something: summed over all characters and integrated over
+# all the noise, it is an upper bound on the negative log-likelihood of a text, the *negative ELBO* ([chapter
+# 5](05_loss.ipynb), which also has two tiny terms from the two ends of the noise). On average over the world, no
+# model can get below the entropy.
 
 
 # %%
@@ -300,8 +308,8 @@ for sigma_bar in noise_level(t):
 bound = torch.trapezoid(torch.tensor(rates), t).item()
 
 # %% [markdown]
-# The figure shows where these nats come from, on sentences that the network has never seen. The area under the curve is the bound.
-# NATS
+# The figure shows where these nats come from, on sentences that the network has never seen. The area under the curve
+# is the bound. NATS
 
 # %%
 plt.fill_between(t, rates, alpha=0.4)
@@ -313,16 +321,17 @@ plt.show()
 # %% [markdown]
 # ## Writing: the noise backward
 #
-# Start with random characters and go back from one noise level, $\bar\sigma_t$, to the next lower one, $\bar\sigma_s$. Each character one step
-# earlier is drawn by Bayes' rule once more: what could it have been ($q$ after noise $\bar\sigma_s$), and could that have turned into what we
-# see, with the rest of the noise?
+# Start with random characters and go back from one noise level, $\bar\sigma_t$, to the next lower one,
+# $\bar\sigma_s$. Each character one step earlier is drawn by Bayes' rule once more: what could it have been ($q$
+# after noise $\bar\sigma_s$), and could that have turned into what we see, with the rest of the noise?
 #
 # $$ p(x_s = y \mid x_t) \propto \Big(e^{-\bar\sigma_s} q_y + \frac{1-e^{-\bar\sigma_s}}V\Big)
 #    \Big(e^{-(\bar\sigma_t-\bar\sigma_s)}[y=x_t] + \frac{1-e^{-(\bar\sigma_t-\bar\sigma_s)}}V\Big). $$
 #
-# It is exact for each character. The one approximation of the method is that all characters are drawn at once, each without knowing what the others are about
-# to become; so we take many steps. The *cosine* grid takes large ones at first, and ever smaller ones as the text takes shape.
-# [Chapter 7](07_sampler.ipynb) derives the step, and measures what it costs to draw all characters at once.
+# It is exact for each character. The one approximation of the method is that all characters are drawn at once, each
+# without knowing what the others are about to become; so we take many steps. The *cosine* grid takes large ones at
+# first, and ever smaller ones as the text takes shape. [Chapter 7](07_sampler.ipynb) derives the step, and measures
+# what it costs to draw all characters at once.
 
 
 # %%
@@ -352,7 +361,8 @@ texts = [decode(tokens).rstrip() for tokens in states[-1]]
 print(*texts[:10], sep="\n")
 
 # %% [markdown]
-# Are these sentences? We do not have to trust our eyes: a text is flawless if it is one of the world's, to the last letter.
+# Are these sentences? We do not have to trust our eyes: a text is flawless if it is one of the world's, to the last
+# letter.
 
 # %%
 flawless = set(texts) & set(world)
@@ -366,7 +376,8 @@ print(f"{len(flawless)} different sentences, {len(new)} of them never seen in tr
 #
 # ## Watch it write
 #
-# Here is one text on its way, in eight of its states, from noise to the last step. A period marks where the sentence ends.
+# Here is one text on its way, in eight of its states, from noise to the last step. A period marks where the sentence
+# ends.
 
 # %%
 for i in torch.linspace(0, len(states) - 1, 8).long().tolist():
@@ -384,8 +395,9 @@ for state in states:
 # ## The check: the same as the package
 #
 # This page was written to be short. In the package every formula is compared with an independent truth: a matrix
-# exponential, a sum over all cases, a world small enough to enumerate. So it is enough that both agree. The next cell (open it
-# to see it) compares the noise level, the kernel, the score, the score entropy, the reverse step and the time grid.
+# exponential, a sum over all cases, a world small enough to enumerate. So it is enough that both agree. The next cell
+# (open it to see it) compares the noise level, the kernel, the score, the score entropy, the reverse step and the
+# time grid.
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import transition
@@ -422,13 +434,13 @@ if not SMOKE:
 # %% [markdown]
 # ## Change it safely
 #
-# In `add_noise`, divide by `V - 1` instead of `V`: the last check fails at the kernel. In the network, start both stacks from
-# `x + place`, without the shifts: the check for blindness fails. The package is guarded in the same way, by tests such as
-# `test_transition_gives_the_rows_of_the_matrix` and `test_every_position_depends_on_every_other_and_nothing_else`:
-# edit a chapter, then `make export && pytest tests/`.
+# In `add_noise`, divide by `V - 1` instead of `V`: the last check fails at the kernel. In the network, start both
+# stacks from `x + place`, without the shifts: the check for blindness fails. The package is guarded in the same way,
+# by tests such as `test_transition_gives_the_rows_of_the_matrix` and
+# `test_every_position_depends_on_every_other_and_nothing_else`: edit a chapter, then `make export && pytest tests/`.
 #
-# **Exercise 1: infilling.** Fix some characters, and let the model write the rest: after each step, put the known ones
-# back. Write four sentences like `ann has ___ ___ ____. she _____ them.`
+# **Exercise 1: infilling.** Fix some characters, and let the model write the rest: after each step, put the known
+# ones back. Write four sentences like `ann has ___ ___ ____. she _____ them.`
 
 
 # %% tags=["solution", "hide-input"]
@@ -448,7 +460,8 @@ assert all(text.startswith("ann has") and text.endswith("them.") for text in fil
 print(*filled, sep="\n")
 
 # %% [markdown]
-# **Exercise 2: how many steps?** Write 512 texts with 8, 16, 32, 64 and 128 steps. How does the share of flawless texts grow, and why?
+# **Exercise 2: how many steps?** Write 512 texts with 8, 16, 32, 64 and 128 steps. How does the share of flawless
+# texts grow, and why?
 
 # %% tags=["solution", "hide-input"]
 shares, set_of_world = {}, set(world)
@@ -475,9 +488,11 @@ assert SMOKE or shares[64] > shares[8]
 #
 # ## Where this stands in the field
 #
-# This page is uniform-state *discrete diffusion* ([D3PM, Austin et al. 2021](https://arxiv.org/abs/2107.03006)) with the bound of
-# SEDD and a hollow network. Most large models of the kind use masks instead, such as [MDLM](https://arxiv.org/abs/2406.07524) and
-# [LLaDA](https://arxiv.org/abs/2502.09992); [UDLM](https://arxiv.org/abs/2412.10193) and [Duo](https://arxiv.org/abs/2506.10892) went back to uniform noise,
+# This page is uniform-state *discrete diffusion* ([D3PM, Austin et al. 2021](https://arxiv.org/abs/2107.03006)) with
+# the bound of SEDD and a hollow network. Most large models of the kind use masks instead, such as
+# [MDLM](https://arxiv.org/abs/2406.07524) and [LLaDA](https://arxiv.org/abs/2502.09992);
+# [UDLM](https://arxiv.org/abs/2412.10193) and [Duo](https://arxiv.org/abs/2506.10892) went back to uniform noise,
 # which lets a model correct itself. [Where the ideas come from](../book/history.md) tells the rest.
 #
-# Go on with [chapter 1](01_tokenizer.ipynb). Or, if you have met all this before, with [chapter 5](05_loss.ipynb), where the mathematics is.
+# Go on with [chapter 1](01_tokenizer.ipynb). Or, if you have met all this before, with [chapter 5](05_loss.ipynb),
+# where the mathematics is.
