@@ -309,7 +309,8 @@ bound = torch.trapezoid(torch.tensor(rates), t).item()
 
 # %% [markdown]
 # The figure shows where these nats come from, on sentences that the network has never seen. The area under the curve
-# is the bound. NATS
+# is the bound. Nearly all of it lies between $t=0.6$, where 14 % of the characters are resampled, and $t=0.9$, where
+# nearly all are: there it is decided which sentence it will be. Below, most errors are easy to correct.
 
 # %%
 plt.fill_between(t, rates, alpha=0.4)
@@ -372,12 +373,16 @@ print(f"{seconds:.0f} seconds of training; {share:.1%} of {len(texts)} texts are
 print(f"{len(flawless)} different sentences, {len(new)} of them never seen in training")
 
 # %% [markdown]
-# PLACEHOLDER
+# More than nine of ten are sentences, to the last letter, with the right pronoun, the right *s*, and the right last
+# word. About one in twelve of them was never shown in training, and one in twelve of the whole world was held out:
+# the model writes those as readily as the others. It has learned the pattern, not the list. And the bound lies about
+# half a nat per sentence above the entropy: no more is left to learn. [Chapter 9](09_evaluation.ipynb) asks such
+# questions with error bars.
 #
 # ## Watch it write
 #
-# Here is one text on its way, in eight of its states, from noise to the last step. A period marks where the sentence
-# ends.
+# Here is one text on its way, in eight of its states, from noise to the last step. The frame of the sentence stands
+# first, then the words, and at the end single letters are corrected.
 
 # %%
 for i in torch.linspace(0, len(states) - 1, 8).long().tolist():
@@ -429,7 +434,7 @@ grid, levels = noise_grid(64), noise_levels(GeometricNoise(), 64, "cosine").floa
 assert ((-grid).exp() - (-levels).exp()).abs().max() < 2e-4  # the package starts at SIGMA_MIN
 print("time grid      agrees")
 if not SMOKE:
-    assert share > 0.85 and bound < entropy + 1.5
+    assert share > 0.88 and bound < entropy + 1
 
 # %% [markdown]
 # ## Change it safely
@@ -461,15 +466,29 @@ print(*filled, sep="\n")
 
 # %% [markdown]
 # **Exercise 2: how many steps?** Write 512 texts with 8, 16, 32, 64 and 128 steps. How does the share of flawless
-# texts grow, and why?
+# texts grow, and why? Then let each step go all the way back to clean text, and add fresh noise up to $\bar\sigma_s$.
+# How does that compare?
+
 
 # %% tags=["solution", "hide-input"]
-shares, set_of_world = {}, set(world)
+@torch.no_grad()
+def write_afresh(count: int, num_steps: int) -> Tensor:
+    x_t = torch.randint(V, (count, L))
+    for sigma_bar_t, sigma_bar_s in pairwise(noise_grid(num_steps)):
+        log_q = model(x_t, sigma_bar_t)[0]
+        clean = reverse_step(log_q, x_t, sigma_bar_t, torch.tensor(0.0))
+        x_t = draw(add_noise(clean, sigma_bar_s))
+    return x_t
+
+
+def share_of(tokens: Tensor) -> float:
+    return sum(decode(x).rstrip() in every_sentence for x in tokens) / len(tokens)
+
+
+every_sentence, count = set(world), 16 if SMOKE else 512
 for num_steps in (8, 16) if SMOKE else (8, 16, 32, 64, 128):
-    last = write(model, 16 if SMOKE else 512, num_steps)[-1]
-    shares[num_steps] = sum(decode(x).rstrip() in set_of_world for x in last) / len(last)
-    print(f"{num_steps:4} steps: {shares[num_steps]:.3f}")
-assert SMOKE or shares[64] > shares[8]
+    one, other = write(model, count, num_steps)[-1], write_afresh(count, num_steps)
+    print(f"{num_steps:4} steps: {share_of(one):.3f}, with fresh noise {share_of(other):.3f}")
 
 # %% [markdown]
 # ## Summary
