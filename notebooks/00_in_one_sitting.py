@@ -77,7 +77,7 @@ print(*world[::9001], f"{len(world):,} sentences, entropy {entropy:.2f} nats", s
 # %% [markdown]
 # The words are free, but two things must agree across the sentence: the name decides between *he* and *she*, and the
 # number decides both the *s* of the animal and the last word, *it* or *them*. A model that only knows which letters
-# are common near each other gets these wrong.
+# are common near each other often gets these wrong.
 #
 # With $N$ equally probable sentences, the *entropy* is $\log N$. It is the smallest average *negative log-likelihood*
 # that any model can reach: nobody can predict better. [Chapter 2](02_stories.ipynb) builds such a world for whole
@@ -274,9 +274,10 @@ seconds = time.time() - start
 #    \ell = \frac1V\sum_{y\ne x_t} s_y - a_y\log s_y + a_y(\log a_y - 1), $$
 #
 # where $a_y$ is the same ratio for a $q$ that knows the clean character for certain, and $\ell$ is the score entropy,
-# 0 where $s = a$. The two losses are relatives: if the noise of one character runs from nothing to infinity while all
-# others stand still, its score entropies add up to exactly $-\log q_{x_0}$. So both are smallest for the same $q$,
-# and the cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and measures the other).
+# 0 where $s = a$. The two losses are relatives: let the noise of one character run from nothing to infinity while all
+# others stand still, and its expected score entropy adds up to exactly $-\log q_{x_0}$. So both are smallest for the
+# same $q$, and the cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and measures the
+# other).
 #
 # What score entropy is for, here, is a *number* that means something: summed over all characters and integrated over
 # all the noise, it is an upper bound on the negative log-likelihood of a text, the *negative ELBO* ([chapter
@@ -374,10 +375,9 @@ print(f"{len(flawless)} different sentences, {len(new)} of them never seen in tr
 
 # %% [markdown]
 # More than nine of ten are sentences, to the last letter, with the right pronoun, the right *s*, and the right last
-# word. About one in twelve of them was never shown in training, and one in twelve of the whole world was held out:
-# the model writes those as readily as the others. It has learned the pattern, not the list. And the bound lies about
-# half a nat per sentence above the entropy: no more is left to learn. [Chapter 9](09_evaluation.ipynb) asks such
-# questions with error bars.
+# word. Some were never shown in training, about as large a share as was held out of the world, one in twelve. It has
+# learned the pattern, not the list. And the bound lies about half a nat per sentence above the entropy: at most that
+# much is left to learn. [Chapter 9](09_evaluation.ipynb) asks such questions with error bars.
 #
 # ## Watch it write
 #
@@ -488,6 +488,7 @@ def share_of(tokens: Tensor) -> float:
 every_sentence, count = set(world), 16 if SMOKE else 512
 for num_steps in (8, 16) if SMOKE else (8, 16, 32, 64, 128):
     one, other = write(model, count, num_steps)[-1], write_afresh(count, num_steps)
+    # Smaller steps draw less at once, so less of it contradicts the rest.
     print(f"{num_steps:4} steps: {share_of(one):.3f}, with fresh noise {share_of(other):.3f}")
 
 # %% [markdown]
