@@ -22,7 +22,7 @@ PAGE = "book/api"
 GOOGLE = Config()
 SUPPORT = {"UserError": "support.errors", "StepResult": "support.progress"}  # on the page as well
 ROOT = Path(__file__).parents[1]
-CHAPTER = re.compile(r"notebooks/0?([1-9]\d*|[A-Z])_\w+")
+CHAPTER = re.compile(r"notebooks/0?(\d+|[A-Z])_\w+")
 MATH = re.compile(r"(``.*?``)|(?:(\w)?\$([^$]+)\$(?=(\w)?))", re.DOTALL)
 RETURNS = re.compile(r"^Returns:\n((?: {4}.*\n?|\n)+)", re.MULTILINE)
 

@@ -289,6 +289,12 @@ def test_a_demonstration_imports_from_earlier_chapters_only(book, export, line):
     assert complaint in export()
 
 
+def test_chapter_0_looks_ahead(book, export):
+    overview = "# %% [markdown]\n# # All\n\n# %%\nimport ddlm_core.wall\n"
+    (book / "notebooks/00_all.py").write_text(overview)
+    assert export() == ""
+
+
 def test_docstrings_comments_and_texts_do_not_count_as_code(book, export):
     padding = '    """One.\n' + "\n    More.\n" * 20 + '    """\n' + "    # why\n\n" * 20
     edit(book, "02_wall.py", "    return letters", padding + "    return letters")
