@@ -9,7 +9,7 @@
 # %% [markdown]
 # # How good is it, really?
 #
-# *About 48 minutes. You need: the entropy of [chapter 2](02_stories.ipynb), the bound of [chapter 5](05_loss.ipynb), the
+# *About 50 minutes. You need: the entropy of [chapter 2](02_stories.ipynb), the bound of [chapter 5](05_loss.ipynb), the
 # sampler of [chapter 7](07_sampler.ipynb). You will have: confidence intervals that were put to the test, and an ideal
 # network to compare with.*
 #

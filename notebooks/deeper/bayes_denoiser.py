@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Two billion stories in one sum
 #
-# *About 12 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: Bayes' rule over all stories in milliseconds, and a check that lists
+# *About 10 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: Bayes' rule over all stories in milliseconds, and a check that lists
 # the stories one by one.*
 #
 # **We have** Bayes' rule for the story behind a noisy text, $p(x_0\mid x_t)\propto p(x_0)\,(1+\kappa)^{m(x_0,\,x_t)}$, where $m$ counts the places at which

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # A relay, and its control
 #
-# *About 12 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: a tempting experiment, the control that takes its conclusion away, and two
+# *About 10 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: a tempting experiment, the control that takes its conclusion away, and two
 # measures that can fail.*
 #
 # **We have** a trained network that writes broken stories, and a Bayes-optimal denoiser that writes none.

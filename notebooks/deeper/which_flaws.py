@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Which flaws?
 #
-# *About 7 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: a look at seventy broken samples, and the blind spots of the
+# *About 5 minutes. You need: [chapter 9](../09_evaluation.ipynb). You will have: a look at seventy broken samples, and the blind spots of the
 # bundled network.*
 #
 # **We have** samples of the bundled network, and the share of them that is flawless.
