@@ -10,9 +10,9 @@ import time
 import torch
 
 from ddlm_core import DiffusionPipeline, stories
+from ddlm_core.bound import validation_bound
 from ddlm_core.data import evaluation_loader
 from ddlm_core.evaluation import wilson
-from ddlm_core.training import validation_bound
 
 
 def parser() -> argparse.ArgumentParser:

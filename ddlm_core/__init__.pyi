@@ -1,6 +1,7 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
 from . import absorbing as absorbing
 from . import animation as animation
+from . import bound as bound
 from . import config as config
 from . import data as data
 from . import evaluation as evaluation
@@ -15,6 +16,7 @@ from . import pipeline as pipeline
 from . import reference as reference
 from . import reverse as reverse
 from . import sampler as sampler
+from . import sampling_options as sampling_options
 from . import settings as settings
 from . import stories as stories
 from . import tiny_world as tiny_world

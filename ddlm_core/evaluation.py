@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddlm_core.bound import window_nats
 from ddlm_core.graph import ScoreModel
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.objective import low_discrepancy_times
 from ddlm_core.stories import STORIES, log_prob, options, parts_of
 from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import PAD_ID
-from ddlm_core.training import window_nats
 
 __all__ = [
     "Estimate",

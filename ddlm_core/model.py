@@ -147,7 +147,6 @@ class Block(nn.Module):
         self, x: Tensor, context: Tensor | None, cond: Tensor, angles: Tensor, attn_mask: Tensor
     ) -> Tensor:
         """From x (B, L, n_embd) to the same shape; it attends to ``context`` (B, M, n_embd), or to itself.
-
         ``cond`` (B, cond_dim) is the noise level; ``angles`` and ``attn_mask`` as in ``Attention``.
         With ``gradient_checkpointing`` the inner values are computed again in the backward pass.
         """

@@ -3,14 +3,13 @@
 
 import json
 import math
-import re
 import secrets
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import HFValidationError, HTTPError
@@ -21,26 +20,17 @@ from torch import Tensor
 from ddlm_core.animation import Animation, Frame, draw, iter_frames
 from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.sampler import SCHEDULES, DenoisingStep, denoising_steps, sample_generators
-from ddlm_core.support.checks import check_choice, check_range
+from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
+from ddlm_core.sampling_options import SamplingOptions
+from ddlm_core.support.checks import check_range
 from ddlm_core.support.drawing import Picture
 from ddlm_core.support.errors import UserError, error_context
-from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.support.hardware import pick_device
 from ddlm_core.support.live import notebook_cell, show_in_other_cells, watch
 from ddlm_core.support.models import model_folder
-from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
+from ddlm_core.tokenizer import CharacterLevelTokenizer
 
-__all__ = [
-    "load_model",
-    "encode_template",
-    "default_churn",
-    "SamplingOptions",
-    "TextStep",
-    "PretrainedModel",
-    "WatchedAnimation",
-    "DiffusionPipeline",
-]
+__all__ = ["load_model", "TextStep", "PretrainedModel", "WatchedAnimation", "DiffusionPipeline"]
 
 
 def _read_config(path: Path) -> DiscreteDiffusionConfig:
@@ -70,73 +60,6 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
             raise UserError(f"{bad[0]} holds NaN or infinity")
         model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
-
-
-def encode_template(
-    template: str, seq_len: int | None, config: DiscreteDiffusionConfig
-) -> tuple[Tensor, Tensor]:
-    r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
-
-    A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` is an underscore. Without ``seq_len`` the template
-    is the whole text, with it the beginning of one of L = ``seq_len`` characters.
-
-    Raises:
-        UserError: the model of ``config`` cannot fill it in; one line says why.
-    """
-    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda m: "_" * int(min(float(m[1]), 9999)), template)
-    characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
-    room, count = config.block_size if seq_len is None else seq_len, len(characters)
-    if not 1 <= count <= room:
-        raise UserError(f"the template has {count} characters, there is room for 1 to {room}")
-    text = "".join(filter(None, characters))
-    if unknown := config.tokenizer.unknown_characters(text):
-        raise UserError(f"the model does not know {', '.join(map(repr, unknown))} of the template")
-    length = count if seq_len is None and not config.padded else room
-    mask = torch.full((length,), seq_len is None)  # after the template: <PAD> is given, or all free
-    mask[:count] = torch.tensor([character is not None for character in characters])
-    if mask.all():
-        raise UserError("the template has no blank: write _ for each character to fill in")
-    tokens = torch.full((length,), PAD_ID)
-    tokens[:count][mask[:count]] = config.tokenizer.encode(text)
-    return tokens, mask
-
-
-def default_churn(config: DiscreteDiffusionConfig) -> float:
-    """1, or 0 for a model whose sampler can draw no fresh noise."""
-    return float(config.process.supports_churn and config.parametrization == "denoiser")
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How a text is written, and the defaults of everything that writes: command, web page, playground.
-
-    Raises:
-        UserError: one line, if a value makes no sense for any model.
-    """
-
-    seq_len: int | None = None  # characters; None: as many as the model takes
-    num_steps: Annotated[int, Limits(1, 100_000)] = 128
-    schedule: str = "cosine"  # one of SCHEDULES: where the steps lie
-    temperature: Annotated[float, Limits(0.001, 1000)] = 1.0  # below 1 is surer
-    churn: Annotated[float | None, Limits(0, 1)] = None  # share of fresh noise; see default_churn
-    template: str | None = None  # see encode_template
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_choice(SCHEDULES, schedule=self.schedule)
-
-    def arguments(self, config: DiscreteDiffusionConfig) -> dict[str, Any]:
-        """Arguments of ``denoising_steps``; a ``UserError`` if the model of ``config`` cannot do that."""
-        found = vars(self) | {
-            "seq_len": config.block_size if self.seq_len is None else self.seq_len
-        }
-        check_range(1, config.block_size, seq_len=found["seq_len"])
-        if self.churn is None:
-            found["churn"] = default_churn(config)
-        if self.template is not None:
-            tokens, mask = encode_template(self.template, self.seq_len, config)
-            found |= {"template": tokens, "condition_mask": mask, "seq_len": len(mask)}
-        return found
 
 
 @dataclass(frozen=True)

@@ -917,7 +917,9 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 # second time, at the lowest noise. Chapter 9 asks about many copies of one window, and at that noise nearly all of them are still
 # equal. So each different text goes through the network once (`unique`), and `which` hands its answer to all copies.
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:bound", "hide-input"]
+"""The bound on negative log-likelihoods, estimated on validation windows."""
+
 from collections.abc import Callable
 from itertools import islice
 
@@ -937,7 +939,7 @@ class Bound:
     bits_per_character: float  # padding is no character
 
 
-# %% tags=["export"]
+# %% tags=["export:bound"]
 @torch.inference_mode()
 def window_nats(
     model: ScoreModel,
@@ -962,7 +964,7 @@ def window_nats(
     return (diffusion + last + prior) * x_0.shape[1]
 
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:bound", "hide-input"]
 def validation_bound(
     model: DiscreteDiffusionTransformer, loader: DataLoader, max_windows: int, seed: int = 0
 ) -> Bound:

@@ -238,10 +238,10 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 import torch
 from torch import Tensor
 
+from ddlm_core.bound import window_nats
 from ddlm_core.graph import ScoreModel
 from ddlm_core.noise import NoiseSchedule, resample_probability
 from ddlm_core.objective import low_discrepancy_times
-from ddlm_core.training import window_nats
 
 
 def spread_times(

@@ -333,7 +333,9 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
 # * **Padded stories stay padded.** The bundled model has only seen windows of 160 tokens: a story, then `<PAD>`. So if the template is the
 #   whole text, the rest of the window is given as `<PAD>`: here the story has ended. With `seq_len`, give such a model its full 160.
 
-# %% tags=["export"]
+# %% tags=["export:sampling_options"]
+"""How a text is written: templates, and the options of generation with their limits."""
+
 import re
 
 from torch import Tensor
@@ -444,7 +446,7 @@ print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 # With a churn of 1, each step draws the noise that is left afresh. In 64 steps the bundled model then writes 0.930 flawless stories, and 0.654 with
 # a churn of 0 ([chapter 9](09_evaluation.ipynb)). Between 64 and 256 steps chapter 9 finds no difference, so 128 are on the safe side.
 
-# %% tags=["export", "hide-input"]
+# %% tags=["export:sampling_options", "hide-input"]
 from dataclasses import dataclass
 from typing import Annotated, Any
 

@@ -3,7 +3,8 @@
 import torch
 
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import DiffusionPipeline, encode_template
+from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.sampling_options import encode_template
 
 
 def read_back(template: str, seq_len: int | None = None, **changes) -> str:

@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
 def write_texts(args: argparse.Namespace) -> None:
     """Load the model and print what it writes, or write it to a file."""
     with whole_file(args.output, args.num_samples) as path:
-        from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions, default_churn
+        from ddlm_core.pipeline import DiffusionPipeline
+        from ddlm_core.sampling_options import SamplingOptions, default_churn
 
         pipeline = DiffusionPipeline.from_pretrained(
             args.model, device=args.device, revision=args.revision

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.animation import Animation, characters, make_frames
-from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions, default_churn, encode_template
+from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import SCHEDULES
+from ddlm_core.sampling_options import SamplingOptions, default_churn, encode_template
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.live import SECONDS_BETWEEN, status, text_html

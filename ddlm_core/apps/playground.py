@@ -8,8 +8,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from ddlm_core.animation import Frame, draw, iter_frames
-from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions, default_churn
+from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import SCHEDULES
+from ddlm_core.sampling_options import SamplingOptions, default_churn
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.live import live_html, noise_plot
 

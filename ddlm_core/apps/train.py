@@ -13,8 +13,9 @@ from ddlm_core.support.errors import UserError, error_context
 from ddlm_core.support.presets import CONFIGS, plain_values, register_defaults
 
 if TYPE_CHECKING:
+    from ddlm_core.bound import Bound
     from ddlm_core.settings import TrainingConfig
-    from ddlm_core.training import Bound, Trainer
+    from ddlm_core.training import Trainer
 
 HELP = """ddlm-train: train a discrete diffusion language model.
 

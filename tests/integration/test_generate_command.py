@@ -19,7 +19,7 @@ from PIL import Image
 
 from ddlm_core.apps import generate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import SamplingOptions, default_churn
+from ddlm_core.sampling_options import SamplingOptions, default_churn
 from ddlm_core.support.errors import UserError
 
 COMMAND = [sys.executable, "-m", "ddlm_core.apps.generate", "--device", "cpu"]

@@ -6,7 +6,8 @@ import re
 import pytest
 
 import ddlm_core
-from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions
+from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.sampling_options import SamplingOptions
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from ddlm_core.bound import Bound
 from ddlm_core.support import progress
 from ddlm_core.support.progress import Report, StepResult, StopSignals, read_log
-from ddlm_core.training import Bound
 
 
 def test_the_log_goes_on_where_the_checkpoint_was(tmp_path, capsys):

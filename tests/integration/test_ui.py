@@ -20,7 +20,8 @@ import torch
 
 from ddlm_core.apps import page, ui
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.pipeline import DiffusionPipeline, SamplingOptions
+from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.sampling_options import SamplingOptions
 from pages import CONTRAST, WITHOUT_NAME
 
 # model, template, go on?, length, samples, steps, schedule, temperature, churn, seed

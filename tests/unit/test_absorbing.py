@@ -20,6 +20,7 @@ from ddlm_core.absorbing import (
     with_mask,
 )
 from ddlm_core.animation import encode_pictures
+from ddlm_core.bound import validation_bound
 from ddlm_core.data import evaluation_loader
 from ddlm_core.evaluation import bound_draws, estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
@@ -32,7 +33,7 @@ from ddlm_core.reverse import analytic_probs, reverse_probs
 from ddlm_core.sampler import SCHEDULES, denoising_steps, noise_levels, sample_generators
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.worlds import MaskedWorld, three_letter_words
-from ddlm_core.training import Trainer, validation_bound
+from ddlm_core.training import Trainer
 
 INF = math.inf
 

@@ -18,14 +18,8 @@ from safetensors.torch import save
 from ddlm_core import pipeline as module
 from ddlm_core.evaluation import Estimate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
-from ddlm_core.pipeline import (
-    DiffusionPipeline,
-    SamplingOptions,
-    _text_tokens,
-    default_churn,
-    encode_template,
-    load_model,
-)
+from ddlm_core.pipeline import DiffusionPipeline, _text_tokens, load_model
+from ddlm_core.sampling_options import SamplingOptions, default_churn, encode_template
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import PAD_ID

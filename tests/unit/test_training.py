@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from ddlm_core.bound import validation_bound, window_nats
 from ddlm_core.data import POCKET, evaluation_loader, setup_dataloaders
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.objective import (
@@ -21,7 +22,7 @@ from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.checkpoints import LATEST, PREVIOUS, read_checkpoint
 from ddlm_core.support.errors import UserError
 from ddlm_core.testing import same_bits, tiny_network, tiny_trainer
-from ddlm_core.training import update_weights, validation_bound, window_nats
+from ddlm_core.training import update_weights
 
 
 def generator(seed=0):
