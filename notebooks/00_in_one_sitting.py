@@ -80,9 +80,8 @@ print(*world[::9001], f"{len(world):,} sentences, entropy {entropy:.2f} nats", s
 # are common near each other often gets these wrong.
 #
 # With $N$ equally probable sentences, the *entropy* is $\log N$. It is the smallest average *negative log-likelihood*
-# that any model can reach: nobody can predict better. [Chapter 2](02_stories.ipynb) builds such a world for whole
-# stories. We keep 2,048 sentences out of training, so that we can see later whether the model learned the rule or
-# only a list.
+# that any model can reach. [Chapter 2](02_stories.ipynb) builds such a world for whole stories. We keep 2,048
+# sentences out of training, so that we can see later whether the model learned the rule or only a list.
 #
 # The model works on characters. Short sentences are filled up with spaces, so that all have the same length $L$
 # ([chapter 1](01_tokenizer.ipynb) has a proper tokenizer).
@@ -121,8 +120,7 @@ V, L
 #
 # The noise level depends on a time $t$ from 0 to 1, and is *geometric*: it grows by equal factors in equal times,
 # from almost nothing to so much that nothing is left, $\bar\sigma(t) = 0.0001^{1-t}\cdot 20^{\,t}$. Here is one
-# sentence at five noise levels. At 0.1 about a tenth of it is resampled ($1-e^{-0.1}=0.095$); at 1 it is hard to
-# read.
+# sentence at five noise levels. At 0.1 about a tenth of it is resampled ($1-e^{-0.1}=0.095$).
 
 # %%
 SIGMA_MIN, SIGMA_MAX = 1e-4, 20.0
@@ -172,8 +170,8 @@ for sigma_bar in torch.tensor([0.0001, 0.1, 0.5, 1.0, 20.0]):
 # transformer whose layers all look both ways would leak it: a neighbor sees it, and hands it back one layer later.
 # The *hollow transformer* ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)) cannot. One stack of blocks reads
 # from left to right, another from right to left. At position $i$ the first knows only what lies to its left, the
-# second only what lies to its right; a last block attends to both, and merges them. Here is the smallest that does
-# the job. [Chapter 6](06_model.ipynb) builds a better one, piece by piece.
+# second only what lies to its right; a last block attends to both, and merges them. [Chapter 6](06_model.ipynb)
+# builds a better one, piece by piece.
 
 
 # %%
@@ -363,8 +361,7 @@ texts = [decode(tokens).rstrip() for tokens in states[-1]]
 print(*texts[:10], sep="\n")
 
 # %% [markdown]
-# Are these sentences? We do not have to trust our eyes: a text is flawless if it is one of the world's, to the last
-# letter.
+# Are these sentences? A text is flawless if it is one of the world's, to the last letter.
 
 # %%
 flawless = set(texts) & set(world)
@@ -389,7 +386,7 @@ for i in torch.linspace(0, len(states) - 1, 8).long().tolist():
     print(f"{i:3}  {decode(states[i][0])}")
 
 # %% [markdown]
-# On a running notebook the next cell plays all of it in one line; in the stored page only the last state is left.
+# Run the next cell to watch it in one line; the stored page keeps the last state.
 
 # %%
 for state in states:
@@ -399,10 +396,9 @@ for state in states:
 # %% [markdown]
 # ## The check: the same as the package
 #
-# This page was written to be short. In the package every formula is compared with an independent truth: a matrix
-# exponential, a sum over all cases, a world small enough to enumerate. So it is enough that both agree. The next cell
-# (open it to see it) compares the noise level, the kernel, the score, the score entropy, the reverse step and the
-# time grid.
+# In the package every formula is compared with an independent truth: a matrix exponential, a sum over all cases, a
+# world small enough to enumerate. So it is enough that both agree. The next cell (open it to see it) compares the
+# noise level, the kernel, the score, the score entropy, the reverse step and the time grid.
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import transition
@@ -488,7 +484,7 @@ def share_of(tokens: Tensor) -> float:
 every_sentence, count = set(world), 16 if SMOKE else 512
 for num_steps in (8, 16) if SMOKE else (8, 16, 32, 64, 128):
     one, other = write(model, count, num_steps)[-1], write_afresh(count, num_steps)
-    # Smaller steps draw less at once, so less of it contradicts the rest.
+    # Smaller steps draw less at once; what many steps leave are errors of the network.
     print(f"{num_steps:4} steps: {share_of(one):.3f}, with fresh noise {share_of(other):.3f}")
 
 # %% [markdown]
