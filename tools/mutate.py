@@ -24,6 +24,8 @@ from subprocess import Popen, TimeoutExpired
 from typing import NamedTuple
 
 MORE_TESTS = {
+    "bound": ["tests/unit/test_training.py", "tests/test_training.py"],
+    "sampling_options": ["tests/unit/test_pipeline.py", "tests/test_pipeline.py"],
     "reverse": ["tests/test_sampler.py", "tests/unit/test_sampler.py"],
     "animation": ["tests/integration/test_renderers.py"],
     "training": ["tests/test_data.py"],
