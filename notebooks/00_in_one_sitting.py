@@ -404,7 +404,8 @@ for state in states:
 from ddlm_core.forward import transition
 from ddlm_core.loss import denoiser_log_score, score_entropy_loss
 from ddlm_core.noise import GeometricNoise
-from ddlm_core.sampler import analytic_probs, noise_levels
+from ddlm_core.reverse import analytic_probs
+from ddlm_core.sampler import noise_levels
 
 x_0, sigma_bar = data[:4], torch.tensor([0.01, 0.3, 1.0, 5.0])
 x_t = draw(kernel(x_0, sigma_bar))

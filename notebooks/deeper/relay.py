@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -48,7 +46,8 @@ from ddlm_core.graph import Denoiser
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.noise import resample_probability
 from ddlm_core.reference import BayesDenoiser
-from ddlm_core.sampler import denoising_steps, noise_levels, reverse_probs, sample_generators
+from ddlm_core.reverse import reverse_probs
+from ddlm_core.sampler import denoising_steps, noise_levels, sample_generators
 
 smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the page runs
 folder = Path(str(files("ddlm_core"))) / "pretrained/pocket-stories"
