@@ -55,8 +55,8 @@ step | {"░": one_back / now}
 
 # %% [markdown]
 # Compare chapters 5 to 7. A resampled letter looks like a clean one, so the model had to weigh how far
-# to trust each letter that it saw. Here it need not: letters are true, masks are blank. In texts of
-# more than one letter, the work that remains is to predict the masked letters from the visible ones.
+# to trust each letter that it saw. Here it need not: letters are true, masks are blank. In longer texts,
+# all that remains is to predict the masked letters from the visible ones.
 #
 # Three things could be called a mask. The *mask token* is `░`. The *mask ratio* $f$ is the share of positions
 # that show it. And the `condition_mask` of the code marks *given* letters, which are never masked: the
@@ -68,7 +68,7 @@ step | {"░": one_back / now}
 # | $\bar\sigma$, $\sigma$ | `sigma_bar`, `sigma` | total noise and its rate, as before |
 # | $f$, $f'$ | | mask ratio, $1-e^{-\bar\sigma}$, now (at time $t$) and one step back (at $t'$, in the code `s`) |
 # | $q_y$ | `log_q` (its log) | the denoising distribution of a position |
-# | $s_y$, $a_y$ | `log_score`, `a` | the ratio of probabilities, estimated and true |
+# | $s_y$, $a_y$ | `log_score`, `a` | the ratio of probabilities at $y$ and at $x_t$: estimated, and true once $x_0$ is known |
 
 # %% [markdown]
 # ## One state more
@@ -170,8 +170,8 @@ class LogLinearNoise:
 # As in [chapter 7](07_sampler.ipynb): words of two letters from `a b c`, *ab* 0.4, *bc* 0.3, *ca* 0.2, and
 # the six other words share 0.1. With the mask there are four states and $4^2=16$ noisy texts. For each
 # position, the Bayes-optimal network goes through the words that fit the visible letters at the *other*
-# positions, and adds up what they have here. So its $q$ at a visible letter does not know that letter: see
-# the first row of `a░` below.
+# positions, and adds up what they have here. So its $q$ at a visible letter does not know that letter: below,
+# position 1 of `a░` has the same $q$ as position 1 of `░░`.
 #
 # It does not use the noise level. What lies under a mask depends on the letters that are visible, and *not on
 # how much noise there is*. In symbols: a text $x_t$ of $L$ letters, of which $v$ are visible, $x_v$, has the
@@ -186,7 +186,7 @@ class LogLinearNoise:
 # %%
 from ddlm_core.support.worlds import three_letter_words
 
-world = three_letter_words()
+world = three_letter_words()  # the fourth state of a position is the mask
 for text in ("░░", "a░", "░c"):
     x_t = torch.tensor([["abc░".index(letter) for letter in text]])
     q = world.denoise(x_t, torch.tensor([1.0])).exp()[0]
@@ -214,8 +214,8 @@ for text in ("░░", "a░", "░c"):
 #
 # $$ s_y = \frac{(1-f)\,q_y}{f} = \frac{q_y}{e^{\bar\sigma}-1}. $$
 #
-# A letter has no way back, for nothing turns into a letter. Its ratios, though they are not 0, are never
-# used; the code puts 0 there, and 1 at $y=x_t$, as always.
+# At a letter there is no way back, for nothing turns into a letter. The ratios there are not 0, but no jump
+# uses them; the code puts 0, and 1 at $y=x_t$, as always.
 
 # %% tags=["export"]
 from torch.nn.functional import one_hot
@@ -273,8 +273,8 @@ test_score_is_the_ratio_of_the_marginals()
 # $$ \ell = \sum_{y\ne x_t} Q(y\to x_t)\,\big(s_y - a_y\log s_y + a_y(\log a_y-1)\big). $$
 #
 # With uniform noise every rate is $1/V$. Here $Q(y\to x_t)$ is 1 if $x_t$ is the mask, and 0 if it is a
-# letter: letters cost nothing. At a mask, the true ratio is
-# $a_{x_0}=1/(e^{\bar\sigma}-1)$ at the clean letter and 0 at all others, which leave just $s_y$:
+# letter: letters cost nothing. As in chapter 5, training knows $x_0$, so $a_y$ is the ratio *given* $x_0$. At
+# a mask it is $a_{x_0}=(1-f)/f=1/(e^{\bar\sigma}-1)$ for the clean letter and 0 for all others, which leave just $s_y$:
 #
 # $$ \ell = \sum_{y\ne x_0,\,x_t} s_y + a_{x_0}\,(e^{d}-1-d), \qquad d = \log s_{x_0}-\log a_{x_0}. $$
 #
@@ -348,8 +348,8 @@ test_loss_of_a_denoiser_is_cross_entropy()
 #
 # The product uses $e^{-\bar\sigma_{t'}}(1-e^{-\Delta}) = e^{-\bar\sigma_{t'}}-e^{-\bar\sigma_t} = f-f'$, and
 # its sum over $y$ is $f$. Divide, and the formula from above is there. At a letter, only the same letter can
-# have become it. The probability that it survived, $e^{-\Delta}$, is a factor that all $y$ share, so the code
-# puts 1 in its place: in the first step, where $\Delta=\infty$, a given letter would else get $0/0$.
+# have become it. It survived with probability $e^{-\Delta}$, a factor that cancels, so the code puts 1 in its
+# place: in the first step, where $\Delta=\infty$, a given letter would otherwise get $0/0$.
 
 
 # %% tags=["export"]
@@ -549,9 +549,10 @@ def test_two_factors_of_the_uniform_step_are_the_kernel():
 test_two_factors_of_the_uniform_step_are_the_kernel()
 
 # %% [markdown]
-# And the new one. Two flags say what the plain sampler cannot do with it. To add fresh noise between steps
-# (churn) would put masks into a finished text, where no later step is sure to unmask them. And log-scores
-# alone do not lead back: the Euler step and the staggered score of chapter 7 use the rates of uniform noise.
+# And the new one. Two flags say which parts of chapter 7 are written for uniform noise only. *Churn* adds
+# random letters back between steps; its counterpart here would mask letters again, which this book does not
+# build ([ReMDM](https://arxiv.org/abs/2503.00307) does). And the steps that need nothing but log-scores, Euler's and the staggered score,
+# contain the uniform rates.
 
 # %% tags=["export", "hide-input"]
 from ddlm_core.graph import Graph
@@ -606,8 +607,8 @@ class AbsorbingGraph(Graph):
 ABSORBING = AbsorbingGraph()
 
 # %% [markdown]
-# Does the general step, with these two factors, unmask with probability $(f-f')/f$ and never touch a letter,
-# given ones included? Also from infinite noise:
+# With these two factors, the general step unmasks with probability $(f-f')/f$ and never touches a letter, from
+# infinite noise, too:
 
 # %% tags=["test"]
 from ddlm_core.reverse import analytic_probs
@@ -629,23 +630,26 @@ test_each_mask_opens_with_the_share_that_opens()
 # %% [markdown]
 # ## The area under the loss is the entropy
 #
-# The identity of chapter 5 must hold here as well: with the true $q$, the mean of the bound over the data is
-# the entropy of the data. Here one can see why. Give each letter of a word a random time, uniform in $[0,1]$,
+# The identity of chapter 5 holds here as well: with the true $q$, the mean of the bound over the data is
+# the entropy of the data. And here one can see why. Give each letter of a word a random time, uniform in $[0,1]$,
 # at which it is masked. Going back from $t=1$, the letter with the *largest* time is unmasked first. For the
 # times 0.3, 0.8 and 0.5:
 #
 # ```
 # time t       1.0        0.8         0.5         0.3
 # text         ░░░   →    ░a░    →    ░at    →    tat
-# paid                 −log q_a    −log q_t    −log q_t
+# cost                 −log q_a    −log q_t    −log q_t
 # ```
 #
 # Each letter is predicted from those unmasked before it, and the negative log-likelihoods add up to
 # $-\log p(x_0)$: the chain rule, whatever the order. The integral averages over all times, and so over all
 # orders. A masked diffusion model is an *any-order autoregressive model*
-# ([Hoogeboom et al. 2021](https://arxiv.org/abs/2110.02037)). Where is $\tfrac1t$? The sum under the integral
-# counts a letter whenever it is *masked*, which has probability $t$; divided by $t$, it counts as if it were
-# unmasked just now.
+# ([Hoogeboom et al. 2021](https://arxiv.org/abs/2110.02037)).
+#
+# Where does $\tfrac1t$ come from? Between $t$ and $t-dt$ a letter is unmasked with probability $dt$, and only then does it cost
+# something. The sum under the integral counts it whenever it is still *masked* at $t$, which has probability
+# $t$. Either way each other letter is visible with probability $1-t$, so the two differ just by the factor $t$, and
+# dividing by it sets that right.
 #
 # For our world: nine words, 16 texts, and an integrand that is a polynomial in $t$. Eight nodes of
 # Gauss–Legendre quadrature integrate it exactly. Nothing is sampled.
@@ -675,8 +679,8 @@ test_area_is_the_entropy()
 print("area    {:.12f} nats\nentropy {:.12f} nats".format(*exact_area()))
 
 # %% [markdown]
-# To the last digit, and without chapter 5's small differences at the ends: there is no noise at $t = 0$ and
-# no text at $t = 1$.
+# They agree to the last digit. The small terms that chapter 5 had at the ends are gone: there is no noise at
+# $t = 0$ and no text at $t = 1$.
 #
 # ## Sampling
 #
@@ -686,6 +690,7 @@ print("area    {:.12f} nats\nentropy {:.12f} nats".format(*exact_area()))
 # %%
 from ddlm_core.sampler import denoising_steps, sample_generators
 
+# the graph tells the sampler which noise this is
 world, four = three_letter_words(ABSORBING), {"num_steps": 4, "schedule": "fraction"}
 generators = sample_generators(19, 6)
 for step in denoising_steps(world, LogLinearNoise(), 6, 2, generator=generators, **four):
@@ -693,21 +698,20 @@ for step in denoising_steps(world, LogLinearNoise(), 6, 2, generator=generators,
     print(f"mask ratio {-math.expm1(-step.sigma_bar):4.2f}   {shown}")
 
 # %% [markdown]
-# A letter that is unmasked never changes again. That is a property of this *sampler*, and the usual one for
-# masked models. It is no law of the noise: [ReMDM](https://arxiv.org/abs/2503.00307) masks some letters again
-# on the way, and so corrects itself. With uniform noise every step may revise.
+# A letter that is unmasked never changes again. That is a property of this *sampler*, the usual one for
+# masked models, and no law of the noise: ReMDM masks some letters again on the way, and so corrects itself. With
+# uniform noise every step may revise.
 #
-# How far is the result from the true language? Steps have the same flaw as in chapter 7: letters unmasked in
-# the same step are drawn independently (the *factorization error*). In a word of two letters, this is the
-# only way to go wrong. Each letter is unmasked in one of the $N$ steps, all with the same probability if
-# steps are equal in $f$, and whatever the other letter does. So both share a step with probability $1/N$.
-# Then they are drawn independently; otherwise the word is a draw from the true language:
+# How far is the result from the true language? Letters unmasked in the same step are drawn independently,
+# which is the *factorization error* of chapter 7. Look at the fourth word: both of its letters come in one
+# step, and *aa* is a rare word. With two letters this is the only way to go wrong. If steps are equal in
+# $f$, each letter is unmasked in any of the $N$ steps with the same probability, whatever the other letter does. So
+# both share a step with probability $1/N$, and otherwise the word is a draw from the true language:
 #
 # $$ p_N = \Big(1-\frac1N\Big)\,p_{\text{data}} + \frac1N\,p_1p_2 , $$
 #
-# with $p_1p_2$ the product of the letter frequencies. The total variation distance must
-# be that of a single step, divided by $N$. Exactly, not about. We follow the probabilities of
-# all 16 texts, as in chapter 7.
+# with $p_1p_2$ the product of the letter frequencies. So the total variation distance is exactly that of a
+# single step, divided by $N$. We follow the probabilities of all 16 texts, as in chapter 7.
 
 # %% tags=["test"]
 from ddlm_core.reverse import reverse_probs
@@ -737,9 +741,9 @@ for n in (1, 2, 4, 16, 64):
 
 # %% [markdown]
 # **Infilling comes for free.** In chapter 7 a model had to be told which letters are given; one that read a
-# given *b* as a noisy *b* was wrong by 13 % even after 1,024 steps. Here a visible letter is true anyway, and
-# a given one is nothing special. If one letter is left to write, no two can share a step, and the result is
-# exact in any number of steps. Here the first letter is given, a *b*:
+# given *b* as a noisy *b* was off by a total variation distance of 0.13 even after 1,024 steps. Here a visible
+# letter is true anyway, and a given one is nothing special. If one letter is left to write, no two can share a
+# step, and the result is exact in any number of steps. Here the first letter is given, a *b*:
 
 # %%
 start = (world.texts == torch.tensor([1, 3])).all(-1).double()  # b░
@@ -754,8 +758,9 @@ print("ba, bb, bc:", found[4:7].numpy().round(4))
 # ## The same training
 #
 # Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one word more:
-# `graph="absorbing"` in the configuration. It is small, and the run is short. Before training it pays about
-# $\log 106$ for each of 160 characters, 746 nats; the numbers below are estimates from 16 windows.
+# `graph="absorbing"` in the configuration. It is small, and the run is short. An untrained network takes all
+# 106 tokens for equally likely, so a window of 160 costs $160\log 106 = 746$ nats. What is printed is an estimate from
+# 16 windows, each at one mask ratio; before training, its standard deviation is 46 nats.
 
 # %% tags=["hide-input"]
 import os
@@ -784,8 +789,8 @@ print(
 )
 
 # %% [markdown]
-# So short a training makes no stories, but it shows how a run looks: press play. Masks disappear, and
-# what is visible stays.
+# So short a training makes no stories, but it shows what a run looks like. Masks disappear, and what is
+# visible stays.
 
 # %%
 from ddlm_core import DiffusionPipeline
@@ -794,12 +799,12 @@ pipeline = DiffusionPipeline(trainer.average, device="cpu")
 pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fraction", seed=0)
 
 # %% [markdown]
-# The loss of this run was the plain cross-entropy of chapter 8, at every position that is not given, masked
-# or visible, without a weight. There, with uniform noise, it was only related to the bound. **With masks, it
-# *is* the bound.** The network does not hear the letter at its own position, so $q$ there is the same whether
-# the letter is masked or not. A letter that counts always, with weight 1, and one that counts with
-# probability $t$, with weight $\tfrac1t$, then come to the same on average; the first scatters less, and
-# predicting a visible letter teaches as much as predicting a masked one.
+# What did the trainer minimize? Not `mask_loss`, but the plain cross-entropy of chapter 8: $-\log q$ of the clean
+# letter at every position that is not given, masked or visible, without a weight. With uniform noise this was
+# only related to the bound. **With masks, it *is* the bound**, on average. The network does not see the letter at its own
+# position, so its $q$ there is the same whether that letter is masked or not. To count a letter always, with
+# weight 1, or only when it is masked, with probability $t$ and weight $\tfrac1t$, comes to the same, since the
+# trainer draws $t$ uniformly. The first has less variance: a visible letter teaches as much as a masked one.
 #
 # ## Two noises compared
 #
@@ -850,17 +855,17 @@ plt.show()
 
 # %% [markdown]
 # At this budget masks are ahead, by 7 nats of 40. That fits what we saw by hand: a visible letter can be
-# trusted, so there is less to find out. In the samples it does not show. None of 32 is flawless, which leaves
-# room for a share of up to 11 %, with so few steps behind either network. So this compares how fast two
-# networks *begin* to learn, of one size, on one world, from one seed, and no more.
+# trusted, so there is less to find out. In the samples it does not show: none of 32 is flawless with either
+# noise, which leaves room for a share of up to 11 %. So this compares how fast two networks *begin* to learn, of
+# one size, on one world, from one seed, and no more.
 
 # %% [markdown]
 # ## Change it safely
 #
 # 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is
-#    `log_q.log_softmax(-1)`. `test_posterior_never_believes_in_the_mask` fails. So does
-#    `test_step_is_a_distribution_at_the_extremes`, which asks that no mask be left at the end, and the
-#    cross-entropy is no longer what comes out.
+#    `log_q.log_softmax(-1)`. The unit test `test_posterior_never_believes_in_the_mask` fails. So does
+#    `test_step_is_a_distribution_at_the_extremes`, which asks that no mask be left at the end, and
+#    `test_loss_of_a_denoiser_is_cross_entropy`.
 # 2. Unmask with the wrong probability: in `mask_likelihood`, let `at_mask` be 1 for every state.
 #    `test_each_mask_opens_with_the_share_that_opens` fails. From pure noise, where $\Delta=\infty$, the two
 #    are the same, so a single look at the first step would not tell.
@@ -928,8 +933,8 @@ beliefs
 # ## Summary
 #
 # With a mask, noise hides letters and does not falsify them. The kernel, the score and the step back are one
-# line each; score entropy becomes cross-entropy with the weight $1/t$; the noise must be endless, and a mask
-# ratio that grows in proportion to time is the natural schedule. The area under the loss is the entropy of
+# line each; score entropy becomes cross-entropy with the weight $1/t$; the total noise must grow to infinity, and
+# the simplest schedule has the mask ratio $f = t$. The area under the loss is the entropy of
 # the data, exactly. The loss, the trainer, the measurements and the loop of the sampler ask the noise through
 # one interface; only churn, the Euler step and networks that output scores are for uniform noise alone.
 #

@@ -129,8 +129,8 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
 
 # %% [markdown]
 # Read them twice. A story can look fine and still not agree with itself: a name changes on the way, a *he* follows a girl's name, one thing is lost and
-# another one is found. How many are flawless, to the last character? In 64 steps 0.930 of 1,000 (95 % interval 0.912 to 0.944), says
-# [chapter 9](09_evaluation.ipynb), and with 256 steps it finds no difference. With 8 steps the story comes at once, and words begin to fall apart:
+# another one is found. How many are flawless, to the last character? [Chapter 9](09_evaluation.ipynb) counts
+# a share of 0.930 among 1,000 stories of 64 steps (95 % interval 0.912 to 0.944), and finds no difference with 256 steps. With 8 steps the story comes at once, and words begin to fall apart:
 
 # %% tags=["hide-input"]
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
@@ -138,9 +138,9 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # Four more options decide how a text is written.
 #
-# * `--temperature 0.8` makes the likely more likely: in 64 steps 0.956 are then flawless, and chapter 9 finds no sign that they are less diverse.
+# * `--temperature 0.8` makes likely characters more likely: in 64 steps a share of 0.956 is then flawless, and chapter 9 finds no sign that they are less diverse.
 # * `--churn`, from 0 to 1, says how much of its noise each step draws afresh. At 1, the default, a character that was drawn wrongly gets a new chance in each step. At
-#   0, as in the paper, it mostly stays, and 0.654 are flawless.
+#   0, as in the paper of this method ([SEDD](https://arxiv.org/abs/2310.16834)), it mostly stays, and a share of 0.654 is flawless.
 # * `--schedule` says where the steps are: `cosine`, the default, makes them shorter towards the end. `fraction` and `linear` are the
 #   other time grids of [chapter 7](07_sampler.ipynb).
 # * `--device` says where: `cpu`, `cuda`, or `mps` on a Mac. Only `cpu` has been tried.
@@ -169,19 +169,19 @@ run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 
 # %% [markdown]
 # What goes wrong here? The number of blanks is part of the question. This text has to end right after them, and no story that begins like this is so
 # short. So the model breaks off in the middle of a word, and Jack gets a *her*. If the length does not matter, give the beginning alone and a
-# `--seq-len`. Then the model decides where the story ends. The most is the length of the windows that it was trained on, 160 for ours.
+# `--seq-len`. Then the model decides where the story ends. The longest text has the length of the windows that it was trained on, 160 for ours.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-steps 32")
 
 # %% [markdown]
-# An underscore that is one is written `\_`.
+# A real underscore in the text is written `\_`.
 #
 # ### Watch
 #
 # `ddlm-generate --visualize` draws each step over the one before. What a step has changed is
 # magenta, bold and underlined. A dot is padding, which in the end should stand only after the story; `↵` is a line
-# break, `⇥` a tab, `�` an unknown character. The line below counts the steps, says how much noise is left, and how many characters the step has
+# break, `⇥` a tab, `�` an unknown character. The line below counts the steps, says how much noise is left (pure noise is 20, a finished text 0), and how many characters the step has
 # changed. Ctrl-C stops it. Here are three of the pictures that it draws, without the colors:
 
 # %% tags=["hide-input"]
@@ -236,7 +236,7 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32 | wc -w")
 # %% [markdown]
 # ### When something is wrong
 #
-# A mistake, on purpose. It gets one line that says what is wrong and what to do about it, and the exit code 2, before any work is done. A traceback
+# Here is a mistake, on purpose. It gets one line that says what is wrong and what to do about it, and the exit code 2, before any work is done. A traceback
 # and the exit code 1 would be a mistake of ours. `DDLM_DEBUG=1` in the environment shows the traceback of every error.
 
 # %% tags=["hide-input"]
@@ -291,8 +291,8 @@ run(f"ddlm-train {first_part} | tail -6")
 # A *window* is what the network sees at once: `context_length` characters. A nat is 1.44 bits.
 #
 # An untrained network of this book takes all 106 tokens for equally likely. That costs $\log_2 106 = 6.73$ bits per character, 298 nats per window of 64. The number
-# at `before` is a rough measurement of it, from 53 windows at one random noise level each, and happens to be high. Over 400 seeds of the noise, measured apart, its mean was 298 nats and its
-# standard deviation 25; seven of them gave 357 or more, as here.
+# at `before` is a rough estimate of it, from 53 windows at one random noise level each, and happens to be high: over 400 seeds of the noise, such an estimate had a
+# mean of 298 nats and a standard deviation of 25, and seven of the 400 were 357 or more, as here.
 #
 # After 60 steps a character is much cheaper. Let the model write. Below, we list the words that the poem has, too:
 
@@ -309,7 +309,7 @@ def words_of_the_poem(text: str) -> str:
 print("words of the poem:", words_of_the_poem(outputs[-1]))
 
 # %% [markdown]
-# It has learned which letters are common, and that there are spaces and short lines. Words would be much to ask after 60 steps.
+# It has learned which letters are common, and that there are spaces and short lines. After 60 steps, whole words would be a lot to ask.
 #
 # ### Stop, and go on
 #
@@ -384,7 +384,7 @@ run("ddlm-generate --model tinystories-cpu --seed 1")
 # a model that cannot do it. The story in the picture is a broken one: Cora lost the ball, and Nora says thank you. The bundled model mixes up
 # these two above all.
 #
-# Whatever the page does, it asks of its server, and so can a program. The collapsed cell starts the command, asks for the template from above, and
+# Whatever the page does, it asks its server to do, and a program can ask the same. The collapsed cell starts the command, asks for the template from above, and
 # stops it as Ctrl-C would.
 
 # %% tags=["hide-input"]
@@ -408,7 +408,7 @@ print(texts)
 assert texts.split("\n\n") == filled.splitlines()  # same seed, same texts, whoever asks
 
 # %% [markdown]
-# These are the texts that the command line wrote for seed 1. The page, the command and your program go
+# Exit code 130 is what Ctrl-C leaves. The texts are those that the command line wrote for seed 1. The page, the command and your program go
 # through one loop, so with the same options a seed means the same everywhere.
 #
 # ## In a program of your own
@@ -512,6 +512,6 @@ assert "val_dataset_name: rain.txt" in outputs[-1]
 #
 # ## Where this stands in the field
 #
-# The pipeline follows the manners of Hugging Face's libraries: a folder with `config.json` and [safetensors](https://github.com/huggingface/safetensors), `from_pretrained`,
+# The pipeline follows the conventions of Hugging Face's libraries: a folder with `config.json` and [safetensors](https://github.com/huggingface/safetensors), `from_pretrained`,
 # `push_to_hub`. It needs neither `transformers` nor `diffusers`. For large diffusion language models to use, begin with those whose weights are open, such as
 # [LLaDA](https://arxiv.org/abs/2502.09992) and [Dream](https://arxiv.org/abs/2508.15487); both use masks ([appendix A](A_absorbing.ipynb)). The page is made with [Gradio](https://www.gradio.app), the settings with Hydra.
