@@ -54,7 +54,7 @@ ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 # %% [markdown]
 # The `!` has become `<UNK>`, and two `<PAD>` follow. On the way back, `<UNK>` shows as `�` and padding as nothing.
 #
-# That is the whole idea. What remains is to choose the list, and to make it fast.
+# That is the whole idea. What remains is to choose the list, and to make the look-up fast.
 #
 # ## Why characters, and why no `<MASK>`
 #
@@ -64,14 +64,14 @@ ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 # * **The vocabulary is small.** Chapter 3 writes the noise as a matrix with one row and one column per
 #   token. With 106 tokens it has 11,236 entries, and we can check every formula against it. With the 50,257
 #   tokens of GPT-2 it has 2.5 billion.
-# * **One token is one character.** Noise that changes a token changes one letter, in its place. With *bytes*,
-#   a vocabulary of 256 without any `<UNK>`, it could break a character into bytes that are not text.
+# * **One token is one character.** Noise that changes a token changes one letter, in its place. If tokens were
+#   *bytes*, a vocabulary of 256 without any `<UNK>`, noise could leave bytes that are no text at all.
 #
 # The price: sequences are several times longer, and the network has to learn spelling.
 #
 # If you know masked diffusion models, such as [MDLM](https://arxiv.org/abs/2406.07524) or
 # [LLaDA](https://arxiv.org/abs/2502.09992), you will look for a `<MASK>`. There is none, because our noise is
-# *uniform*: it replaces a character by any token of the list, and needs no extra one.
+# *uniform*: it replaces a character by a token of the list, each equally likely, and needs no extra one.
 # [Appendix A](A_absorbing.ipynb) adds the mask. Nor is there a token for the beginning or the end of a text:
 # `<PAD>` marks where it has ended.
 
@@ -95,8 +95,8 @@ _ON_THE_KEYBOARD = string.digits + string.ascii_letters + string.punctuation + "
 VOCAB: tuple[str, ...] = (*SPECIAL_TOKENS, *_ON_THE_KEYBOARD, *"“”‘’—–…")
 
 # %% [markdown]
-# A trained model knows its tokens by id only. So a saved model takes its vocabulary along: at most 256 tokens,
-# so that an id fits in one byte. One that comes from a file is checked first:
+# A trained model knows its tokens by id only. So its vocabulary is saved with it. A vocabulary that comes from a
+# file is checked first; among other things, it has at most 256 tokens, so that an id fits in one byte:
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Iterable
@@ -128,9 +128,9 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
 [ord(character) for character in "cab!"]
 
 # %% [markdown]
-# So let a table $T$ answer, with the id of the character at entry $p$ and `<UNK>` everywhere else. If $m$ is the
-# largest code point that we know, it has the entries $0$ to $m$, and one more: every larger code point is
-# *clipped* to $m + 1$, and finds `<UNK>`.
+# So let a table $T$ answer: entry $p$ holds the id of the character with code point $p$, or that of `<UNK>`. If
+# $m$ is the largest code point in our list, the table has the entries $0$ to $m$, and one more: every larger code
+# point is *clipped* to $m + 1$, and finds `<UNK>`.
 #
 # $$ \mathrm{id}(p) = T[\min(p,\; m + 1)] $$
 #
@@ -145,8 +145,8 @@ small_table[95:]  # the entries from 95 on
 
 # %% [markdown]
 # NumPy looks up a whole array at once, and `np.take(…, mode="clip")` applies the minimum. The code points come
-# from the encoding UTF-32, which is nothing but the code points, four bytes each. (`surrogatepass` lets half
-# characters from damaged files through; they become `<UNK>`.)
+# from the encoding UTF-32, which is nothing but the code points, four bytes each. (`surrogatepass` lets lone
+# *surrogates* through, halves of characters from damaged files; they become `<UNK>`.)
 
 
 # %% tags=["export"]
@@ -268,8 +268,8 @@ tokenizer.decode(tokenizer.encode(menu)), tokenizer.unknown_characters(menu)
 # cell. The striped cells with a dot are `<PAD>`.
 #
 # If you come from `transformers`, note what is missing: no attention mask, no label `-100`. To the model, `<PAD>`
-# is a token like all others. It is attended to, noised, and counted in the loss; by writing it, a story gets to
-# say "the end". Noise may also write a `<PAD>` or an `<UNK>` into the middle, and a bad sample may keep one.
+# is a token like all others. It is attended to, noised, and counted in the loss; the model writes it to say "the
+# end". Noise may also put a `<PAD>` or an `<UNK>` into the middle, and a text that the model writes may keep one.
 
 # %% tags=["hide-input"]
 from html import escape
@@ -317,10 +317,10 @@ show_tokens(tokenizer.pad(story, 80), tokenizer)
 # ## The check: a round trip loses nothing
 #
 # For any text of our characters, decoding the encoding gives the text back. "Any" is a large word, so
-# [Hypothesis](https://hypothesis.readthedocs.io) makes up a hundred texts as `given` describes them
-# (*property-based testing*). In the second test the texts hold anything that Unicode has. Each unknown character
+# [Hypothesis](https://hypothesis.readthedocs.io) makes up a hundred texts of the kind that `given` describes
+# (*property-based testing*). In the second test they may hold any character of Unicode. Each unknown character
 # must become one `�`, and no text may forge a special token: the five characters `<PAD>` are five ids. A third,
-# collapsed test asks table and dictionary for every code point that exists, all 1,114,112.
+# collapsed test compares the table with a dictionary on all 1,114,112 code points.
 
 # %% tags=["test"]
 import hypothesis
@@ -378,10 +378,10 @@ test_the_table_agrees_with_a_dictionary_on_all_of_unicode()
 # ## Change it safely
 #
 # Your stories have accents? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
-# stay. Three unit tests must fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`, because they
-# list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a good id. Teach them the new list. A
-# model trained with the old one cannot use it, and no test can tell you that. The command:
-# `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
+# stay. Three unit tests must fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`, because
+# they list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a valid id. Change their numbers to
+# those of the new list. A model that is already trained keeps its old list, so you need to train a new one. The
+# command: `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
 #
 # **Exercise 1.** Without changing `VOCAB`, make a tokenizer that also knows `é`. How many tokens does it have,
 # and what is left unknown in `menu`? (Expected: 107, and the two characters `ï` and `☕`.)
@@ -394,8 +394,8 @@ len(french), french.unknown_characters(menu), french.decode(french.encode(menu))
 
 # %% [markdown]
 # **Exercise 2.** The *uniform baseline*, a model that knows nothing, gives all $V$ tokens the same probability
-# $1/V$. An outcome of probability $P$ takes $\log_2(1/P)$ bits to write down ($P = \tfrac18$, one of eight: 3 bits). How
-# many is that per character? (Expected: $\log_2 106 = 6.728$. A model must do better.)
+# $1/V$. An outcome of probability $P$ takes $\log_2(1/P)$ bits to write down ($P = \tfrac18$, one of eight: 3 bits).
+# How many is that per character? (Expected: $\log_2 106 = 6.728$. A model must do better.)
 
 # %% tags=["solution", "hide-input"]
 import math
@@ -424,6 +424,6 @@ round(bits, 3)
 # grouped by the network in [BLT](https://arxiv.org/abs/2412.09871) and
 # [H-Net](https://arxiv.org/abs/2507.07955). [D3PM](https://arxiv.org/abs/2107.03006), an early discrete
 # diffusion model, also generates text by characters. Our class is not a Hugging Face tokenizer: it needs no
-# `transformers`, and its vocabulary lies in the `config.json` of the model.
+# `transformers`, and its vocabulary is stored in the `config.json` of the model.
 #
 # Next: [a world that we know exactly](02_stories.ipynb).

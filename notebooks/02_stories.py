@@ -47,10 +47,10 @@ if "google.colab" in sys.modules:
 # | *Lily slept.* | ½ · ½ = ¼ |
 # | *Tom slept.* | ¼ |
 #
-# How much does a story tell you? The measure is its *surprisal* $-\log p$, where $p$ is its probability; of a
-# model's $p$ one says *negative log-likelihood*, NLL. What was sure ($p = 1$) has surprisal 0, and where
-# probabilities multiply, surprisals add. With the natural logarithm, the unit is the *nat*; a nat is
-# $1/\log 2 = 1.4427$ bits.
+# How much does a story tell you? The measure is its *surprisal* $-\log p$, where $p$ is its probability; when
+# $p$ comes from a model, it is called *negative log-likelihood*, NLL. What was certain ($p = 1$) has surprisal 0, and
+# where probabilities multiply, surprisals add. With the natural logarithm, the unit is the *nat*; a nat is $1/\log 2
+# = 1.4427$ bits.
 #
 # The *entropy* $H$ of the world is the average surprisal:
 #
@@ -60,7 +60,8 @@ if "google.colab" in sys.modules:
 # $\log 2$, the name costs $\log 2$, and half of the time the thing costs another $\log 2$.
 #
 # What costs *nothing* is the little word `her` or `his`, because the name has decided it. This *agreement* makes
-# a world worth learning: in `Lily lost his hat.` each word is spelled well, and still its probability is 0.
+# a world worth learning: in `Lily lost his hat.` every word is spelled correctly, and still the story has probability
+# 0.
 #
 # ## The lower bound
 #
@@ -222,9 +223,10 @@ HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", *
 # ```
 #
 # All words of a variable have the same length, and so have the alternatives of an alternation; only `he` and
-# `she` differ. Our noise replaces characters and never inserts one, so a longer word moves everything behind it,
-# and a model must find out about the move before it can get anything right. We spare our small model that; real
-# text does not ([chapter 10](10_pipeline.ipynb)).
+# `she` differ. Our noise replaces characters and never inserts one, so characters stay in their places. If words had
+# different lengths, a model would first have to find out, under the noise, how long each word is, because a longer
+# one shifts all characters after it. We spare our small model that; real text does
+# not ([chapter 10](10_pipeline.ipynb)).
 
 # %% tags=["export", "hide-input"]
 VARIABLES: dict[str, tuple[Word, ...]] = {
@@ -282,8 +284,8 @@ PLOTS = (
 )
 
 # %% [markdown]
-# `sample` draws stories; the same seed gives the same ones. `MAX_LENGTH` is the size of the *window* that a model
-# reads (its *context length*).
+# `sample` draws stories; the same seed gives the same ones, and another seed gives others to test on.
+# `MAX_LENGTH` is the size of the *window* that a model reads (its *context length*).
 
 # %% tags=["export"]
 STORIES = Grammar(PLOTS, VARIABLES)
@@ -307,13 +309,13 @@ for story in sample(3, seed=5):
 # %% [markdown]
 # ## How probable is a text?
 #
-# Now backward: how likely would our world tell exactly this text? Go through the parts as `tell` does, but follow
-# all options that agree with the text. Write $P(\text{parts}, x)$ for the probability that the parts write exactly
-# the text $x$, given the words drawn so far:
+# Now backward: how likely would our world tell exactly this text? Go through the parts in order, as `tell` does, but
+# follow all options that agree with the text. Write $P(\text{parts}, x)$ for the probability that the parts write
+# exactly the text $x$, given the words drawn so far:
 #
 # * if no parts are left, $P$ is 1 if no text is left either, else 0;
-# * if the first part has $k$ options, $P$ is $\tfrac1k$ times a sum over those whose text $x$ begins with. Each
-#   adds the probability that the parts which are then left write the text which is then left.
+# * if the first part has $k$ options, $P$ is $\tfrac1k$ times a sum over those options whose text is
+#   the beginning of $x$. Each adds the probability that the remaining parts write the rest of $x$.
 #
 # By hand, for `Tom lost his cup.`: the first template has probability $\tfrac12$, `Tom` is one option of two, `his`
 # one of one, `cup` one of two. Together, $\tfrac12\cdot\tfrac12\cdot 1\cdot\tfrac12 = \tfrac18$. A text with two
@@ -351,9 +353,10 @@ for text in ("Tom slept.", "Tom lost his cup.", "Lily lost his hat."):
 
 # %% [markdown]
 # As by hand. Now the same for whole worlds, small enough to list: the six stories, and our seven templates with a
-# handful of words. The list, `every_story` in a collapsed cell, comes from another source than our code: Python's
-# own `str.format`, which also knows fields like `{hero.his}`. (A second collapsed cell adds two harder worlds, and
-# `tests/unit` spoils a story of each template at every place: what is not a story must get $-\infty$.)
+# handful of words. The list, `every_story` in a collapsed cell, does not use our `options`, so an error there
+# would show: it fills the slots with Python's own `str.format`, which also understands fields like `{hero.his}`. (A
+# second collapsed cell adds two harder worlds, and `tests/unit` spoils a story of each template at every place: what
+# is not a story must get $-\infty$.)
 
 # %% tags=["test", "hide-input"]
 import itertools
@@ -463,7 +466,7 @@ print(f"{count():,} stories")
 print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits per story")
 
 # %% [markdown]
-# On small worlds, count and entropy must be what the lists say. On ours, the average surprisal of samples must meet
+# On small worlds, count and entropy must agree with the lists. On ours, the average surprisal of samples must meet
 # the entropy within four standard errors, which chance alone exceeds once in 16,000 seeds.
 
 
@@ -503,12 +506,13 @@ test_the_world_is_the_one_that_the_bundled_model_learned()
 # ## Between knowing nothing and knowing all
 #
 # The uniform baseline needs $160 \log 106 = 746$ nats for a window; the best possible model needs 18.95. *N-gram
-# models* give marks in between: they predict a character from the $n-1$ characters before it, by counting what
-# followed these in 10,000 training stories (in a collapsed cell). We measure on 1,000 others, in three units:
+# models* lie in between: they predict a character from the $n-1$ characters before it, by counting what followed
+# the same characters in 10,000 training stories. (*Additive smoothing*, in the collapsed cell, gives what was never
+# seen a small probability, too.) We measure on 1,000 other stories, in three units:
 #
 # | unit | from $N$ nats per story | meaning |
 # |---|---|---|
-# | nats per story | $N$ | NLL of a window of 160 tokens; padding adds nothing to $H$, the story decides it |
+# | nats per story | $N$ | NLL of a window of 160 tokens; padding adds nothing to $H$, since the story determines it |
 # | bits per character | $N / (160 \log 2)$ | yes-or-no questions per token of the window |
 # | perplexity per character | $e^{N/160}$ | as hard as a choice among so many equally likely tokens |
 
@@ -616,8 +620,9 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
 
 
 # %% [markdown]
-# The KL divergence bounds the fraction of flawless samples. That fraction is $m = \sum_x q(x)$, the probability that
-# the model gives to all true stories together. With sums over the true stories, and the same inequality,
+# The KL divergence bounds the fraction of flawless samples. Let $q(x)$ be the model's probability of the window
+# that holds story $x$ and then only `<PAD>`. The fraction is $m = \sum_x q(x)$, where sums run over the stories of the
+# world, as before. With the same inequality,
 # $\log u \le u - 1$, with $u = q/(mp)$:
 #
 # $$ \begin{aligned} -\,KL(p\,\|\,q) = \sum_x p \log\frac{q}{p} &= \log m + \sum_x p \log\frac{q}{m p} \\
@@ -630,8 +635,8 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
 # ## Change it safely
 #
 # Add a friend named `Kit` to the pals in `VARIABLES`. One test fails,
-# `test_the_world_is_the_one_that_the_bundled_model_learned`: that model has never heard of Kit. Teach the test the
-# new numbers if you mean to train your own.
+# `test_the_world_is_the_one_that_the_bundled_model_learned`: the trained model that comes with the book has never
+# heard of Kit. Change the test's numbers if you mean to train your own model.
 #
 # Then a plausible mistake: to have more balls, write `ball` twice among the things. `log_prob` is still right,
 # because it adds. But the grammar has become ambiguous, and `entropy` is too large, by 0.05 nats. Two more tests
