@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Score entropy
 #
-# *About 60 minutes. You need: [chapter 4](04_forward.ipynb), Bayes' rule, and the KL divergence by name. You
+# *About 55 minutes. You need: [chapter 4](04_forward.ipynb), Bayes' rule, and the KL divergence by name. You
 # will have: the loss of this book, checked against its definition, and its value explained: the area under it
 # is the entropy of the data.*
 #
@@ -19,9 +19,6 @@
 # **We want** a loss whose minimum is exactly what we need to run the corruption backward, and whose value means something.
 #
 # **Why**: a network only learns what its loss rewards.
-#
-# The road: what going backward takes (ratios of probabilities), a loss that asks for just these, a check that
-# its code is right, and then what its value means.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -100,8 +97,7 @@ before
 #
 # A text of $L$ characters is one of $V^L$. To give each a probability, a network must make $V^L$ numbers sum
 # to 1. It can easily produce any positive $g(x)$, but $p(x) = g(x)/\sum_z g(z)$ needs a sum that nobody can
-# compute. An autoregressive model avoids it by writing in order; ours has no order. But in a ratio the sum
-# cancels: $p(y)/p(x) = g(y)/g(x)$.
+# compute. In a ratio the sum cancels: $p(y)/p(x) = g(y)/g(x)$.
 #
 # And we need few ratios. Each position jumps on its own, so two jumps in one short moment have a
 # probability of order $\Delta^2$, and we may forget them. The neighbors of a text $x_t$ are the texts that
@@ -115,9 +111,7 @@ before
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
-# | $V$ | `vocab_size` | int | number of characters |
-# | $x_0$ | `x_0` | (B, L) | clean text, before any noise |
-# | $x_t$ | `x_t` | (B, L) | noised text; at $t=0$ it already has a little noise, $\bar\sigma_{\min}$, so it is *not* $x_0$ |
+# | $x_0$, $x_t$ | `x_0`, `x_t` | (B, L) | clean and noised text; at $t=0$ there is a little noise, $\bar\sigma_{\min}$ |
 # | $\bar\sigma$ | `sigma_bar` | (B,) | total noise so far |
 # | $\sigma$ | `sigma` | (B,) | noise per unit of time $t$ |
 # | $\log s_y$ | `log_score` | (B, L, V) | what the network says |
@@ -135,7 +129,7 @@ before
 # $$ \frac{p(y \mid x_0)}{(1-e^{-\bar\sigma})/V} = 1 + \kappa\,[y = x_0],
 #    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
 #
-# All that the noise level does is in this one number. For `k m o` at $\bar\sigma = 1$,
+# The noise level enters only through this one number. For `k m o` at $\bar\sigma = 1$,
 # $1+\kappa = 1 + 3/(e-1) = 2.746$. With $V = 106$, $\kappa$ is about a million at $\bar\sigma = 10^{-4}$ (the
 # letter has almost surely not moved) and $2\cdot10^{-7}$ at $\bar\sigma = 20$ (nobody can tell).
 
@@ -184,8 +178,8 @@ def log_ratio(sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor, vocab_size: i
 #
 # The network sees $x_t$, not $x_0$. Many clean texts could have become this $x_t$, each with its
 # own $a_y$. What is the right answer for all of them together? Their average, weighted by how
-# likely each clean text is, given $x_t$. In a longer text, let $y$ also stand for $x_t$ with the
-# letter $y$ at our position: the factors of all other positions cancel in $p(y\mid x_0)/p(x_t\mid x_0)$.
+# likely each clean text is, given $x_t$. In a longer text, let $y$ also stand for $x_t$ with $y$ at our
+# position: all other factors cancel in $p(y\mid x_0)/p(x_t\mid x_0)$.
 # With Bayes' rule $p(x_0 \mid x_t) = p_{\text{data}}(x_0)\,p(x_t \mid x_0)/p_t(x_t)$:
 #
 # $$ \mathbb E\big[a_y \mid x_t\big]
@@ -201,7 +195,7 @@ posterior @ ratios, p_t / p_t[1]
 
 # %% [markdown]
 # So we need a loss $\ell(s, a)$ whose average over noisy targets $a$ is smallest when $s$ is the
-# *mean* of $a$. The square $(s-a)^2$ is one such loss. It is not the best one, as we shall see.
+# *mean* of $a$. The square $(s-a)^2$ is one such loss, but not the best.
 #
 # ## Score entropy
 #
@@ -233,11 +227,11 @@ model = torch.tensor([delta / 3, 1 - 2 * delta / 3, delta / 3], dtype=torch.floa
 #
 # This is the *score entropy* of [SEDD](https://arxiv.org/abs/2310.16834) (Lou, Meng & Ermon 2024), in its
 # *denoising* form: the target is $a$, which we know, and not the marginal ratio, which we do not. Each term
-# is a *generalized KL divergence*, a KL between positive numbers that need not sum to 1, and so a *Bregman
-# divergence*, the one of $x\log x$. The $1/V$ is now explained: **it is the rate of each jump**. The paper
-# allows any weights; only the rates make the loss a KL divergence. The two terms of our example:
+# is a *generalized KL divergence*: a KL between positive numbers that need not sum to 1. The $1/V$ is now
+# explained: **it is the rate of each jump**. The paper allows any weights; only the rates make the loss a KL
+# divergence. The two terms of our example:
 
-# %%
+# %% tags=["hide-input"]
 by_hand = 0.0
 for y in (0, 2):  # every letter but x_t = m
     a_y, s_y = (kernel[0, y] / kernel[0, 1]).item(), 1.0
@@ -250,14 +244,13 @@ by_hand
 # $\frac1V a_y/s_y^2$ is positive everywhere. If $a_y$ varies from one clean text to another, the average
 # slope $\frac1V(1-\mathbb E[a_y]/s_y)$ is zero at $s_y = \mathbb E[a_y]$: the mean, as required.
 #
-# The figure shows this landscape. Left, one term of the sum against $s$, for the true ratios 0.3, 1 and
-# 5. Each curve touches zero at its own $a$, marked by a dot, and nowhere else. To the left each rises like
-#    $-a\log s$ without end: never say "impossible" to something that happens. To the right it rises like $s$.
-#    Right, our alphabet, seen from an `m`. The network must say two ratios, $s_k$ and $s_o$. For each clean
-#    letter the loss has its own lowest point, a cross with the letter beside it. The *average* loss, weighted
-#    by how likely each clean letter is given the `m`, is a valley between them; each line joins points of
-#    equal height. Its one lowest point, the dot, is the score. The height there is not 0: no answer is right
-#    for all three.
+# Left in the figure is one term of the sum against $s$, for the true ratios 0.3, 1 and 5. Each curve touches
+# zero at its own $a$, marked by a dot. To the left it rises like $-a\log s$ without end: never say
+# "impossible" to something that happens. To the right it rises like $s$. On the right is our alphabet, seen
+# from an `m`. The network must give two ratios, $s_k$ and $s_o$. For each clean letter the loss has its own
+# lowest point, a cross. The *average* loss, weighted by how likely each clean letter is given the `m`, is a
+# valley between them, drawn with contour lines. Its one lowest point, the dot, is the score. The height there
+# is not 0: no answer is right for all three.
 
 # %% tags=["hide-input"]
 # alt: Left: three valleys, each touching zero at its true ratio 0.3, 1 or 5, steep to the left and
@@ -305,8 +298,8 @@ plt.show()
 #
 # Since $e^d \ge 1 + d$, with equality at 0 only, $\ell \ge 0$ is plain to see. In the code, `expm1(d)` is
 # $e^d - 1$ without cancellation, and setting $d = 0$ takes an entry out of the sum. All $y$ other than $x_0$
-# and $x_t$ share one $a_y$, so no table of ratios is built. Which digits survive, and why one entry needs
-# `float64`, is measured in [The last digits of the loss](deeper/loss_precision.ipynb).
+# and $x_t$ share one $a_y$, so no table of ratios is built. [The last digits of the
+# loss](deeper/loss_precision.ipynb) measures how exact this is, and why one entry needs `float64`.
 
 
 # %% tags=["export"]
@@ -408,19 +401,17 @@ def test_loss_equals_the_sum():
 test_loss_equals_the_sum()
 
 # %% [markdown]
-# Other promises are kept in `tests/unit/test_loss.py`: the loss is never negative, its gradient is zero
-# exactly at the truth, and an absurd score may cost infinitely much, but is never `nan`.
+# `tests/unit/test_loss.py` checks that the loss is never negative and never `nan`, and that its gradient is
+# zero exactly at the truth.
 #
-# Such a check earns its place. One bug is in several public re-implementations, for example
-# [in this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py);
-# the code of the paper's authors is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ has the term of
-# $x_0$, with $a_{x_0} = 1+\kappa$, and $V-2$ terms with $a_y = 1$. The buggy line counts $x_0$ among those as
-# well, and all of them a little too low. It looks like a loss, and training with it goes down. But it is
-# *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too large at
-# $\bar\sigma = 1$, 3 and 5, and every other $s_y$ 1 % too small
-# ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum finds it at once. An example with
-# two letters does not, for there is no third letter to get wrong. Small examples are good; a single small
-# example is a trap.
+# Such a check earns its place. Several public re-implementations share one bug, for example
+# [this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py);
+# the code of the paper's authors is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ is
+# $(1+\kappa)\log s_{x_0}$ plus the other $V-2$ logarithms. The buggy line counts $\log s_{x_0}$ once more,
+# among the others, and multiplies these by $(V-2)/(V-1)$. It looks like a loss, and training with it goes down.
+# But it is *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too
+# large at $\bar\sigma = 1$, 3 and 5 ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum
+# finds it at once; the folded test shows that an example with only two letters would not.
 
 
 # %% tags=["test", "hide-input"]
@@ -438,7 +429,7 @@ def buggy_loss(log_score, sigma_bar, x_t, x_0):
     return torch.where(x_t == x_0, unmoved, positive - middle_moved + constant_moved)
 
 
-# %% tags=["test"]
+# %% tags=["test", "hide-input"]
 def test_the_bug_is_caught():
     def only_the_bug(log_score, *noise_and_texts):  # with our weight 1/V
         weight = (log_score.shape[-1] - 1) / log_score.shape[-1]
@@ -452,7 +443,7 @@ def test_the_bug_is_caught():
 test_the_bug_is_caught()
 
 # %% [markdown]
-# **Keep a slow version that cannot be wrong next to the fast one**, and compare them where it hurts.
+# **Keep a slow version that cannot be wrong next to the fast one**, and compare them on the hardest cases.
 
 # %% [markdown]
 # ## A world small enough to enumerate
@@ -461,9 +452,9 @@ test_the_bug_is_caught()
 # three letters from `a e n t`: $4^3 = 64$ texts, of which only seven, all words, ever occur.
 #
 # `World`, from `ddlm_core/support/worlds.py`, lists all $N = V^L$ texts and answers by counting; it knows no
-# formula of this chapter. `joint` is $p_{\text{data}}(x_0)\,p(x_t \mid x_0)$ for all pairs; its column sums
-# are $p_t$. `log_score` looks up $\log p_t$ at each neighbor, minus $\log p_t$ at the text itself. Called
-# with `(x_t, sigma_bar)`, a `World` stands in for a network: a Bayes-optimal one.
+# formula of this chapter. `joint` is $p_{\text{data}}(x_0)\,p(x_t \mid x_0)$ for all pairs, with column sums
+# $p_t$, and `log_score` is the score looked up in these. Called with `(x_t, sigma_bar)`, a `World` stands in
+# for a network: a Bayes-optimal one.
 
 # %% tags=["hide-input"]
 from ddlm_core.support.worlds import World, noise_nodes, small_worlds
@@ -515,9 +506,8 @@ def log_posterior(log_q: Tensor, sigma_bar: Tensor | float, x_t: Tensor) -> Tens
 
 
 # %% [markdown]
-# On enumerated worlds both can be compared with plain counting: the joint table of $(x_0, x_t)$, summed and
-# divided. We take three worlds with random probabilities. The test of the posterior is in
-# `tests/unit/test_loss.py`.
+# On enumerated worlds, here three with random probabilities, both can be compared with plain counting: the
+# joint table of $(x_0, x_t)$, summed and divided. The test of the posterior is in `tests/unit/test_loss.py`.
 
 
 # %% tags=["test"]
@@ -533,35 +523,32 @@ def test_denoiser_score_is_the_true_score():
 test_denoiser_score_is_the_true_score()
 
 # %% [markdown]
-# **Why not plain cross-entropy?** If the network gives $q$, one may ask it for the clean letter directly,
-# with the loss $-\log q_{x_0}$. For a network that cannot hear the letter at the position itself, both losses
-# have the same minimum, the true $q$. They differ in what a value means. Score entropy at one noise level is
-# the KL divergence of one step backward; these add up to a likelihood, as we shall see. Cross-entropy at one
-# level of uniform noise is no part of such a sum. But the two meet. Hold the other letters fixed and
-# integrate the score entropy of one letter over *its own* noise, from 0 to $\infty$: the result is exactly
-# $-\log q_{x_0}$, and [chapter 8](08_training.ipynb) trains with that. With masks they meet at every single
-# level ([appendix A](A_absorbing.ipynb)), so masked diffusion models train with a weighted cross-entropy.
+# **Why not plain cross-entropy?** If the network gives $q$, one may use the loss $-\log q_{x_0}$. For a
+# network that does not see the letter at the position itself, both losses have the same minimum, the true $q$.
+# They differ in what a value means. Score entropy at one noise level is the KL divergence of one step backward,
+# and these add up to a likelihood, as we shall see. Cross-entropy at one level of uniform noise is not a
+# term of such a sum. But the two meet. Hold the other letters fixed and integrate the score entropy of one letter over
+# *its own* noise, from 0 to $\infty$: the result is exactly $-\log q_{x_0}$. This is the bound of the section
+# after next, for a text of one letter, and [chapter 8](08_training.ipynb) trains with it. With masks the two
+# meet at every single level ([appendix A](A_absorbing.ipynb)).
 
 # %% [markdown]
 # ## Why not simply the square?
 #
-# $(s-a)^2$ is also smallest at the mean of $a$. It is the loss of concrete score
-# matching. Say a network is wrong by a factor $c$, $s = c\,a$. One term costs
+# $(s-a)^2$, the loss of concrete score matching, is also smallest at the mean of $a$. Say a network is wrong by
+# a factor $c$, $s = c\,a$. Then one term of score entropy costs $a\,(c - 1 - \log c)$, and the square costs
+# $a^2\,(c-1)^2$. Here $a$ runs from a millionth to a million. Score entropy grows with $a$ itself: the jump
+# happens at the rate $a/V$, so a wrong ratio does its harm that often. The square grows with $a^2$, so it
+# attends to the largest ratios only. A ratio of 0.001 that should be 0.000001 costs it a millionth, and score
+# entropy a thousandth. But jumps that are a thousand times too frequent are how a text gets misprints.
 #
-# $$ \text{score entropy: } a\,(c - 1 - \log c), \qquad\qquad \text{square: } a^2\,(c-1)^2. $$
-#
-# Twice too much ($c = 2$) costs $0.31\,a$ and $a^2$, and $a$ runs from a millionth to a
-# million. Score entropy grows with $a$ itself: the jump happens at the rate $a/V$, and an error about
-# it does harm that often. The square grows with $a^2$, so it cares for the largest ratios only. A ratio of
-# 0.001 that should be 0.000001 costs it a millionth, and score entropy a thousandth. But jumps that are
-# a thousand times too frequent are how a text gets misprints.
-#
-# Let us train on the seven words, with the same small network, the same data, and the same 800 steps. The
-# code is folded. The network sees the letters and the time, and gives twelve numbers, one for each letter at
-# each position. Unlike that of chapter 6 it hears the letter at the position itself, and has to learn not to
-# listen. The first run uses the square, the second score entropy; both output $\log s$. In the third the
-# network gives $q$, and the score follows. All three losses are weighted by $\sigma(t)$, and each run has the
-# learning rate, of 0.001, 0.003, 0.01 and 0.03, that served it best.
+# Let us train the same small network on the seven words, for 800 steps, three times. The code is folded. The
+# network sees the letters and the time, and gives twelve numbers, one for each letter at each position. The
+# first run uses the square, the second score entropy; both output $\log s$. In the third the network gives
+# $q$, and the score follows; since this network also sees the letter at the position itself, it has to learn
+# not to use it. Times $t$ are drawn uniformly, and all three losses are weighted by $\sigma(t)$, so that every
+# unit of noise counts the same ($d\bar\sigma = \sigma\,dt$). Each run has the learning rate, of 0.001, 0.003,
+# 0.01 and 0.03, that served it best.
 
 
 # %% tags=["hide-input"]
@@ -612,13 +599,12 @@ learned = {
 }
 
 # %% [markdown]
-# The figure shows one ratio that the network must learn, from the word `ten` to the non-word `tet`,
-# against the noise level. The truth (gray) falls with the noise: in almost clean text, `tet` must be
-# almost impossible. The square (dashed) stays stuck near 0.1: to it, the difference between 0.1 and
-# 0.0001 is next to nothing. Score entropy (solid) ends twenty times lower. With the denoiser
-# (dash-dotted) it stays on the truth longest. There the fall is not learned: it is in $\kappa$,
-# which we know. It ends where $\kappa$ is so large that the score is $q_y/q_{x_t}$, and the network still
-# gives the final `t` a probability of a thousandth.
+# The figure shows one ratio that the network must learn, from the word `ten` to the non-word `tet`. The truth
+# (gray) falls with the noise: in almost clean text, `tet` must be almost impossible. The square (dashed) stays
+# stuck near 0.1: to it, the difference between 0.1 and 0.0001 is next to nothing. Score entropy (solid) ends
+# twenty times lower. The denoiser (dash-dotted) stays on the truth longest: its fall is not learned but comes
+# from $\kappa$, which we know. It leaves the truth where $\kappa$ is so large that the score is
+# $q_y/q_{x_t}$, and the network still gives a final `t` a probability of a thousandth.
 
 # %% tags=["hide-input"]
 # alt: The ratio of tet to ten over the noise, both axes logarithmic. The gray truth falls to 0.00005
@@ -706,19 +692,18 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
 #    \;+\; KL\big(P(\text{traj.}, x_0)\,\|\,p_\theta(\text{traj.}, x_0)\big). $$
 #
 # The second term is 0 if the model walks back as the truth does. With the true score it does, except at the
-# two ends. It starts from exactly uniform noise, where the truth is only nearly uniform after
-# $\bar\sigma = 20$. And it draws the last characters *independently of each other*, though they may depend on
-# each other. Both errors vanish as the limits go to $\infty$ and to 0. Then what remains is the entropy of
-# the data, the least that any model can have. **A Bayes-optimal network does not have zero loss.** It does
-# not know $x_0$, and its loss is exactly the price of not knowing.
+# two ends. It starts from exactly uniform noise, while the truth at $\bar\sigma = 20$ is only nearly uniform.
+# And it draws the last characters *independently of each other*, though they may depend on each other. Both
+# errors vanish as the limits go to $\infty$ and to 0. What remains is the entropy of the data, the least that
+# any model can have. **A Bayes-optimal network does not have zero loss.** It does not know $x_0$, and its loss
+# is exactly the price of not knowing.
 
 # %% [markdown]
 # ## The area under the curve is the entropy
 #
-# Take the seven words, the *true* score, and all $64 \times 64$ pairs
-# $(x_0, x_t)$ at each noise level: no sampling anywhere. `exact_area`, folded below, integrates the expected
-# loss over the noise, with Gauss–Legendre quadrature in $\log\bar\sigma$, and `expected_reconstruction`
-# averages the last term.
+# Take the seven words, the *true* score, and all $64 \times 64$ pairs $(x_0, x_t)$ at each noise level: no
+# sampling anywhere. `exact_area`, folded below, integrates the expected loss over the noise by quadrature, and
+# `expected_reconstruction` averages the last term.
 
 # %% tags=["test", "hide-input"]
 from ddlm_core.support.worlds import World, noise_nodes
@@ -744,14 +729,14 @@ def expected_reconstruction(world: World, sigma_bar: float) -> float:
 # %% [markdown]
 # The figure shows the expected loss, summed over the three positions. Its horizontal axis is logarithmic, so
 # the loss is multiplied by $\bar\sigma$: then areas are nats, because
-# $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. The filled area belongs to the true score. The
-# dashed line belongs to the *uniform baseline*, a network that says $s = 1$ to everything and so believes
-# that all texts are equally likely. Its bound is $\log 64 = 4.16$ nats. Between the two lies all that there
-# is to learn.
+# $\ell\,d\bar\sigma = \bar\sigma\,\ell\;d\log\bar\sigma$. An *e-fold* is a factor of $e$, a step of 1 in
+# $\log\bar\sigma$. The filled area belongs to the true score. The dashed line belongs to the *uniform baseline*, a network
+# that says $s = 1$ to everything and so believes that all texts are equally likely. Its bound is
+# $\log 64 = 4.16$ nats. Between the two lies all that there is to learn.
 
 # %% tags=["hide-input"]
-# alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and ends
-#  earlier than the dashed hill of the uniform baseline.
+# alt: Two hills over the logarithm of the noise. The filled hill of the true score is lower and starts
+#  at more noise than the dashed hill of the uniform baseline; both end together.
 levels, weight = noise_nodes(1e-4, 20.0)
 true_loss = words.expected_loss(score_entropy_loss, words.log_score(levels), levels)
 baseline = words.expected_loss(score_entropy_loss, torch.zeros(100, 64, 3, 4), levels)
@@ -778,9 +763,8 @@ for name, value in {
 
 # %% [markdown]
 # The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. The difference is the last
-# draw. Say the last step sees `tet`. Was it `ten`, `tea` or `net`? Drawn together, the letters give one of
-# these. Drawn independently, they may give `nen`. With a smaller $\bar\sigma_{\min}$ such a misprint is
-# rarer, and this cost shrinks in proportion.
+# draw. Say it sees `tet`. Was it `ten`, `tea` or `net`? Drawn independently, the letters may give `nen`. With
+# a smaller $\bar\sigma_{\min}$ such a misprint is rarer, and this cost shrinks in proportion.
 #
 # One version has no such ends. The area *under the true score* between any two noise levels is exactly the
 # information about $x_0$ that the noise destroys between them,
@@ -789,20 +773,14 @@ for name, value in {
 #   = I(x_0; x_{\bar\sigma_1}) - I(x_0; x_{\bar\sigma_2}),
 # \qquad I(x_0; x_t) = \mathbb E\log\frac{p(x_0, x_t)}{p_{\text{data}}(x_0)\,p_t(x_t)}, $$
 #
-# where $I$ is the *mutual information*: how many nats $x_t$ tells about $x_0$. Here, and from here on,
-# $\mathbb E$ averages over $x_0$, too. The reason, for one step from $x_{t'}$ to the noisier $x_t$: given
-# $x_{t'}$, the text $x_t$ tells nothing new about $x_0$, so
-# $I(x_0; x_{t'}) = I(x_0;\, x_{t'} \text{ and } x_t)$, and this is what $x_t$ tells plus what $x_{t'}$ adds
-# to it,
-#
-# $$ I(x_0; x_{t'}) - I(x_0; x_t) = \mathbb E\,KL\big(p(x_{t'} \mid x_t, x_0)\,\|\,p(x_{t'} \mid x_t)\big). $$
-#
-# In the limit of short steps, the true score gives the rates of $p(x_{t'} \mid x_t)$, and the right side
-# becomes the KL of step 2. [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity, the
-# discrete counterpart of I-MMSE. A hundred nodes of the quadrature confirm it to twelve digits, and the whole
-# bound to $10^{-6}$ nats. The second test uses worlds in which every text is possible. There, what looks like
-# a misprint is most likely a clean text. The doubt itself is small, and the last draw costs only some
-# $\bar\sigma_{\min}^2$.
+# where $I$ is the *mutual information*: how many nats $x_t$ tells about $x_0$. From here on, $\mathbb E$
+# averages over $x_0$, too. To see why, take one step from $x_{t'}$ to the noisier $x_t$. Given $x_{t'}$, the
+# text $x_t$ tells nothing new about $x_0$. So the loss of information $I(x_0; x_{t'}) - I(x_0; x_t)$ is what
+# $x_{t'}$ adds to $x_t$, which is $\mathbb E\,KL\big(p(x_{t'} \mid x_t, x_0)\,\|\,p(x_{t'} \mid x_t)\big)$.
+# This is the KL of one step, as in step 2, because the true score gives the rates of $p(x_{t'} \mid x_t)$.
+# [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity; for Gaussian noise it is known as
+# I-MMSE. Both are tested on worlds in which every text is possible, the identity to $10^{-12}$ nats and the
+# whole bound to $10^{-6}$.
 
 
 # %% tags=["test"]
@@ -823,12 +801,12 @@ test_area_is_the_information_destroyed()
 test_bound_is_the_entropy_of_the_data()
 
 # %% [markdown]
-# A wrong loss fails here as well, and this check needs no second formula of the loss. Now we can measure
-# what the square costs. The area under a network's own curve, less the area under the true one, is
+# A wrong loss fails here as well, with no second formula to compare with. Now we can measure what the square
+# costs. The area under a network's own curve, less the area under the true one, is
 # $KL(P\,\|\,p_\theta)$ for the steps of the trajectory: its *excess loss*.
 
 
-# %%
+# %% tags=["hide-input"]
 @torch.no_grad()
 def excess(model):
     scores = torch.stack([model(words.texts, level.expand(64)).double() for level in levels])
@@ -840,12 +818,12 @@ for name, model in learned.items():
     print(f"{name:23} {excess(model):.3f} nats per text above the truth")
 
 # %% [markdown]
-# Same network, same data, same time: the square loses many times as much, and the denoiser loses least.
+# With the same network, data and number of steps, the square loses more than eight times as much as score
+# entropy, and the denoiser loses least.
 #
 # In training nobody can enumerate, so the integral is estimated at random noise levels. Which levels to draw,
-# and how to weight them so that the mean stays right (*importance sampling*), is a question for
-# [chapter 8](08_training.ipynb); the [noise levels of these seven words](deeper/noise_levels.ipynb) show what
-# there is to gain.
+# and how to weight them (*importance sampling*), is a question for [chapter 8](08_training.ipynb) and for
+# [where to spend the samples](deeper/noise_levels.ipynb).
 
 # %% [markdown]
 # ## Change it safely
@@ -856,8 +834,6 @@ for name, model in learned.items():
 #    twice the entropy for $V = 2$, the first world.
 # 2. Leave $x_0$ in the sum over the others, half of the common bug: scatter only
 #    `x_t[..., None]`. These three tests fail, and `test_loss_is_zero_at_the_truth_only`.
-# 3. Add `-1e-3` to the loss. These four fail, and `test_loss_is_never_negative`, which shows
-#    the smallest example that it finds.
 #
 # After each: `make export && pytest tests/test_loss.py tests/unit/test_loss.py`.
 
@@ -913,8 +889,7 @@ recovered
 #
 # * Backward rates are forward rates times ratios of probabilities; the normalizer cancels.
 # * Score entropy is the KL divergence between true and modeled jumps, per unit of noise. Its $1/V$ is the
-#   rate of each jump. An error by a given factor costs in proportion to the ratio $a$; with the square, to
-#   $a^2$.
+#   rate of each jump.
 # * Its integral, plus a prior and a reconstruction term, is the negative ELBO. With the true score it is the
 #   entropy of the data.
 # * A denoiser's $q$ becomes a score by $s_y = (1+\kappa q_y)/(1+\kappa q_{x_t})$.
@@ -931,15 +906,13 @@ recovered
 # ## Where this stands in the field
 #
 # Score entropy comes from [SEDD](https://arxiv.org/abs/2310.16834), which replaced the square of
-# [concrete score matching](https://arxiv.org/abs/2211.00802); the continuous-time chain and its reversal come
-# from [Campbell et al. (2022)](https://arxiv.org/abs/2205.14987). Much of the later work models $q$, as we
-# do. For masks the bound becomes a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524),
+# [concrete score matching](https://arxiv.org/abs/2211.00802). Much of the later work models $q$, as we do. For
+# masks the bound becomes a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524),
 # [MD4](https://arxiv.org/abs/2406.04329)), and [LLaDA](https://arxiv.org/abs/2502.09992) trains 8 billion
 # parameters with it. For uniform noise, [UDLM](https://arxiv.org/abs/2412.10193) derives a bound in terms of
-# the denoiser, [GIDD](https://arxiv.org/abs/2503.04482) mixes masks and uniform noise so that a model can
-# correct itself, and [Duo](https://arxiv.org/abs/2506.10892) connects it with Gaussian diffusion. A 2025
-# study of [scaling](https://arxiv.org/abs/2512.10858) finds that uniform noise needs more parameters and less
-# data than masks do. [Discrete flow matching](https://arxiv.org/abs/2407.15595) generalizes the paths between
-# noise and data.
+# the denoiser, and [Duo](https://arxiv.org/abs/2506.10892) connects it with Gaussian diffusion;
+# [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises. A 2025 study of
+# [scaling](https://arxiv.org/abs/2512.10858) finds that uniform noise needs more parameters and less data than
+# masks do.
 #
 # Next: [chapter 6](06_model.ipynb) builds the network that predicts $q$.
