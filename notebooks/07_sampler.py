@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Sampling
 #
-# *About 60 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
+# *About 55 minutes. You need: the noise of [chapter 4](04_forward.ipynb), the score of [chapter 5](05_loss.ipynb), the denoiser of [chapter 6](06_model.ipynb). You will have: the one loop that writes text, an exact account of its error, and infilling.*
 #
 # **We have** a network that looks at a noisy text and gives, for each position, a distribution over the clean character.
 # **We want** to start from random characters and walk back to text.
@@ -63,7 +63,7 @@ round(a_given_aa, 2), round(no_word, 2)
 # | $N$ | `num_steps` | steps of a run; each takes one *function evaluation* of the network (the field counts *NFE*) |
 # | $\bar\sigma_t$, $\bar\sigma_s$ | `sigma_bar_t`, `sigma_bar_s` | total noise at the start and at the end of a step back, $\bar\sigma_s<\bar\sigma_t$ |
 # | $\Delta$ | `delta_sigma` | noise that the step removes, $\bar\sigma_t-\bar\sigma_s$ |
-# | $x_t$, $x_s$ | `x_t` | the text at the start and at the end of the step; in $[y=x_t]$, its letter at the position at hand |
+# | $x_t$, $x_s$ | `x_t` | the text at the start and at the end of the step; in $[y=x_t]$ (1 if equal, otherwise 0) its letter at the position at hand |
 # | $\mathrm{score}_y$ | `score` | $p_t(\dots y\dots)/p_t(x_t)$, the ratio of chapter 5, written out because $s$ is a time here |
 # | $q_y$ | `log_q` (its log) | the denoising distribution: what the network says of the clean letter *before* it counts this position's own $x_t$ |
 # | $f$ | `fraction` | probability that a letter is resampled, $1-e^{-\bar\sigma}$ |
@@ -179,8 +179,8 @@ def true_reverse(world: TinyWorld, sigma_bar_t: Tensor, sigma_bar_s: Tensor) -> 
 #
 # Film the chain and play the film backward: this is the *time reversal* of the chain. How often does a letter jump to $y$
 # in it? Use Bayes' rule above for two words that differ in one letter: $x_t$, and the same word with $y$ in its place. In
-# the real film the letter jumped away from $y$, with probability $\delta/V$, and the other letters stayed, with a probability that
-# tends to 1. So
+# forward time that letter jumped from $y$ to what $x_t$ has there, with probability $\delta/V$, and the other letters stayed, with a
+# probability that tends to 1. So
 #
 # $$ p(\text{jump back to } y \mid x_t) = \frac{\delta}{V}\cdot\frac{p_s(\dots y\dots)}{p_t(x_t)}
 # \;\longrightarrow\; \frac{\delta}{V}\, \mathrm{score}_y \qquad (\delta\to 0), $$
@@ -233,9 +233,8 @@ def euler_probs(score: Tensor, x_t: Tensor, delta_sigma: Tensor | float) -> Tens
 
 
 # %% [markdown]
-# Papers also call this *τ-leaping*. Strictly, τ-leaping draws a Poisson number of jumps at frozen rates, and Euler is its linear
-# version. Where the jumps sum to more than 1 we scale them down, and staying is impossible. So the first long step of a run
-# wastes its evaluation: in pure noise all scores are 1, and every letter is simply resampled.
+# Papers also call this *τ-leaping*. Where the jumps sum to more than 1, we scale them down, and every letter must jump. In
+# the first long step of a run that wastes the function evaluation: in pure noise all scores are 1, so each letter turns into any other, whatever the rest of the text.
 #
 # ## The exact step of one position
 #
@@ -335,9 +334,8 @@ test_analytic_step_is_exact_for_each_position()
 #
 # The last line of the test is the whole trouble in one assertion. Each letter is exact, the word is not: the step draws from a product of
 # marginals where the truth has dependent letters. The field calls this the *factorization error*, or *parallel-decoding
-# error*. Better marginals cannot remove it, for exact ones have it too, and a table of the joint distribution of $L$
-# letters would have $V^L$ entries. An autoregressive model avoids it with $L$ function evaluations one after the
-# other, each with all earlier letters in view. We take $N$, each for all $L$ letters, and $N$ is ours to choose.
+# error*. Better marginals cannot remove it, for exact ones have it too. An autoregressive model avoids it with $L$ function
+# evaluations, each with all earlier letters in view. We take $N$, each for all $L$ letters, and $N$ is ours to choose.
 #
 # **One step** costs the most, and that cost has a closed form. From pure noise, the Bayes-optimal denoiser can only say how often
 # each letter occurs at each place, $p_i(y)$. So one step writes the word $w$ with probability $\prod_i p_i(w_i)$. Its KL
@@ -379,14 +377,13 @@ print(f"letters {entropy(frequencies).sum():.0f} nats - story {stories.entropy()
 # **Many steps** cost less. In a step that removes the noise $\Delta$, a position changes with a probability of order
 # $\Delta$. The true joint distribution and the product of its marginals agree on the chance that a given position changes, alone or
 # together with others. That two change *together* has a chance of order $\Delta^2$, in both. So they differ by order $\Delta^2$
-# only. Make the steps $N$ times as many, each $N$ times shorter: the errors add up to $N\cdot O(1/N^2)=O(1/N)$.
+# only. In a run of $N$ steps, each $\Delta$ is of order $1/N$, and the errors add up to $N\cdot O(1/N^2)=O(1/N)$.
 # Euler's frozen rates commit a second error of order $\Delta^2$ per step. We expect both to converge like $1/N$, with different constants.
-# The bound of chapter 5 speaks of the limit, in which this error is gone.
 #
 # ## The time grid
 #
 # A run starts at $t=1$ and visits $N$ earlier times, the last one $t=0$. We call them the *time grid*. The argument is named
-# `schedule`, as in other libraries; it has nothing to do with the noise schedule of [chapter 3](03_noise.ipynb), which says how much noise
+# `schedule`; it is not the noise schedule of [chapter 3](03_noise.ipynb), which says how much noise
 # there is at each time. Equal steps of $t$ are called `"linear"`. Geometric noise gives equal time to each
 # *factor* of noise, so 38 % of the steps, $\log 100/\log(2\cdot10^5)$, lie below $\bar\sigma=0.01$, where at most one letter in a hundred is
 # resampled. So there are two other grids. `"fraction"` takes equal steps of
@@ -441,7 +438,7 @@ def noise_levels(
     return torch.cat([levels[:-1], levels.new_zeros(1)]) if denoise_last else levels
 
 
-# %%
+# %% tags=["hide-input"]
 from ddlm_core.noise import resample_probability
 
 for schedule in SCHEDULES:
@@ -450,20 +447,18 @@ for schedule in SCHEDULES:
 
 # %% [markdown]
 # These are the fractions $f$ at which a run of eight steps stops. A noise of $\bar\sigma(0)=10^{-4}$ is left at $t=0$; we let
-# the last step go all the way to 0, where the paper takes one more step. The last step still *draws* its letters. To take the
-# most probable ones looks tempting, but with four steps of `fraction` on our world *aa* and *cb* would then never be
-# written (*Change it safely*, 1). With 64 steps of `cosine` it hardly matters, for next to nothing is open by then.
+# the last step go all the way to 0, where the paper takes one more step. The last step, too, *draws* its letters. Taking the
+# most probable ones is tempting, but on our world a short run would then never write some of the words (*Change it safely*, 1).
 #
 # ## One step
 #
-# Now the pieces together. `reverse_probs` asks the model once, and turns the answer into the distributions of one step. A
-# model either has `denoise`, which gives $\log q$, or gives log-scores when called. `condition_mask` tells it which letters are given, for
-# infilling. In it *true* means given; papers on masked diffusion mean the opposite, for there the mask hides a letter.
+# Now we put the pieces together. `reverse_probs` asks the model once, and turns the answer into the distributions of one step. A
+# model either has `denoise`, which gives $\log q$, or gives log-scores when called. For infilling, `condition_mask` is *true* where a letter is
+# given. In papers on masked diffusion it is the other way round, for there the mask hides a letter.
 #
 # **Temperature.** A language model with temperature $T$ draws from $q^{1/T}$, normalized. We apply it to $q$, which is what
-# the model believes, and not to the probabilities of the step. Those also contain the noise that must stay: a letter
-# that is still resampled at this level has to be any letter with equal chance. If we sharpened that too, $x_s$ would hold less noise than
-# the network is told.
+# the model believes, and not to the probabilities of the step. Those also contain the noise that must stay: if we sharpened that
+# too, $x_s$ would hold less noise than the network is told.
 
 # %% tags=["export:reverse", "hide-input"]
 from typing import TypeGuard
@@ -540,7 +535,7 @@ def reverse_probs(
 # %% [markdown]
 # Then a letter is drawn at each position. Lay the $V$ probabilities end to end from 0 to 1, and see into which stretch a
 # uniform random number falls: *inverse-CDF sampling*. Each text of a batch has a random generator of its own, so the same
-# seed gives the same text, however the batch is split. [Random numbers](deeper/random_numbers.ipynb) tells what can go wrong in both.
+# seed gives the same text, however the batch is split. [Random numbers](deeper/random_numbers.ipynb) shows what can go wrong.
 
 
 # %% tags=["export", "hide-input"]
@@ -583,8 +578,8 @@ def sample_generators(seed: int, batch_size: int, first: int = 0) -> list[torch.
 # nothing is decided for good: a letter that was set early can change in any later step, if its neighbors come to
 # disagree with it.
 #
-# The loop is a Python generator, which hands out each step as it is made, as a `DenoisingStep`: the tokens, the noise that is left, and
-# which tokens have changed. Whoever wants an animation reads the steps; whoever wants the text reads the last one.
+# The loop is a Python generator. It hands out each step as it is made, as a `DenoisingStep`: the tokens, the noise that is left, and
+# which tokens have changed. For an animation we read all steps, for the text only the last.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Callable, Iterator
@@ -626,10 +621,10 @@ def _run_reverse(
 
 
 # %% [markdown]
-# Here it is at work on the tiny world: four words in eight steps. An upper-case letter was changed by the step. Early steps
-# change a lot and mean little, late ones tidy up.
+# Here it is at work on the tiny world, with four words in eight steps. An upper-case letter was changed by the step. Early steps
+# change a lot and settle little; late ones tidy up.
 
-# %%
+# %% tags=["hide-input"]
 noise, world = GeometricNoise(), three_letter_world()
 generators = sample_generators(2, 4)
 start = torch.cat([UNIFORM.sample_prior(1, 2, 3, generator) for generator in generators])
@@ -746,7 +741,7 @@ for (method, schedule), values in distance.items():
 
 # %% [markdown]
 # All curves follow $1/N$ from about eight steps on. Sixteen steps of `cosine` do what thirty-two of `linear` do; `fraction` lies between.
-# Euler needs some 20 % more steps than the analytic step for the same distance. The test asks for $1/N$ in a second language too.
+# Euler needs some 20 % more steps than the analytic step for the same distance. The test checks a second language, too.
 
 # %% tags=["test"]
 from ddlm_core.noise import GeometricNoise
@@ -771,10 +766,10 @@ test_total_variation_falls_like_one_over_the_steps()
 # ### When Euler wins
 #
 # Our world is generous: each of its nine words is possible. In English nearly all strings are not words. So take a strict world: *ab*
-# 0.5, *bc* 0.3, *ca* 0.2, and nothing else. Below are the distance on the `linear` grid, the share of what is written that is not a word, and
+# 0.5, *bc* 0.3, *ca* 0.2, and nothing else. Below are the distance on the `linear` grid, the share of non-words, and
 # the error of each word.
 
-# %%
+# %% tags=["hide-input"]
 strict_probs = torch.zeros(3, 3, dtype=torch.float64)
 strict_probs[0, 1], strict_probs[1, 2], strict_probs[2, 0] = 0.5, 0.3, 0.2
 strict_world = TinyWorld(strict_probs)
@@ -801,31 +796,27 @@ for name, error in (
     print(f"{name:28}" + "".join(f"{512 * error[word]:8.2f}" for word in (1, 5, 6)))
 
 # %% [markdown]
-# **The cruder step comes 1.5 to 1.6 times closer**, at every $N$ from 16 to 512. The last two lines show why: the errors of independent draws, and what Euler adds to them, have opposite signs.
+# **The cruder step comes 1.5 to 1.6 times closer** from 16 steps on. The last two lines show why: the errors of independent draws, and what Euler adds to them, have opposite signs.
 #
-# * *Drawing independently favors the favorite.* Two letters vote for their words without asking each other. Two votes for *ab* write *ab*, and
-#   a split vote is settled in later steps, by the odds of the two words. By this count one vote gives *ab*
+# * *Drawing independently favors the most frequent word.* In one long step from noise, each letter picks its word alone: *ab* half of the time. Two
+#   picks of *ab* write *ab*. Where the picks differ, later steps settle it by the odds of the two words. So *ab* comes out with
 #   $0.5^2+2\cdot0.5\cdot0.3\cdot\tfrac58+2\cdot0.5\cdot0.2\cdot\tfrac57=0.58$ in place of 0.5.
-# * *Frozen rates favor the rare.* They are those of the noisier text at the start of the step, where the odds are still closer to even.
+# * *Frozen rates favor the rare words.* They are those of the noisier text at the start of the step, where the odds are still closer to even.
 #
 # In a strict world later steps correct whatever is not a word, so almost all of the error is in *how often* each word comes, and there the
-# two partly cancel. In the generous world both errors also leave rare words behind, to which no later step objects; there they add. Correctness gains
-# nothing: Euler writes non-words as often as the analytic step, or a little more often. [Euler or analytic](deeper/euler_or_analytic.ipynb) takes the errors apart step by step, and finds the same in ten of twelve random
-# strict worlds with longer words.
+# two partly cancel. In the generous world both also leave rare words behind, to which no later step objects, and these add up.
+# Euler's share of non-words is as large or larger. [Euler or analytic](deeper/euler_or_analytic.ipynb) takes the
+# errors apart step by step, and shows that Euler's lead is a tendency, not a law.
 #
-# **And on stories?** By this account Euler should write no fewer broken ones, and no gain shows. The bundled network wrote stories with both
-# steps, from the same noise, without churn, on `cosine`. With the analytic step 56, 68 and 67 % were flawless in 16, 32 and 64 steps, with
-# Euler's 53, 62 and 70 % (300, 300 and 150 stories each, `benchmarks/euler.py`). The 95 % intervals reach 5 to 8 points to either side, so these samples do not tell the two apart.
+# **And on stories?** A flawed story is a non-word of its language, so Euler should gain nothing. In 16, 32 and 64 steps of `cosine`, without
+# churn, 56, 68 and 67 % of the bundled network's stories were flawless with the analytic step, and 53, 62 and 70 % with Euler's. The 95 %
+# intervals reach 5 to 8 points to either side, so these samples (`benchmarks/euler.py`) do not tell the two apart.
 #
 # ### Where the steps should be
 #
-# The next figure shows why `cosine` does well. Its upper part is the *local error*, the error of a single step: the total
+# The upper part of the next figure shows the *local error*, the error of a single step: the total
 # variation between the true table and the product, averaged over the noisy words of the language, for a step that
-# lowers $f$ by a little $\delta f$, divided by $(\delta f)^2$. If local errors simply added up and were the same everywhere,
-# equal steps of $f$ would be best, because squares of numbers with a given sum add up to the least when all are equal.
-# But at the clean end the local error is three times that in the middle. Hold *ac* at $f=0.01$. With 87 % it is the word
-# that was meant; if not, nearly always exactly one of its letters is wrong, and exactly one should change. Letters that are drawn independently may both
-# change. The ticks below show where the three grids stop in a run of twelve steps.
+# lowers $f$ by a little $\delta f$, divided by $(\delta f)^2$. The ticks below show where the three grids stop in a run of twelve steps.
 
 
 # %% tags=["hide-input"]
@@ -868,13 +859,18 @@ for k in (3, 8, 11):
     print(f"step {k + 1:2}: {initial_error:.4f} at once, {error.abs().sum() / 2:.4f} at the end")
 
 # %% [markdown]
-# Nor do errors simply add up. For the lines under the figure, one of twelve steps of `fraction` was the product and all others were the true
-# table. Of the error that step 4 makes, one part in twenty is left at the end, for later steps correct what they see. Nothing comes after
-# step 12. That is the second reason for short steps near the text.
+# If errors simply added up and the curve were flat, equal steps of $f$ would be best, because squares of numbers with a given sum add up
+# to the least when all are equal. Two things speak for shorter steps near the text. First, the local error there is three times that in the middle. Hold
+# *ac* at $f=0.01$. It is the word that was meant with probability 0.87; if not, nearly always exactly one letter is wrong, and exactly
+# one should change. Letters that are drawn independently may both change.
 #
-# Masked models usually do the opposite and begin with short steps ([MaskGIT](https://arxiv.org/abs/2202.04200), whose cosine is ours
+# Second, later steps correct what they see. For the lines under the figure, one of twelve steps of `fraction` was the product and all others were the true
+# table. Of the error that step 4 makes, one part in twenty is left at the end. Nothing comes after step 12.
+#
+# `linear` overdoes it: it spends more than a third of its steps where hardly a letter is wrong, and leaps through the middle, from 0.93 to 0.61 to 0.29. Masked
+# models usually begin with short steps ([MaskGIT](https://arxiv.org/abs/2202.04200), whose cosine is ours
 # mirrored). The trained network agrees with us: of its stories in 24 steps, 62 % are flawless on `cosine`, 56 % on `fraction` and 50 % on
-# `linear` (`benchmarks/sampling.json`). Our default is `linear`, as in the paper; the pipeline of chapter 10 takes `cosine`.
+# `linear` (`ddlm_core/results/sampling.json`). Our default is `linear`, as in the paper; the pipeline of chapter 10 takes `cosine`.
 #
 # ## Too far, and back
 #
@@ -882,18 +878,15 @@ for k in (3, 8, 11):
 # and for its neighbors, just as a right one is. And near the clean text a step changes almost no letter, so there are
 # few chances to correct it.
 #
-# So let a step go *too far*, to a noise below $\bar\sigma_s$, and add fresh noise back up to $\bar\sigma_s$. The fresh noise hits letters
-# blindly, right ones and wrong ones. In the next step a right letter that was hit is restored from its neighbors; a wrong
-# one that was hit is no longer evidence for itself, and is drawn by what all others say *now*. How far is the **churn**,
-# from 0 to 1: the step goes down to the fraction $(1-\text{churn})\,f_s$. So 0 is the plain step, and with 1 each step draws a
+# So let a step go *too far*, to a noise below $\bar\sigma_s$, and add fresh noise back up to $\bar\sigma_s$. The fresh noise hits
+# right letters and wrong ones alike. In the next step a right letter that was hit is restored from its neighbors. A wrong one that was hit no longer
+# speaks for itself: it is drawn anew, by what all other letters say *now*. How far the step goes is the **churn**,
+# from 0 to 1: it goes down to the fraction $(1-\text{churn})\,f_s$. So 0 is the plain step, and with 1 each step draws a
 # complete clean text and corrupts it again, a little less than last time.
 #
 # This takes no second function evaluation. If a letter is $y$ with probability $p_y$, then after more noise $\Delta'$ it is $y$ with probability
-#
-# $$ e^{-\Delta'}\,p_y + \frac{1-e^{-\Delta'}}V . $$
-#
-# Is it still right? An exact step takes $p_t$ to the distribution of the lower level, and noise takes that to $p_s$. Only the path is
-# another one. But our steps are exact for each position and not for the whole text, and a longer leap has a larger error.
+# $e^{-\Delta'}p_y+(1-e^{-\Delta'})/V$. Is it still right? An exact step takes $p_t$ to the distribution of the lower level, and noise takes that
+# to $p_s$; only the path is another one. But our steps are not exact for the whole text, and a longer leap has a larger error.
 #
 # This is a *predictor–corrector* sampler. [Karras et al. 2022](https://arxiv.org/abs/2206.00364) add noise back in samplers of continuous
 # diffusion and call it churn; [ReMDM](https://arxiv.org/abs/2503.00307) masks letters again; the
@@ -943,12 +936,12 @@ for churn in (0.0, 0.25, 0.5, 1.0):
 
 # %% [markdown]
 # For a Bayes-optimal denoiser churn only costs: with 256 steps, a churn of 1 makes the distance twelve times as large, because its
-# leap is a fixed share of the noise that is left and does not shrink with $N$. For the trained network of the next section it is the other way round. In 64 steps of
+# leap is a fixed share of the noise that is left and does not shrink with $N$. The trained network of the next section gains: in 64 steps of
 # `cosine`, 65 % of its stories are flawless with a churn of 0, and 93 % with a churn of 1 ([chapter
 # 9](09_evaluation.ipynb)). So `denoising_steps` has 0, and the pipeline of chapter 10, which writes stories, has 1.
 #
-# `denoising_steps` is the loop with all options: it checks them, draws the start, and puts given letters into it. `sample_diffusion` returns the
-# last text.
+# `denoising_steps` is the loop with all options: it checks them, draws the start, and puts given letters into it. It writes texts of a fixed length,
+# `seq_len`; the padding of [chapter 1](01_tokenizer.ipynb) fills what a shorter text leaves. `sample_diffusion` returns the last text.
 
 
 # %% tags=["export", "hide-input"]
@@ -1078,8 +1071,8 @@ def sample_diffusion(
 
 # %% [markdown]
 # Does the loop, with its random draws, write what the exact computation says? The test counts four thousand words of
-# four steps. Their chi-squared statistic is about 8 if all is well, and above 31.8 once in ten thousand trials. And it must see that
-# four steps are too few: against the true language the same counts give more than 500.
+# four steps. Their chi-squared statistic is about 8 if all is well, and above 31.8 once in ten thousand trials. Against the true
+# language, for which four steps are too few, it must exceed 500.
 
 
 # %% tags=["test"]
@@ -1129,14 +1122,13 @@ for num_steps in (1, 4, 64):
     print(textwrap.fill(f"{num_steps:2} steps: {tokenizer.decode(tokens[0])!r}", 90))
 
 # %% [markdown]
-# One step gives every place a letter that is likely *there*, and hardly a word. Four steps write a story with one word that does not exist,
-# *gatl*. The story of 64 steps reads well, and it is broken: by the grammar the hero who wants to trade must be the one who
-# is happy in the end, and here Lucy trades and *Luke* is happy. After 16 steps all three places of the name still leaned to
-# *Luke*. [The birth of a flaw](deeper/birth_of_a_flaw.ipynb) watches how sure the network is of each letter after each
-# step, and finds the moment at which two of the three changed their mind and the third could not.
+# One step gives every place a letter that is likely *there*, and hardly a word. In four steps only *gatl* is not
+# a word. The story of 64 steps reads well, and is broken: by the grammar the hero who wants to trade must be happy
+# in the end, and here Lucy trades and *Luke* is happy. [The birth of a flaw](deeper/birth_of_a_flaw.ipynb) watches how sure
+# the network is of each letter, and finds how two of the three mentions of *Luke* turned into *Lucy* and the third did not.
 #
-# How long does it take? On one CPU core, compiled and in batches of fifty, a story takes 0.1 seconds in 16 steps and
-# 0.4 in 64 (`benchmarks/sampling.json`).
+# On one CPU core, compiled and in batches of fifty, a story takes 0.1 seconds in 16 steps and
+# 0.4 in 64 (`ddlm_core/results/sampling.json`).
 #
 # ## Infilling
 #
@@ -1145,10 +1137,10 @@ for num_steps in (1, 4, 64):
 # **the model knows which characters are given**.
 #
 # Suppose the first letter is *b*. In our language *c* follows with probability 0.9. A model that is told "this letter is
-# clean" believes exactly that, at every noise level. A model that is not told reads the *b* as any letter at this noise level: probably random. So it begins to write an independent second letter, and learns too late that
-# the *b* was certain.
+# clean" believes exactly that, at every noise level. A model that is not told takes the *b* for a noisy letter, at first for a random one. So it begins
+# to write a second letter that ignores the *b*, and learns too late that it was certain.
 
-# %%
+# %% tags=["hide-input"]
 template, condition_mask = torch.tensor([1, 0]), torch.tensor([True, False])  # b_
 fits = world.words[:, 0] == 1
 truth = world.probs * fits / (world.probs * fits).sum()
@@ -1161,11 +1153,11 @@ for pass_mask, numbers in ((True, (1, 16)), (False, (1, 16, 1024, 4096))):
         print(f"{text:22} ", probs[fits].numpy().round(3))
 
 # %% [markdown]
-# Told, even a single step is exact, since there is only one letter to write. Not told, the distribution is off by a total variation
-# of 0.13 after 1,024 steps, and four times as many change nothing. The reason: leaving the *b* there makes the
-# model answer for a *noisy* letter that happens to be *b*. What we want is the answer for a *clean* *b*. The two agree only at
-# the very end. Putting the given letters back after each step, and no more, is called the *replacement method*; it is what the paper's sampler
-# does. Ours passes the mask on, which makes it a *conditional model*, and chapter 8 trains the network with spans that it knows are given.
+# A model that is told is exact even in a single step, since there is only one letter to write. For one that is not told, the total variation
+# is still 0.13 after 1,024 steps, and four times as many change nothing: it answers for a *noisy* letter that happens to be *b*, not
+# for a *clean* one, and the two answers agree only at the very end. To put the given letters back after each step, and no more, is called the
+# *replacement method*; the paper's sampler does so. Ours passes the mask on, which makes the network a *conditional model*, and chapter 8 trains
+# it with spans that it knows are given.
 
 
 # %% tags=["test"]
@@ -1193,7 +1185,8 @@ test_given_letters_condition_the_rest()
 #    drawn = probs.argmax(-1) if last else _sample_categorical(probs, uniform)
 #    ```
 #
-#    `test_loop_writes_what_the_exact_computation_says` fails: *ab* is written too often, and *aa* and *cb* never.
+#    `test_loop_writes_what_the_exact_computation_says` fails: in four steps of `fraction`, *ab* now has
+#    0.39 where drawing gives 0.33, and *aa* and *cb* are never written.
 # 2. Do not tell the model: where `denoising_steps` makes `step_probs`, leave out `condition_mask`.
 #    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are written as if they were not.
 # 3. Average over $V-1$ letters, as the public code of chapter 5 does: in `euler_probs`, divide by
@@ -1221,7 +1214,7 @@ assert needed == {"linear": 93, "cosine": 45}, needed
 needed
 
 # %% [markdown]
-# **2.** By the explanation above Euler should not win where no word is the favorite. Compare the two steps for *aa* and *bb* with 16 steps of
+# **2.** By the explanation above Euler should not win where all words are equally frequent. Compare the two steps for *aa* and *bb* with 16 steps of
 # `linear`, first at a half each, then at 0.7 and 0.3. (Expected: analytic 0.0018 and Euler 0.0020; then 0.0446 and 0.0297.)
 
 
@@ -1240,8 +1233,7 @@ found
 # **3.** Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$, *bc* $0.09$, *ca*
 # $0.04$, divided by their sum (with the rare words) $0.2917$. But it is applied per position. What do 256 steps of `cosine`
 # write? Call `reverse_probs` yourself with `temperature=0.5`. (Expected: *ab* 0.452 and not 0.549. The rare words
-# are all but gone, yet *ab*, *bc* and *ca* stand almost as 4 : 3 : 2. In this world temperature removes what fits
-# badly, and hardly touches the choice between things that fit.)
+# are all but gone, yet *ab*, *bc* and *ca* stand almost as 4 : 3 : 2.)
 
 # %% tags=["solution", "hide-input"]
 probs, levels = torch.full((9,), 1 / 9, dtype=torch.float64), noise_levels(noise, 256, "cosine")
@@ -1257,7 +1249,7 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 # ## Summary
 #
 # The reverse rate is the forward rate times the score. For one position the reverse step is exact. For all positions at once it is a
-# product where the truth is not: one step costs the total correlation, $N$ steps an error of order $1/N$, and short steps near the text halve it.
+# product where the truth is not: one step costs the total correlation, $N$ steps an error of order $1/N$, and `cosine` needs half the steps of `linear`.
 # Churn costs a Bayes-optimal denoiser accuracy, and helps a trained one.
 #
 # | exported name | meaning |
