@@ -135,7 +135,7 @@ class AbsorbingGraph(Graph):
     """
 
     name = "absorbing"
-    supports_churn = False  # fresh masks in a finished text are another method (ReMDM)
+    supports_churn = False  # it draws fresh letters; fresh masks are another method (ReMDM)
     supports_scores = False
 
     def states(self, vocab: Sequence[str]) -> tuple[str, ...]:
