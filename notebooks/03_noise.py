@@ -39,7 +39,7 @@ if "google.colab" in sys.modules:
 #
 # The alphabet is `a`, `b`, `c`, so $V = 3$. Chop time into short steps of length $dt$. In each step, a letter is
 # *resampled* with probability $dt$: thrown away, and replaced by one of the three, each with the same probability.
-# Else nothing happens. A resampled `a` may become an `a` again. So after one step of length $dt = 0.1$, an `a`
+# Otherwise nothing happens. A resampled `a` may become an `a` again. So after one step of length $dt = 0.1$, an `a`
 #
 # * is a `b` with probability $0.1 \cdot \tfrac13 = 0.0333$, and the same for `c`;
 # * is an `a` with probability $0.9 + 0.1 \cdot \tfrac13 = 0.9333$.
@@ -133,8 +133,8 @@ rate_matrix(3)
 # $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. With ever more and shorter steps, it survives
 # with probability $e^{-1} = 0.3679$, and is there with $0.3679 + 0.6321 \cdot \tfrac13 = 0.5786$.
 #
-# The limit is the *matrix exponential* $e^{\bar\sigma Q}$. (Its series agrees: $Q^2 = -Q$ makes
-# $Q^n = (-1)^{n-1} Q$, so $\sum_n \bar\sigma^n Q^n / n!$ is $I + (1 - e^{-\bar\sigma})\,Q$.) Put in $Q = U - I$:
+# The limit is the *matrix exponential* $e^{\bar\sigma Q}$. (Its series agrees: $Q^2 = -Q$ makes $Q^n = (-1)^{n-1} Q$
+# for $n \ge 1$, so $\sum_n \bar\sigma^n Q^n / n!$ is $I + (1 - e^{-\bar\sigma})\,Q$.) Put in $Q = U - I$:
 #
 # $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
@@ -257,20 +257,21 @@ plt.show()
 # same. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* says how much noise has come by time $t$.
 #
 # Ours is *geometric*: in equal times, the total noise grows by equal factors, from $\sigma_{\min}$ at $t = 0$ to
-# $\sigma_{\max}$ at $t = 1$. By hand, with $\sigma_{\min} = 0.01$ and $\sigma_{\max} = 1$: a factor of 100 in all, so a
-# factor of 10 in each half, and the noise half-way is $0.1$. In general, $\log\bar\sigma$ is a straight line in $t$:
+# $\sigma_{\max}$ at $t = 1$. By hand, with $\sigma_{\min} = 0.01$ and $\sigma_{\max} = 1$: a factor of 100 in all, so
+# a factor of 10 in each half, and the noise halfway is $0.1$. In general, $\log\bar\sigma$ is a straight line in $t$:
 #
 # $$ \bar\sigma(t) = \sigma_{\min}^{\,1-t}\;\sigma_{\max}^{\,t}, \qquad
 #    \sigma(t) = \frac{d\bar\sigma}{dt} = \bar\sigma(t)\,\log\frac{\sigma_{\max}}{\sigma_{\min}}, \qquad
 #    t = \frac{\log\bar\sigma - \log\sigma_{\min}}{\log\sigma_{\max} - \log\sigma_{\min}}. $$
 #
-# The rate is the chain rule, and the last formula is the line, solved for $t$. **Why geometric?** A text needs all
-# orders of magnitude. At 0.01 jumps per character there are one or two misprints to find, at 1 hardly a word is left, and a
-# geometric schedule gives each factor of 10 the same time. SEDD uses it for uniform noise, from
-# $\sigma_{\min} = 10^{-4}$ to $\sigma_{\max} = 20$; so do we. Its other schedule, *log-linear*, lets $1-\alpha_t$ grow
-# linearly and is used with masks. In chapter 5 the choice will cancel out of the loss: an integral
-# $\int \sigma(t)\,f(\bar\sigma(t))\,dt$ is $\int f\,d\bar\sigma$, whatever the schedule between the same ends. It decides only
-# where training and sampling spend their time. All later code asks for no more than the collapsed `NoiseSchedule` lists.
+# The rate comes from the chain rule; the last formula is the line, solved for $t$. **Why geometric?** A text needs
+# all orders of magnitude. At 0.01 jumps per character, a story of 160 characters has one or two misprints to find; at
+# 1, hardly a word is left; and a geometric schedule gives each factor of 10 the same time. SEDD uses it for uniform
+# noise, from $\sigma_{\min} = 10^{-4}$ to $\sigma_{\max} = 20$; so do we. Its other schedule, *log-linear*, lets
+# $1-\alpha_t$ (with $\alpha_t = e^{-\bar\sigma(t)}$) grow linearly and is used with masks. In chapter 5 the choice
+# will cancel out of the loss: an integral $\int \sigma(t)\,f(\bar\sigma(t))\,dt$ is $\int f\,d\bar\sigma$, whatever
+# the schedule between the same ends. It decides only where training and sampling spend their time. The collapsed cell
+# below, `NoiseSchedule`, lists all that later code asks of a schedule.
 
 # %% tags=["export", "hide-input"]
 from typing import Protocol
@@ -352,10 +353,10 @@ for t in torch.linspace(0, 1, 5, dtype=torch.float64):
     print(f"{t:.2f}  {sigma_bar:10.5f} {sigma:10.4f}   {resampled:16.2f}")
 
 # %% [markdown]
-# At $t = 0$ the noise is $\sigma_{\min}$, not 0: one character in ten thousand has already been resampled. So clean
-# text $x_0$ is not $x_t$ at $t = 0$; the last little step back to it gets a term of its own in
-# [chapter 5](05_loss.ipynb). At $t = 1$ a character survives with probability $e^{-20} = 2\cdot10^{-9}$, and nothing is
-# left: the KL divergence of the kernel's rows from uniform is
+# At $t = 0$ the noise is $\sigma_{\min}$, not 0, because growth by factors cannot start at 0. One character in ten
+# thousand has already been resampled. So clean text $x_0$ is not $x_t$ at $t = 0$; the last little step back to it
+# gets a term of its own in [chapter 5](05_loss.ipynb). At $t = 1$ a character survives with probability
+# $e^{-20} = 2\cdot10^{-9}$, and nothing is left: the KL divergence of the kernel's rows from uniform is
 # [$2\cdot10^{-16}$ nats per character](deeper/noise_precision.ipynb).
 #
 # Is the rate really the derivative of the total? PyTorch can differentiate, so let it judge. And does the kernel,
@@ -390,10 +391,10 @@ test_kernel_solves_the_equation_of_the_process()
 # %% [markdown]
 # ## The picture: most of the change comes late
 #
-# In the upper panel, the total noise $\bar\sigma(t)$ (solid) and the rate $\sigma(t)$ (dashed), on a logarithmic axis:
-# two parallel straight lines, a factor of 12.2 apart. In the lower panel, the corruption probability
-# $1-\alpha_t$: a steep S, near 0 until about $t = 0.4$, half at $t = 0.72$, near 100 % from $t = 0.9$ on. Two parts are
-# shaded. On the left, less than 1 % of the characters are resampled, less than two in a story of 160. On the
+# In the upper panel, the total noise $\bar\sigma(t)$ (solid) and the rate $\sigma(t)$ (dashed), on a logarithmic
+# axis: two parallel straight lines, a factor of 12.2 apart. In the lower panel, the corruption probability
+# $1-\alpha_t$: a steep S, near 0 until about $t = 0.4$, half at $t = 0.72$, near 100 % from $t = 0.9$ on. Two parts
+# are shaded. On the left, less than 1 % of the characters are resampled: fewer than two in a story of 160. On the
 # right, more than 99 % are.
 
 # %%
@@ -426,8 +427,8 @@ plt.show()
 #
 # or 0.378 without the approximation. Is that a waste? Of the 20 jumps per character that come in all, only 0.01 come
 # in this third, so a trainer that draws its times evenly learns little there. One cure is another schedule
-# (exercise 3), at a price. The other draws more noise levels where the loss is and gives each less weight in return;
-# [chapter 8](08_training.ipynb) does that *importance sampling*.
+# (exercise 3), at a price. The other draws more noise levels where the loss is large and gives each less weight in
+# return; [chapter 8](08_training.ipynb) does that *importance sampling*.
 #
 # ## Change it safely
 #
@@ -436,10 +437,11 @@ plt.show()
 # `test_kernel_solves_the_equation_of_the_process`. Make `sigma` return
 # `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. Two unit tests still fail,
 # `test_time_is_the_inverse_and_the_ends_are_met` and `test_a_geometric_schedule_has_all_that_a_schedule_has`, because
-# they expect the geometric line and its inverse. On the page, exercises 1 and 3 do, too. The command:
+# they expect the geometric line and its inverse. Exercises 1 and 3 still pass, but their answers are wrong: they ask
+# `time`, which is still the inverse of the geometric line. The command:
 # `make export && pytest tests/test_noise.py tests/unit/test_noise.py`.
 #
-# **Exercise 1.** At what time is half of the characters resampled? (Expected: $t = 0.7245$.)
+# **Exercise 1.** At what time are half of the characters resampled? (Expected: $t = 0.7245$.)
 
 # %% tags=["solution", "hide-input"]
 half = noise.time(math.log(2))  # 1 - exp(-sigma_bar) = 1/2
@@ -482,7 +484,7 @@ torch.linalg.matrix_exp(2 / 3 * others)[0]
 # %% [markdown]
 # ## Summary
 #
-# A character survives with probability $\alpha_t = e^{-\bar\sigma_t}$, else it is anything. Noise adds up, and a
+# A character survives with probability $\alpha_t = e^{-\bar\sigma_t}$; otherwise it is anything. Noise adds up, and a
 # schedule says how much has come by time $t$.
 #
 # | name | meaning |

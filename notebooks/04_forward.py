@@ -12,7 +12,7 @@
 # *About 30 minutes. You need: [chapter 3](03_noise.ipynb), and tensors in PyTorch. You will have: corrupted text at any
 # noise level in one step, a test that the frequencies are right, and a player in which you watch a text dissolve.*
 #
-# **We have** text as tokens and, for one character, the kernel: the probability to turn into any other under a given
+# **We have** text as tokens and, for one character, the kernel: the probability of every outcome under a given
 # amount of noise.
 # **We want** two functions for whole batches of text: one that gives all probabilities, and one that draws.
 # **Why**: a denoiser learns from pairs of a clean and a corrupted text, millions of them. So a pair must cost one
@@ -35,7 +35,7 @@ if "google.colab" in sys.modules:
 # ## By hand: a text of two letters
 #
 # The alphabet is `a`, `b`, `c`, the noise $\bar\sigma = 0.5$. By chapter 3 a letter survives with probability
-# $e^{-0.5} = 0.6065$, else it is anything, evenly. So an `a` stays an `a` with probability
+# $e^{-0.5} = 0.6065$; otherwise it is anything, evenly. So an `a` stays an `a` with probability
 # $0.6065 + 0.3935/3 = 0.7377$, and becomes a `b` with probability $0.3935/3 = 0.1312$.
 #
 # Each character of a text is corrupted *independently* of the others. So the probabilities multiply: the text `ab`
@@ -49,8 +49,10 @@ if "google.colab" in sys.modules:
 # $$ p(x_t = y \mid x_0) = \underbrace{e^{-\bar\sigma}\,[y = x_0]}_{\text{survived}}
 #    + \underbrace{(1 - e^{-\bar\sigma})\cdot\frac{1}{V}}_{\text{resampled}} $$
 #
-# The bracket $[y = x_0]$ (*Iverson bracket*) is 1 if the two are the same token, and 0 if not. This is row $x_0$ of the
-# kernel $e^{\bar\sigma Q}$. The probability of a whole corrupted text is a product, one factor for each position.
+# The bracket $[y = x_0]$ (*Iverson bracket*) is 1 if the two are the same token, and 0 if not. This is row $x_0$ of
+# the kernel $e^{\bar\sigma Q}$. Summed over all $y \ne x_0$ it says that a character differs with probability
+# $(1 - e^{-\bar\sigma})(1 - 1/V)$, at most $1 - 1/V$. The probability of a whole corrupted text is a product, one
+# factor for each position.
 #
 # | symbol | name in code | shape | meaning |
 # |---|---|---|---|
@@ -59,8 +61,8 @@ if "google.colab" in sys.modules:
 # | $\Delta$ | `delta_sigma` | (B,) or scalar | *noise increment* between two moments |
 #
 # The noise may be one number for the whole batch, or one for each text. A small collapsed helper, `noise_column`,
-# makes both into a column, beside tokens or a table (B, L, V). It refuses other shapes, for a noise per position would spread along the wrong axis.
-# (If B = L, no check can tell a noise per position from one per text.)
+# makes both into a column, beside tokens or a table (B, L, V). It refuses other shapes, because a noise per position
+# would broadcast along the wrong axis. (If B = L, no check can tell a noise per position from one per text.)
 
 # %% tags=["export", "hide-input"]
 import torch
@@ -122,13 +124,14 @@ def transition(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -> Ten
 
 
 # %% [markdown]
-# Five tokens, the token `2`, a noise of 0.5. The probability of the token itself is $0.6065 + 0.3935/5 = 0.6852$:
+# Take five tokens, the token `2`, and a noise of 0.5. The probability of the token itself is
+# $0.6065 + 0.3935/5 = 0.6852$:
 
 # %%
 transition(torch.tensor([[2]]), 0.5, vocab_size=5)
 
 # %% [markdown]
-# Chapter 3 has the matrix, and we have its rows. They must agree, also when each text of the batch has its own noise.
+# Chapter 3 has the matrix, and we have its rows. They must agree, even when each text of the batch has its own noise.
 
 # %% tags=["test"]
 from ddlm_core.noise import transition_matrix
@@ -151,8 +154,8 @@ test_transition_gives_the_rows_of_the_matrix()
 # %% [markdown]
 # ## Drawing a corrupted text
 #
-# What a resampled character becomes is a uniform draw. A text of nothing else is pure noise, where generation will
-# start. So this draw has a name of its own, the *prior* (SEDD: the *limit distribution*).
+# What a resampled character becomes is a uniform draw. A text made of such draws alone is pure noise, where
+# generation will start. So this distribution has a name of its own, the *prior* (SEDD: the *limit distribution*).
 
 
 # %% tags=["export"]
@@ -178,10 +181,10 @@ def sample_prior(
 # Draw a full set of replacements, and take one or the other. Two random numbers per character are enough; the
 # (B, L, V) table is never built.
 #
-# Three options. The `mask` marks characters that are *kept*, for instance words that a user gave and the model has to
-# write around. (Papers on masked diffusion mean the opposite: their mask hides. So later chapters call ours the
-# `condition_mask`.) Randomness comes from a `generator`, so the same seed gives the same corruption. And `prior` draws
-# the replacements, so that another forward process can use the function, too.
+# There are three options. The `mask` marks characters that are *kept*, for instance words that a user gave and the
+# model has to write around. (Papers on masked diffusion mean the opposite: their mask hides. So later chapters call
+# ours the `condition_mask`.) Randomness comes from a `generator`, so the same seed gives the same corruption. And
+# `prior` draws the replacements, so that another forward process can use the function, too.
 
 # %% tags=["export"]
 from collections.abc import Callable
@@ -216,9 +219,9 @@ def perturb_batch(
 
 # %% [markdown]
 # A story of chapter 2 at three noise levels, from the same seed. Under each line stands the same corruption with a
-# mask, `_`, as the replacement: *absorbing* noise, as in [appendix A](A_absorbing.ipynb). Masks show where the text is
-# corrupted; uniform noise does not. All 106 tokens take part: `�` is `<UNK>`, `⇥` and `↵` are tab and newline, and `<PAD>`
-# shows as nothing.
+# mask, `_`, as the replacement: *absorbing* noise, as in [appendix A](A_absorbing.ipynb). Masks show where the text
+# is corrupted; uniform noise does not, because a resampled character is a token like any other. All 106 tokens take
+# part: `�` is `<UNK>`, `⇥` and `↵` are tab and newline, and `<PAD>` shows as nothing.
 
 # %%
 from ddlm_core import stories
@@ -284,17 +287,18 @@ plt.show()
 #
 # $$ X^2 = \sum_{y} \frac{(O_y - E_y)^2}{E_y}. $$
 #
-# By hand: a fair coin, 100 throws, 60 heads. $X^2 = 10^2/50 + 10^2/50 = 4$. If the formula is right and the counts are
-# large, $X^2$ has the *chi-squared distribution* with $V - 1$ degrees of freedom. The probability that it
-# exceeds the value that came is called the *p-value*; for the coin it is 0.0455. PyTorch has it as a regularized
-# incomplete gamma function; [where the p-value comes from](deeper/chi_squared.ipynb) derives it from waiting times, and checks that
-# p-values of right code are uniform.
+# By hand: a fair coin, 100 throws, 60 heads. $X^2 = 10^2/50 + 10^2/50 = 4$. If the formula is right and the counts
+# are large, $X^2$ has the *chi-squared distribution* with $V - 1$ degrees of freedom. The probability of a value at
+# least as large as the one that came is called the *p-value*; for the coin it is 0.0455. PyTorch has it as a
+# regularized incomplete gamma function; [where the p-value comes from](deeper/chi_squared.ipynb) derives it from
+# waiting times, and checks that p-values of right code are uniform.
 #
-# We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code will:
-# 20,000 draws notice an error of three percentage points. If a token of probability $\tfrac12$ gains 0.03 and another one
-# loses it, this adds some $20000\cdot 2\cdot 0.03^2/0.5 = 72$ to $X^2$, and with five outcomes the limit is 33.4. The first test takes every
-# token as a start, at five noise levels in one batch, and then our real vocabulary. The second takes *pairs* of
-# neighbors, 25 outcomes, because characters must be corrupted independently.
+# We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code
+# will: 20,000 draws notice an error of three percentage points. If a token of probability $p$ gains 0.03, that adds
+# some $20000\cdot 0.03^2/p$ to $X^2$: 36 for $p = \tfrac12$, and more for a rarer one. Another token loses the same
+# 0.03, and the two probabilities sum to at most 1, so together they add at least 72. With five outcomes the limit is
+# 33.4. The first test takes every token as a start, at five noise levels in one batch, and then our real vocabulary.
+# The second takes *pairs* of neighbors, 25 outcomes, because characters must be corrupted independently.
 
 
 # %% tags=["test"]
@@ -330,9 +334,9 @@ test_neighbors_are_independent()
 # %% [markdown]
 # ## One waiting time for each character
 #
-# Now to watch a text dissolve, at many noise levels in a row. Look again at Carl's story: what is corrupted in
-# one line is corrupted in the same way in the next. All lines came from the same seed, so from the same numbers $u$. A
-# character is resampled when
+# Now to watch a text dissolve, at many noise levels in a row. Look again at Carl's story: what is corrupted at one
+# noise level is corrupted in the same way at the next. All lines came from the same seed, so from the same numbers
+# $u$. A character is resampled when
 #
 # $$ u < 1 - e^{-\bar\sigma} \quad\Longleftrightarrow\quad \bar\sigma > -\log(1 - u) =: E. $$
 #
@@ -367,7 +371,8 @@ for earlier, later in zip(states, states[1:], strict=False):  # what has changed
 # ## Watch it dissolve
 #
 # To show a run we need the tokens at each moment, the noise, and which positions have just changed: a `Frame`. The
-# sampler of chapter 7 will make such frames, too, and whoever draws them needs no more.
+# sampler of chapter 7 will make such frames, too, and whoever draws them needs no more. The collapsed cells after
+# `Frame` turn frames into an `Animation`; you can skip them.
 
 # %% tags=["export:animation"]
 from collections.abc import Iterable, Iterator, Sequence
@@ -548,10 +553,10 @@ def test_player_carries_every_frame():
 test_player_carries_every_frame()
 
 # %% [markdown]
-# The collapsed cells turn frames into an `Animation`. In a notebook it shows a player: one piece of HTML that carries its
-# frames, its style and its script, and asks no server for anything. It also plays in a terminal and saves a page or
-# a GIF. A test decodes the player in Python and finds every frame again; the renderers lie in
-# [`ddlm_core/support`](../ddlm_core/support/player.py), and know nothing of diffusion.
+# In a notebook, an `Animation` shows a player: one piece of HTML that carries its frames, its style and its script,
+# and asks no server for anything. It also plays in a terminal and saves a page or a GIF. A test decodes the player in
+# Python and finds every frame again; the renderers lie in [`ddlm_core/support`](../ddlm_core/support/player.py), and
+# know nothing of diffusion.
 #
 # Here is Carl's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric schedule. Drag
 # the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and you see the
@@ -563,10 +568,11 @@ states = dissolve(x_0[0], sigma_bars, len(tokenizer), seed=1)
 Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 
 # %% [markdown]
-# For the first third of the time almost *nothing happens*: at $t = 1/3$ the noise is only 0.006, less than one resampled
-# character in this text. Most of the damage is done between $t = 0.55$ and $t = 0.9$, as chapter 3 said in numbers. Look
-# also at how long the text can be read. With a third of its characters resampled you can still guess many words. What
-# you do then is what the denoiser has to learn.
+# For the first third of the time almost *nothing happens*: at $t = 1/3$ the noise is only 0.006, less than one
+# resampled character in this text. Most of the damage is done between $t = 0.55$, with 8 % of the characters
+# resampled, and $t = 0.9$, where hardly any have survived: the steep part of the S in chapter 3. Look also at how
+# long the text can be read. With a third of its characters resampled you can still guess many words. What you do then
+# is what the denoiser has to learn.
 #
 # ## Change it safely
 #
@@ -635,8 +641,8 @@ round(expected, 3)
 # %% [markdown]
 # ## Summary
 #
-# A character survives with probability $e^{-\bar\sigma}$; else it is drawn uniformly from all $V$ tokens. Only "ever
-# resampled or not" matters, so any noise level is one step away, and counting confirms it.
+# A character survives with probability $e^{-\bar\sigma}$; otherwise it is drawn uniformly from all $V$ tokens. Only
+# "ever resampled or not" matters, so any noise level is one step away, and counting confirms it.
 #
 # | module | name | meaning |
 # |---|---|---|
@@ -650,10 +656,11 @@ round(expected, 3)
 #
 # ## Where this stands in the field
 #
-# `perturb_batch` is the *forward sample* of diffusion models: `q_sample` in many code bases, `sample_transition` in SEDD's,
-# where the prior is `sample_limit`. That any noise level is one draw away makes diffusion models trainable; in [D3PM](https://arxiv.org/abs/2107.03006) it is the product of all transition matrices. With masks as the
-# prior, the same function corrupts text for [MDLM](https://arxiv.org/abs/2406.07524) and
-# [LLaDA](https://arxiv.org/abs/2502.09992). The coupling by waiting times is the discrete relative of
-# following one image through growing Gaussian noise.
+# `perturb_batch` is the *forward sample* of diffusion models: `q_sample` in many code bases, `sample_transition` in
+# SEDD's, where the prior is `sample_limit`. That any noise level is one draw away makes diffusion models trainable;
+# in [D3PM](https://arxiv.org/abs/2107.03006), where time is discrete, that draw takes the product of the transition
+# matrices so far. With masks as the prior, the same function corrupts text for
+# [MDLM](https://arxiv.org/abs/2406.07524) and [LLaDA](https://arxiv.org/abs/2502.09992). The coupling by waiting
+# times is the discrete relative of following one image through growing Gaussian noise.
 #
 # Next: [chapter 5](05_loss.ipynb) asks what a network should learn from such pairs.
