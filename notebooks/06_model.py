@@ -9,16 +9,17 @@
 # %% [markdown]
 # # The denoising transformer
 #
-# *About 60 minutes. You need: chapters 3 to 5, and an idea of how attention works. You will have: the network of this
-# book, every layer of it compared with its formula.*
+# *About 55 minutes. You need: chapters 3 to 5, and an idea of how attention works. You will have: the network of this
+# book, with a check for every part.*
 #
 # **We have** a loss that compares scores ([chapter 5](05_loss.ipynb)).
 # **We want** the network that gives them, small enough to read in one sitting.
 # **Why**: everything so far was exact; this is the one part that has to *learn*. A transformer with a bug still trains, only
-# a little worse, and nobody notices. So each piece gets a check that would notice.
+# a little worse, and nobody notices. So every piece has a check that would notice: those of the whole are on this
+# page, those of layers in `tests/unit/test_model.py`.
 #
-# The pieces are those of a GPT. Four things differ: this network looks to both sides, it never sees a position's own letter when it
-# answers for that position, it is told how noisy the text is, and before training it says exactly nothing.
+# It is a GPT but for four things: it looks to both sides, never sees a position's own letter when it
+# answers for that position, is told how noisy the text is, and before training favors no letter.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -37,8 +38,8 @@ if "google.colab" in sys.modules:
 # ## By hand: what a denoiser must know
 #
 # Take seven words with how often each occurs. We see `tet`, after a total noise $\bar\sigma$. What was the last letter?
-# Go through all words. Each of their letters either equals the one we see or was redrawn into it;
-# [chapter 4](04_forward.ipynb) has the probabilities. Multiply, add up, divide. On purpose, `leave_one_out` skips the letter at its own position;
+# Go through all words. By [chapter 4](04_forward.ipynb), a letter survives with probability $e^{-\bar\sigma}$; otherwise it is
+# redrawn, here into any of four letters. Multiply, add up, divide. `leave_one_out` skips the letter at its own position;
 # two sections on, we see why.
 
 # %%
@@ -71,32 +72,31 @@ for sigma_bar in (0.01, 0.5, 1.0, 20.0):
 show("een, first letter, noise 0.1", leave_one_out("een", 0, 0.1))
 
 # %% [markdown]
-# With little noise the `te` can be trusted: `tea` or `ten`, 4 to 7. With more noise the `te` may itself be
-# wrong, and other words come back. At $\bar\sigma = 20$ nothing is left but how words end in general. So
-# **the network must know the noise level**: the same text asks for different answers.
+# With little noise the `te` can be trusted: `tea` or `ten`, 4 to 7. With more noise it may itself be
+# wrong. At $\bar\sigma = 20$ nothing is left but how words end in general.
+# **The network must know the noise level**: the same text asks for different answers.
 #
-# For the first letter of `een`, all the help is on the right. A GPT looks only to the left, because what
-# comes later is the answer. Here the evidence may lie on either side: the network must be *bidirectional*.
+# For the first letter of `een`, all the help is on the right, where a GPT does not look, because what
+# comes later is the answer. This network must be *bidirectional*.
 #
 # ## From a denoiser to a score, in one line
 #
 # Loss and sampler ask for the *score* $s_y$: how many times as probable would the noisy text be with the letter $y$ at
-# this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours answers
-# another question, "which clean letter stood here?". The field calls the choice a *parametrization*, and ours
-# *$x_0$-prediction*. It is enough, because the answer contains the score.
+# this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours predicts which clean letter
+# stood here, a *parametrization* called *$x_0$-prediction*. It is enough, because the score follows from it.
 #
-# Fix the other letters, and let $q_z$ be the probability that the clean letter here was $z$, given those others. Chapter 5
-# wrote the probability that $z$ is then seen as $y$ as $\frac{1-e^{-\bar\sigma}}{V}\,(1+\kappa[y=z])$, with
-# $\kappa = V/(e^{\bar\sigma}-1)$ and $[y=z]$ equal to 1 for the same letter, else 0. Letters get their noise
+# Fix the other letters, and let $q_z$ be the probability that the clean letter here was $z$, given those others. By chapter 5,
+# $z$ is then seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}\,(1+\kappa[y=z])$, where
+# $\kappa = V/(e^{\bar\sigma}-1)$ and $[y=z]$ is 1 for the same letter, else 0. Letters get their noise
 # independently, so once $z$ is known, the others say nothing more about $y$. Add up over $z$; the $q_z$ sum to 1, and
-# factors that are the same for all $y$ cancel in the ratio:
+# common factors cancel in the ratio:
 #
 # $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
 #    \qquad\text{so}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
 #
-# A score can be a millionth or a million, which networks hit badly. A distribution over $V$ letters
+# A score can be a millionth or a million, which networks hit badly. A distribution
 # is what they are good at, and $\kappa$ we know exactly. Check the line at $\bar\sigma = 1$ by counting how
-# probable `tea`, `tee`, `ten` and `tet` are as noisy words:
+# probable four noisy words are:
 
 
 # %% tags=["hide-input"]
@@ -115,7 +115,7 @@ show("score from q", {y: (1 + kappa * q[y]) / (1 + kappa * q["t"]) for y in LETT
 #
 # $q$ is a *leave-one-out* (or *cavity*) distribution: it counts everything but the position's own noised letter. That letter
 # is evidence too, but of known strength: by Bayes' rule, $p(x_0 = y \mid x_t) \propto q_y\,(1 + \kappa[y = x_t])$.
-# The line above brings it in, as its denominator. A network that had counted it already would count it twice. Here is the mean
+# The line above brings it in, as its denominator; a network that had counted it already would count it twice. The mean
 # score entropy at the last letter of `tet`, with $q$ and with $p(x_0 \mid x_t)$ in its place:
 
 # %% tags=["hide-input"]
@@ -134,20 +134,17 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
     print(f"own letter {name:14} {loss:.4f} nats per unit of noise")
 
 # %% [markdown]
-# Counting twice costs. One may show the network the whole noised text and trust the loss to teach it; most networks of the field
-# do. Hiding the letter looks hard, because each layer mixes positions: after two layers, a position hears of its own letter from its
-# neighbors. The *hollow transformer* below does hide it. Then $q$ is what it claims to be whatever the weights are. And because there is
-# nothing to copy, [chapter 8](08_training.ipynb) can train the network with plain cross-entropy on the clean letter, at every position.
+# Counting twice costs. Most networks of the field see the whole noised text, and must learn to leave their own letter out.
+# To hide it is harder than it looks: in the first layer a neighbor hears of our letter, and in the second we hear
+# of it from the neighbor. The *hollow transformer* below does hide it. And because there is
+# nothing to copy, [chapter 8](08_training.ipynb) can train it with plain cross-entropy on the clean letter, at every position.
 #
-# | symbol | name in code | shape | meaning |
-# |---|---|---|---|
-# | $x_t$ | `input_ids` | (B, L) | noised tokens: B texts of L tokens |
-# | $d$, $h$ | `n_embd`, `n_head` | int | features per position; attention heads, of $d/h$ features each |
-# | $c$ | `cond` | (B, `cond_dim`) | the noise level, as features |
+# Below, B is the number of texts and L of tokens per text; $d$ is `n_embd`, the features per position, which attention
+# cuts into $h$ heads (`n_head`); and $c$ (`cond`) is the noise level as features.
 #
-# Sizes, alphabet, kind of noise (the `graph`) and its limits stand in one frozen dataclass,
-# `DiscreteDiffusionConfig`, saved beside the weights: a checkpoint describes itself.
-# A [deeper page](deeper/network_engineering.ipynb) shows what it refuses, how networks are saved, and why some lines choose a precision.
+# Sizes, alphabet and noise stand in one frozen dataclass, `DiscreteDiffusionConfig`, saved beside the weights.
+# Its `graph` is the kind of noise: uniform up to chapter 10, absorbing in [appendix A](A_absorbing.ipynb).
+# A [deeper page](deeper/network_engineering.ipynb) shows how networks are saved, and why some lines choose a precision.
 
 # %% tags=["export:config", "hide-input"]
 """What a checkpoint says of itself: sizes, alphabet, forward process, limits of the noise."""
@@ -229,14 +226,14 @@ class DiscreteDiffusionConfig:
 # %% [markdown]
 # ## The noise level as features
 #
-# The noise $\bar\sigma$ runs from $10^{-4}$ to 20. A network handles numbers of size 1 well, and should see
+# The noise $\bar\sigma$ runs from $10^{-4}$ to 20, and a network should see
 # a step from 0.001 to 0.002 as clearly as one from 1 to 2. So take the logarithm, multiply it by *frequencies* $\omega_k$, and
-# read off $\sin(\omega_k\log\bar\sigma)$ and $\cos(\omega_k\log\bar\sigma)$: *sinusoidal features*, as in the timestep embeddings of
-# image diffusion. The lowest frequency, 0.03, makes less than a tenth of a turn over the whole range and tells roughly
-# where we are. The highest, 10, makes a full turn each time the noise grows by a factor of $e^{2\pi/10} = 1.87$. Two small layers then make the vector $c$, which all blocks share. SiLU is $x/(1+e^{-x})$, a smooth $\max(x, 0)$.
+# read off $\sin(\omega_k\log\bar\sigma)$ and $\cos(\omega_k\log\bar\sigma)$: *sinusoidal features*, also known as timestep embedding.
+# The lowest frequency, 0.03, makes less than a tenth of a turn over the whole range, and tells roughly where we are.
+# The highest, 10, makes a full turn each time the noise grows by a factor of $e^{2\pi/10} = 1.87$. Two small
+# layers then make the vector $c$, which all blocks share.
 
-
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 """The network: a hollow transformer that is told the noise level and answers with log-scores."""
 
 import torch
@@ -274,27 +271,26 @@ class NoiseEmbedding(nn.Module):
 #
 # A block of a transformer never replaces the features $x$ of a position; it adds to them. What flows upward through all
 # additions is the *residual stream*. Before each addition, *layer norm* subtracts the mean of the features and divides by their standard
-# deviation: `(1, 3)` becomes `(-1, 1)`, and so does `(100, 300)`. *Adaptive* layer norm (adaLN) then shifts and scales the result by amounts that depend on the
-# noise. With $c$ from above and a linear layer $W$,
+# deviation: `(1, 3)` and `(100, 300)` both become `(-1, 1)`. *Adaptive* layer norm (adaLN) then shifts and scales the result by
+# amounts that depend on the noise. With $c$ from above and a linear layer $W$,
 #
 # $$ (\beta, \gamma, g) = W(c), \qquad
 #    x \;\leftarrow\; x + g \odot f\big((1+\gamma)\odot \mathrm{norm}(x) + \beta\big). $$
 #
 # $f$ is the attention or the feed-forward map of a block, $\odot$ multiplies feature by feature. Shift
-# $\beta$ and scale $\gamma$ say what to look for at this noise level, the *gate* $g$ how much of the finding to add.
+# and scale say what to look for at this noise level, the *gate* $g$ how much of it to add.
 # "Zero" means that the weights and biases of $W$ are *zero-initialized*. So $\beta = \gamma = g = 0$ at any noise, and
-# before training **every block does nothing**. The idea is from
-# [DiT](https://arxiv.org/abs/2212.09748) (Peebles & Xie 2023).
+# before training **every block does nothing**
+# ([DiT](https://arxiv.org/abs/2212.09748), Peebles & Xie 2023).
 #
-# Why start at nothing? First, *the start is known*. The output layer, the *head*, is zero as well, so $q$ is uniform and
-# the loss is that of the uniform baseline, $\log 106 = 4.66$ nats per character, for every seed.
-# Second, *it can still learn*. Look at one weight, $x + g\,w\,x$, and let $\delta$ be the derivative of the loss by this output. Then
+# Why start at nothing? The output layer, the *head*, is zero as well, so *the start is known*: $q$ is uniform, and
+# the loss is that of the uniform baseline, $\log 106 = 4.66$ nats per character.
+# And *it can still learn*. Take one weight, $x + g\,w\,x$, and let $\delta$ be the derivative of the loss with respect to this output:
 #
 # $$ \frac{\partial\,\text{loss}}{\partial g} = \delta\,w\,x, \qquad \frac{\partial\,\text{loss}}{\partial w} = \delta\,g\,x. $$
 #
 # At $g = 0$ and $w \neq 0$ the gate has a nonzero gradient. After one step $g \neq 0$, and $w$ has one, too.
-# But at $g = 0$ *and* $w = 0$ both derivatives are 0, forever. **Of two factors, set one to zero and
-# never both.**
+# But at $g = 0$ *and* $w = 0$ both stay 0 forever. **Of two factors, set one to zero and never both.**
 
 
 # %% tags=["export"]
@@ -328,7 +324,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 #
 # $$ R_i \binom{a}{b} = \binom{a\cos i\omega - b\sin i\omega}{b\cos i\omega + a\sin i\omega}. $$
 #
-# The inner product of two arrows depends on their lengths and on the angle between them. Rotating the query by
+# An inner product of arrows depends on their lengths and on the angle between them. Rotating the query by
 # $i\omega$ and the key by $j\omega$ changes that angle by $(j - i)\,\omega$: only the *distance* counts, with its sign.
 # With $\omega = 0.5$, a query at position 2 and a key at 5; both five positions further; and the other way around:
 
@@ -344,9 +340,9 @@ for i, j in ((2, 5), (7, 10), (5, 2)):
     print(f"query at {i}, key at {j:2}: {rotated(query, i) @ rotated(key, j):.4f}")
 
 # %% [markdown]
-# Each pair of features gets a frequency of its own, from 1 down to nearly $10^{-4}$. In a head of 32 features the highest
-# comes full circle after 6.3 positions and tells neighbors apart; the lowest needs about 35,000 and compares
-# features rather than positions. Nothing here is learned.
+# Each pair of features has its own frequency. In a head of 32 features the highest, 1,
+# comes full circle after 6.3 positions and tells neighbors apart; the lowest, $1.8 \cdot 10^{-4}$, needs about 35,000 and
+# hardly sees distance.
 
 
 # %% tags=["export"]
@@ -367,9 +363,8 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# In heavy noise no words are left to measure distances from, and only the position in the window says something: our
-# stories all start at its first character. So each position also gets a learned
-# vector, `position_embedding` (*learned absolute positions*), zero at first.
+# A distance helps only if there is something to recognize at its other end. In heavy noise there is not, but our stories all start
+# at position 1. So each position also gets a learned vector, `position_embedding` (*learned absolute positions*), zero at first.
 #
 # ## Attention and QK-norm
 #
@@ -379,12 +374,13 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
 # $$ \sum_{j\,\in\,S_i} w_{ij}\, v_j, \qquad w_{ij} \;\propto\; \exp\frac{u_i\cdot k_j}{\sqrt{d/h}}, $$
 #
 # with weights that sum to 1 over $S_i$, the positions where `attn_mask` is true: in a GPT all $j \le i$. The context is the
-# text `x` itself or, in the merge blocks below, two tables of $L$ positions laid end to end. `<PAD>` is not masked: where a story ends is something to predict.
+# text `x` itself or, in the merge blocks below, two tables of $L$ positions laid end to end. `<PAD>` is not masked: the end of a story
+# must be predicted, too.
 #
-# Nothing yet stops queries and keys from growing. When they do, one weight is almost 1, the derivative of the
-# softmax almost 0, and learning stalls. *QK-norm* ([Henry et al. 2020](https://arxiv.org/abs/2010.04245)) divides each query and key
-# by its root mean square before the rotation (and multiplies by one learned number per feature, 1 at first). A normed vector has length
-# $\sqrt{d/h}$, so by Cauchy–Schwarz the exponent is at first at most $\sqrt{d/h}$: 5.7 for 32 features.
+# Nothing yet stops queries and keys from growing until one weight is almost 1, and learning stalls.
+# *QK-norm* ([Henry et al. 2020](https://arxiv.org/abs/2010.04245)) divides each
+# by its root mean square before the rotation, and multiplies by one learned number per feature, 1 at first. Then it has length
+# $\sqrt{d/h}$, and by Cauchy–Schwarz the exponent is at most $\sqrt{d/h}$: 5.7 for 32 features.
 
 
 # %% tags=["export"]
@@ -421,17 +417,16 @@ class Attention(nn.Module):
 # ## One block
 #
 # A block adds to the residual stream twice: the result of attention, then that of a *feed-forward* map (MLP) at each
-# position: up to four times as many features, a nonlinearity (GELU, another smooth $\max(x, 0)$) and down again. `Modulation` gives six parts: shift, scale
-# and gate for each of the two. Merge blocks normalize, scale and shift their context in the same way.
+# position, which goes up to four times as many features, through GELU, a smooth $\max(x, 0)$, and down again.
+# `Modulation` gives shift, scale and gate for each of the two. Merge blocks also normalize, scale and shift their context.
 #
 # **A short convolution.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor. So in
-# `causal` blocks (next section), what enters each of the two maps is the position itself plus the three
-# before it, these three times one learned weight per feature. This is a *depthwise causal convolution*: depthwise because features do not
-# mix, causal because it looks only back. By hand, with one feature, the text `1, 2, 4, 8`, and two weights, 10 for one back
-# and 100 for two back: the last position becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. Zero weights beside a zero gate are safe here: the
-# position itself passes, so the gate has a nonzero gradient. On TinyStories the convolution is worth
-# 0.05 to 0.06 bits per character from 1,000 to 4,000 steps ([benchmarks](../benchmarks/README.md)).
-
+# `causal` blocks (next section), each of the two maps gets the position itself plus a weighted sum of the three before it, with one
+# learned weight for each feature and each step back: a *depthwise causal convolution*, depthwise because features do not
+# mix, causal because it looks only back. With one feature, the text `1, 2, 4, 8`, and weights 10 for one back
+# and 100 for two back, the last position becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. Its weights and the gate both start at
+# zero; that is safe, because the position itself passes and gives the gate a gradient. On TinyStories the convolution is worth
+# [0.05 to 0.06 bits per character](../benchmarks/README.md).
 
 # %% tags=["export"]
 from torch.utils.checkpoint import checkpoint
@@ -492,35 +487,31 @@ class Block(nn.Module):
 # %% [markdown]
 # ## A hollow transformer
 #
-# Now the blocks are put together so that no position learns of its own letter. Think of two readers and a judge. One reads
-# from left to right, the other from right to left. When they reach position $i$, the first knows the letters before
-# it, the second those after it. The judge asks both. This is a *hollow transformer*
-# ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)): a *left-to-right stack* of blocks, a *right-to-left stack*, and
-# *merge blocks*. Three things keep a stack blind:
+# How do we put blocks together so that no position learns of its own letter? A *hollow transformer*
+# ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)) has two readers and a judge: a *left-to-right stack* of blocks, which at position
+# $i$ knows the letters before it, a *right-to-left stack*, which knows those after it, and *merge blocks*, which listen to both.
+# Three things keep a stack blind:
 #
 # * *Shift.* At position $i$ the left-to-right stack starts from the embedding of letter $i-1$, the right-to-left stack from
 #   that of $i+1$, and zeros beyond the ends.
-# * *Mask.* At position $i$ the left-to-right stack attends to its own positions $j \le i$, which know no letter after
-#   $i - 1$. The right-to-left stack attends to $j \ge i$.
+# * *Mask.* The left-to-right stack attends to its own positions $j \le i$, which know no letter after
+#   $i - 1$, the right-to-left stack to $j \ge i$.
 # * *Convolution.* It looks only at positions that the stack has already passed.
 #
-# The right-to-left stack gets its text reversed, so that one mask and one convolution serve both. For the
-# word `tea`, this is what each stack knows at each position:
+# For the word `tea`, this is what each stack knows:
 #
 # | position | 1, predicts `t` | 2, predicts `e` | 3, predicts `a` |
 # |---|---|---|---|
 # | left-to-right | – | `t` | `te` |
 # | right-to-left | `ea` | `a` | – |
 #
-# Each column holds all letters but one. The merge blocks bring them together. They start
+# Each column holds all letters but one. The merge blocks start
 # from the sum of both stacks at position $i$, and attend to the left-to-right stack at $j \le i$ and to the right-to-left
 # stack at $j \ge i$. They must not attend to merge states: the one at position 1 knows `ea`, and through
 # it position 2 would hear of its own `e`. For the same reason they have no convolution.
 #
-# Of 6 blocks, 2 go to each stack and 2 to the merge. Each still works once on each position, so a step costs about what 6 plain blocks
-# cost. The price is depth: a letter passes through at most 4 of the 6, and the two sides meet only in the merge. On the stories of
-# chapter 2 [no difference showed](../benchmarks/README.md): a plain bidirectional network, with another loss, ended 6.7 nats (standard error 0.7) above
-# the Bayes-optimal denoiser after 12,000 steps, a hollow one 7.0 (0.5) after 10,000.
+# Of 6 blocks, 2 go to each stack and 2 to the merge, at about the cost of 6 plain blocks. The price is depth: a letter passes through at
+# most 4 of the 6, and the two sides meet only in the merge; [benchmarks](../benchmarks/README.md) compare it with a bidirectional network.
 
 
 # %% tags=["export"]
@@ -560,8 +551,8 @@ def hollow_attention(
 # %% [markdown]
 # ## The picture
 #
-# On the left is the whole network, from bottom to top, on the right one of its blocks. Thick blue is the residual stream. An orange $c$
-# marks where the noise level enters. The dashed boxes exist in causal blocks only. Whatever sets a shift, a scale or a gate is zero before training.
+# On the left is the whole network, on the right one block. Thick blue is the residual stream; an orange $c$
+# marks where the noise level enters. The dashed boxes exist in causal blocks only. "Given" and "condition" come next.
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -659,17 +650,16 @@ plt.show()
 #
 # One piece is left. When a user gives part of a text and wants the rest (*infilling*, chapter 7), the given
 # characters are certain, whatever the noise. `condition_mask`, true where a token is given, adds one learned vector,
-# `condition_embedding`, to their embeddings. It hides nothing: in papers on masked diffusion, "masked" means the opposite.
+# `condition_embedding`, to their embeddings. It hides nothing, unlike a mask in masked diffusion.
 #
-# Follow the shapes with the default sizes. 16 texts of 256 tokens are a table (16, 256); the embedding makes it (16, 256, 128), and
-# all blocks keep that shape. Attention cuts
-# the 128 features into 4 heads of 32 and compares 256 × 256 pairs of positions, in merge blocks 256 × 512. The noise (16,) becomes $c$, (16, 64), and in each block
-# (16, 1, 768), six parts of 128 that all positions of a text share. The head makes (16, 256, 106): for each position, a number per token.
+# Follow the shapes with the default sizes. The embedding makes 16 texts of 256 tokens a table (16, 256, 128), and
+# all blocks keep that shape. Attention cuts the 128 features into 4 heads of 32 and compares 256 × 256 pairs of positions, in merge
+# blocks 256 × 512. The noise (16,) becomes $c$, (16, 64), and in each block six parts (16, 1, 128). The head makes (16, 256, 106): for each
+# position, a number per token. Of the 1.57 million weights, each block has [0.25 million](deeper/network_engineering.ipynb).
 #
-# `denoise` reads these numbers as $\log q$, and `forward`
-# goes on to $\log s$, by the one line from above (`log_score` of the uniform graph). `stack_logits` and `denoise_stacks` answer for the two
-# stacks as well, for an auxiliary loss in chapter 8. With `parametrization="score"` the numbers are log-scores, as in SEDD; the one at the current token is
-# subtracted, because a ratio of a thing to itself is 1.
+# `denoise` reads the numbers of the head as $\log q$, and `forward`
+# goes on to $\log s$, by the one line from above (`log_score` of the graph). `stack_logits` and `denoise_stacks` also answer for the two
+# stacks, for an auxiliary loss in chapter 8. With `parametrization="score"` the numbers are log-scores, as in SEDD.
 
 # %% tags=["export"]
 from typing import Any, Self
@@ -782,7 +772,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 #
 # A fresh network of the default size, and what it says about a text:
 
-# %%
+# %% tags=["hide-input"]
 torch.manual_seed(0)
 config = DiscreteDiffusionConfig()
 network = DiscreteDiffusionTransformer(config)
@@ -792,10 +782,8 @@ with torch.no_grad():
 print(f"log q from {log_q.min():.4f} to {log_q.max():.4f}; log(1/106) = {-math.log(106):.4f}")
 
 # %% [markdown]
-# Exactly uniform. But a zero head would say so even after random gates: one zero hides
-# the other. So the check looks at the modulations themselves. It uses a small network; in
-# `small_network`, for the checks below, every weight is random.
-
+# Exactly uniform. But a zero head would say so even after random gates. So the check, on a small network,
+# looks at the modulations themselves.
 
 # %% tags=["test"]
 import math
@@ -821,8 +809,8 @@ def test_fresh_network_is_the_uniform_baseline():
 test_fresh_network_is_the_uniform_baseline()
 
 # %% [markdown]
-# Head and gates are both zero. Is that not the forbidden double zero? No: the head multiplies the residual stream, which
-# reaches it past the gates. Here are the sizes of gradients before each of four steps of gradient descent on one text:
+# Head and gates both zero: is that not forbidden? No: the head multiplies the residual stream, which
+# reaches it past the gates. The sizes of gradients before each of four steps on one text:
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import perturb_batch
@@ -863,17 +851,15 @@ for name, norms in rows.items():
     print(f"{name:21}" + "".join(f"{norm:9.1e}" if norm else f"{'0':>9}" for norm in norms))
 
 # %% [markdown]
-# First the head alone learns. One step later the embedding and the gates have a gradient,
-# through the head. Once the gates are no longer zero, so have the shifts and scales, the attention, and the noise embedding. After three
-# steps, all parts learn.
+# First the head alone learns. At step 1 the embedding and the gates have a gradient,
+# through the head. From step 2 on, with gates that are no longer zero, all parts learn.
 #
 # ## Every position depends on every other, and never on itself
 #
-# Give all weights random values, and ask PyTorch for the
-# derivative of the answer at position $i$ (a fixed mixture of its logits) by the embedding at position $j$. Within a text it must
-# be nonzero for every pair but $i = j$, where it must be exactly zero, as it must be between two texts of a batch. The figure shows the derivatives for
-# one text of twelve letters. Only the diagonal is empty.
-
+# Give all weights random values (`small_network`), and ask PyTorch for the
+# derivative of the output at position $i$, a fixed mixture of its logits, with respect to the embedding at position $j$. It must
+# be nonzero for every pair but $i = j$, where it must be exactly zero, as between two texts of a batch. The figure shows
+# one text of twelve letters: only the diagonal is empty.
 
 # %% tags=["test"]
 from torch import Tensor
@@ -917,9 +903,9 @@ bar.outline.set_visible(False)
 plt.show()
 
 # %% [markdown]
-# The two answers $\log q$ and $\log s$ also fit together for any weights: with $a_y(z)$, the true ratio if the clean
-# letter were $z$ (chapter 5), $s_y$ is the mean of $a_y(z)$ over $p(x_0 = z \mid x_t)$.
-
+# $\log q$ and $\log s$ also fit together, whatever the weights. Take chapter 5's true ratio if the clean letter were $z$,
+# $a_y(z) = (1+\kappa[y=z])\,/\,(1+\kappa[x_t=z])$. Its mean over $p(x_0 = z \mid x_t) \propto q_z\,(1+\kappa[x_t=z])$
+# is $s_y$: the denominator cancels.
 
 # %% tags=["test", "hide-input"]
 from ddlm_core.loss import log_posterior, log_ratio
@@ -943,15 +929,15 @@ test_score_is_the_mean_ratio_whatever_the_network_says()
 # ## Change it safely
 #
 # 1. Let the merge blocks attend to each other: in the last loop of `hollow_attention`, write `merge` for `context` and
-#    `causal | causal.T` for `attn_mask`. It would train, and faster at first sight, because each position's own noised letter leaks in.
+#    `causal | causal.T` for `attn_mask`. Each position's own noised letter leaks in.
 #    `test_every_position_depends_on_every_other_and_nothing_else` fails.
 # 2. Overwrite the zeros: at the end of the network's `__init__`, loop over `self.modules()` and call
-#    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear` `m`, as many programs do. `test_fresh_network_is_the_uniform_baseline` fails, and still fails
+#    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear` `m`. `test_fresh_network_is_the_uniform_baseline` fails, even
 #    if you spare `self.head`.
-# 3. Forget the norm of the keys: where they are rotated, write `k` for `self.key_norm(k)`. It would train, and nothing on this page
-#    fails. The unit test `test_attention_is_the_formula` does.
+# 3. Forget the norm of the keys: where they are rotated, write `k` for `self.key_norm(k)`. Nothing on this page
+#    fails, but the unit test `test_attention_is_the_formula` does.
 #
-# After each: `make export && pytest tests/`. Safe to change are the sizes in the config.
+# After each: `make export && pytest tests/`.
 #
 # ## Exercises
 #
@@ -976,10 +962,9 @@ assert largest == [0, 0] and feed_forward_gate.abs().max() > 0
 largest
 
 # %% [markdown]
-# **2. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`). Does the
-# network still know the order of the letters? Swap the first two of seven, and look at the answer for the last: in a
-# network of one block, which is a merge block alone, and in one of six. (Expected: one block gives the same answer, because all but the two neighbors
-# is a bag of letters to it. Six blocks give another: who may attend to whom already tells the order, also in a GPT without positions.)
+# **2. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`), and swap the first
+# two letters of seven. Does the output for the last one change, in a network of one block, which merges, and in one
+# of six? (Expected: not with one, to which all but the neighbors are a bag; but with six, where who may attend to whom tells the order.)
 
 # %% tags=["solution", "hide-input"]
 x_t, sigma_bar = noised_batch(1, 7)
@@ -999,8 +984,8 @@ assert (x_t != swapped).any() and same == [True, False]
 same
 
 # %% [markdown]
-# **3. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and ask it for the last letter of
-# `tet` at the four noise levels of the beginning. (Expected: within 0.05 of the exact $q$.)
+# **3. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and compare it with the
+# first output. (Expected: within 0.05 of the exact $q$.)
 
 # %% tags=["solution", "hide-input"]
 from ddlm_core.testing import small_config
@@ -1035,9 +1020,8 @@ round(gap, 3)
 # %% [markdown]
 # ## Summary
 #
-# The network predicts the clean letter at each position from all other positions and the noise level; its own
-# letter is left to Bayes' rule, which also turns $q$ into the score. Blocks only add, zero-initialized gates decide how
-# much, and each layer is compared with its formula, because a transformer with a bug still trains.
+# The network predicts the clean letter at each position from all other positions and the noise level; Bayes' rule adds its own
+# letter, and turns $q$ into the score. Blocks only add, and zero-initialized gates decide how much.
 #
 # | exported | what it is |
 # |---|---|
@@ -1045,21 +1029,19 @@ round(gap, 3)
 # | `sinusoidal_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to $c$ |
 # | `Modulation`, `modulate(x, shift, scale)` | adaLN-zero |
 # | `rope_angles(length, head_size)`, `apply_rope(x, angles)` | positions as rotations |
-# | `Attention`, `causal_conv(x, weights)`, `Block` | one layer, its two maps, and the short convolution before each |
+# | `Attention`, `causal_conv(x, weights)`, `Block` | one layer and its parts |
 # | `neighbors(x, position_embedding)`, `hollow_attention(blocks, …)` | two causal stacks and a merge |
-# | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, condition_mask)` is $\log s$, `.denoise(…)` is $\log q$, `.logits(…)` comes before both |
+# | `DiscreteDiffusionTransformer(config)` | `model(x_t, sigma_bar, condition_mask)` is $\log s$, `.denoise(…)` is $\log q$ |
 #
 # ## Where this stands in the field
 #
-# The blocks are those of the *diffusion transformer* (DiT), with RoPE for positions, as in
+# The blocks are those of the *diffusion transformer* (DiT), with RoPE, as in
 # SEDD and the masked model [MDLM](https://arxiv.org/abs/2406.07524). Those are plain bidirectional encoders: a
-# position sees itself. With masks that leaks nothing, because a masked position holds no letter, and the noise level need not be told either
-# ([Ou et al. 2024](https://arxiv.org/abs/2406.03736)); [LLaDA](https://arxiv.org/abs/2502.09992), with 8 billion parameters, is such an encoder, not told the noise level.
-# With uniform noise, [Gourevitch et al. 2026](https://arxiv.org/abs/2605.22765) show that the usual objective is optimized by the leave-one-out distribution and not by the
-# denoising posterior, and convert between the two and the score. Hollow transformers came with [Sun et al. 2023](https://arxiv.org/abs/2211.16750) and return in
+# position sees itself. With masks that leaks nothing, and the noise level need not be told either
+# ([Ou et al. 2024](https://arxiv.org/abs/2406.03736)), nor is it in [LLaDA](https://arxiv.org/abs/2502.09992).
+# With uniform noise, [Gourevitch et al. 2026](https://arxiv.org/abs/2605.22765) show that the usual objective is optimized by the leave-one-out
+# distribution and not by the denoising posterior. Hollow transformers return in
 # [Zhao et al. 2024](https://arxiv.org/abs/2407.21243), to correct samples of masked models. Short convolutions are in
 # [Primer](https://arxiv.org/abs/2109.08668) and, as *Canon layers*, in [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351).
-# [DiffusionGemma](https://ai.google.dev/gemma/docs/diffusiongemma/explained) (2026) uses uniform noise at 26 billion parameters: causal attention
-# over the prompt, bidirectional over the 256 tokens that are denoised.
 #
 # Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.
