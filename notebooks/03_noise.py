@@ -427,13 +427,8 @@ plt.show()
 #
 # or 0.378 without the approximation. Is that a waste? Of the 20 jumps per character that come in all, only 0.01 come
 # in this third, so a trainer that draws its times evenly learns little there. One cure is another schedule
-<<<<<<< HEAD
-# (exercise 3), at a price. The other draws more noise levels where the loss is large and gives each less weight in return;
-# [chapter 8](08_training.ipynb) does that *importance sampling*.
-=======
 # (exercise 3), at a price. The other draws more noise levels where the loss is large and gives each less weight in
 # return; [chapter 8](08_training.ipynb) does that *importance sampling*.
->>>>>>> r03
 #
 # ## Change it safely
 #
