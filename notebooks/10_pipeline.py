@@ -207,7 +207,8 @@ def draw_curve(result: StepResult) -> None:
     for n in (1, 3, 5):
         axes.axhline(ngrams[n - 1], color="gray", linestyle=":")
         axes.text(settings.max_steps or 0, ngrams[n - 1], f" {n}-gram", va="center")
-    axes.set(xlabel="training steps", ylabel="bits per character", ylim=(0, None))
+    axes.set(xlabel="training steps", xlim=(0, settings.max_steps))
+    axes.set(ylabel="bits per character", ylim=(0, None))
     shown.update(figure)
 
 
