@@ -18,8 +18,6 @@
 # **We want** weights: text goes in, a model comes out.
 #
 # **Why**: everything so far was exact for any network. Only now does the network learn what a story is.
-#
-# The road: the loss, the noise levels, the optimizers; one step and a measure of progress; then a whole run, and what each choice is worth.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -39,14 +37,13 @@ if "google.colab" in sys.modules:
 #
 # [SEDD](https://arxiv.org/abs/2310.16834) trains on the integrand of the bound of [chapter 5](05_loss.ipynb): score
 # entropy, times $\sigma(t)$. We can do that too (`objective="score_entropy"`), but it learns slowly. At low noise almost
-# every letter is unchanged and costs almost nothing, while the few changed ones carry a very large loss. A batch holds
-# few of them, so its gradient is mostly luck.
+# every letter is unchanged and costs almost nothing, while a few carry a very large loss: the gradient of a batch is mostly
+# luck.
 #
 # Our network allows something else. It is *hollow*: its denoising distribution $q$ does not depend on a position's own noisy
-# letter ([chapter 6](06_model.ipynb)). So we can ask it for the clean letter at *every* position, unchanged or not, and
-# nothing can be copied. The loss is the *cross-entropy* $-\log q_{x_0}$, the negative log-likelihood (or surprise) of the clean letter, the loss of every language
-# model. After a minute on TinyStories it is ahead by 0.4 bits per character
-# (2.79 against 3.22, see "Which choices pay?").
+# letter ([chapter 6](06_model.ipynb)). So we can ask it for the clean letter at *every* position, and nothing can be copied.
+# The loss is the *cross-entropy* $-\log q_{x_0}$, the negative log-likelihood (or surprise) of the clean letter, the loss of
+# every language model. After a minute on TinyStories it is ahead by 0.4 bits per character (see "Which choices pay?").
 #
 # Have we given up score entropy? No: cross-entropy *is* score entropy, added up over noise that nobody has to draw.
 #
@@ -71,17 +68,18 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 # of the score entropy.
 #
 # **In general.** At noise $\tau$ write $a = p(y)/p(x)$ and $s = r(y)/r(x)$ for two letters $x$ and $y$, leaving out the index $\tau$. The
-# first is the true ratio of chapter 5, given $x_0$; the second is our score, because $r(x) \propto 1+\kappa q_x$.
+# first is the true ratio of chapter 5, given $x_0$; the second is our score, because $r(x) \propto 1+\kappa q_x$ with the
+# $\kappa = V/(e^\tau-1)$ of chapter 5.
 # With the rates $1/V$ of [chapter 3](03_noise.ipynb), $\dot p(x) = \tfrac1V\sum_y\big(p(y) - p(x)\big)$, and the same
 # for $r$. Since $\sum_x\dot p(x) = 0$,
 #
 # $$ \begin{aligned} \frac{d}{d\tau}\sum_x p(x)\log\frac{p(x)}{r(x)}
 #  &= \sum_x \Big[\dot p(x)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\dot r(x)\Big] \\
-#  &= \frac1V\sum_{x,y} \Big[\big(p(y)-p(x)\big)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\big(r(y)-r(x)\big)\Big]. \end{aligned} $$
+#  &= \frac1V\sum_{x,y} \Big[\big(p(y)-p(x)\big)\log\frac{p(x)}{r(x)} - \frac{p(x)}{r(x)}\,\big(r(y)-r(x)\big)\Big] \\
+#  &= \frac1V\sum_{x,y} p(x)\,\big[\log a - \log s - s + 1\big]. \end{aligned} $$
 #
-# In the term with $p(y)$ swap the names $x$ and $y$; the sum does not change. Then every term has a factor $p(x)$:
-#
-# $$ \frac{d}{d\tau}KL(p_\tau\,\|\,r_\tau) = \frac1V\sum_{x,y} p(x)\,\big[\log a - \log s - s + 1\big]. $$
+# The last line swaps the names $x$ and $y$ in the term with $p(y)$, which does not change the sum. So every term has a
+# factor $p(x)$.
 #
 # Swap names once more, where it helps. The swap turns $a$ and $s$ into $1/a$ and $1/s$, and $p(y) = p(x)\,a$. So
 # $\sum p(x)\,(\log a - \log s) = -\sum p(x)\,a\,(\log a - \log s)$, and $\sum p(x) = \sum p(x)\,a$. Put both in, and the
@@ -92,8 +90,8 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 #
 # Add up over all $\tau$: the divergence falls from $-\log q_{x_0}$ to 0, so $\int_0^\infty \mathbb E\,\ell_\tau\,d\tau = -\log q_{x_0}$.
 #
-# **The cross-entropy at the clean letter is score entropy, integrated over the noise of that letter.** The code of the two losses has
-# nothing in common, so here is a check: some $q$ over six letters, and the area under the score entropy on a fine grid of noise.
+# **The cross-entropy at the clean letter is score entropy, integrated over the noise of that letter.** A check: some $q$ over
+# six letters, and the area under the score entropy on a fine grid of noise.
 
 # %% tags=["test"]
 import pytest
@@ -119,23 +117,20 @@ def test_surprise_is_score_entropy_integrated_over_the_own_noise():
 test_surprise_is_score_entropy_integrated_over_the_own_noise()
 
 # %% [markdown]
-# **What is the same, and what is not?** In the bound, and in SEDD, a letter has the same noise as all others. Here the letter
-# in question takes every noise, for each noise of the others. The optimum is the same for both: $q$ is the probability
-# of the clean letter given the *other* noisy letters, at every noise level. But two imperfect networks may be ranked
-# differently. So we **train on the cross-entropy and report the bound**. A second difference: in the bound, each noise
-# level has the weight that the integral gives it. The cross-entropy has no such weight. How much a level counts is
-# decided by how often we draw it, which is the next section.
+# **What is the same, and what is not?** In the bound, all letters share one noise level. Here the letter in question runs
+# through every level, while the others keep theirs. The optimum is the same: $q$ is the probability of the clean letter given
+# the *other* noisy letters, at every noise level. But two imperfect networks may be ranked differently. So we **train on the
+# cross-entropy and report the bound**. A second difference: the bound gives each noise level a weight. The cross-entropy has
+# none, so a level counts as much as it is drawn.
 #
-# **An auxiliary loss.** The left-to-right stack has read every letter before a position, like a GPT, and the
-# right-to-left stack every letter after it. Each can be asked alone, through the same head. `auxiliary_loss_weight`
-# adds their cross-entropies with that weight, which is called *deep supervision*
-# ([Lee et al. 2015](https://arxiv.org/abs/1409.5185)). The preset `pocket`, of the bundled model, takes 0.3, which
-# is not tuned; this chapter takes 0. On the stories of chapter 2 one run each of 1,000 steps ended at 39.3 nats per
-# story with it, and at 42.8 without. On TinyStories no difference showed that one run could carry. Only training changes, not the network. The logged loss is then that of 1.6
-# distributions and starts at $1.6\cdot4.66 = 7.46$.
+# **An auxiliary loss.** The left-to-right stack and the right-to-left stack can each be asked alone, through the same head.
+# `auxiliary_loss_weight` adds their cross-entropies with that weight, which is called *deep supervision*
+# ([Lee et al. 2015](https://arxiv.org/abs/1409.5185)). This chapter takes 0; the preset `pocket`, of the bundled model, takes
+# 0.3, which is not tuned. On the stories of chapter 2 one run each of 1,000 steps ended at 39.3 nats per story with it,
+# and at 42.8 without. With it the logged loss starts at $1.6\cdot4.66 = 7.46$.
 #
 # In the code, `drawn` holds the clean windows, the noisy ones, the positions that are given (below), the noise level, and
-# the weight for score entropy. Each window is averaged first, and then the batch, so each window counts alike.
+# the weight for score entropy. Each window counts alike.
 
 # %% tags=["export:objective", "hide-input"]
 import torch
@@ -213,16 +208,16 @@ class TrainingLoss(nn.Module):
 
 
 # %% [markdown]
-# `TrainingLoss`, folded, is the same as a module. For a network that outputs scores, and so has no $q$, it always takes score entropy.
+# `TrainingLoss`, folded, is the same as a module. For a network without $q$, which outputs scores, it takes score entropy.
 #
 # ## Which noise levels
 #
-# The bound is an integral over $t$. We estimate it from one time $t$ for each text and one noisy text at that time: an unbiased one-sample
+# The bound is an integral over $t$. We estimate it from one time and one noisy text for each text: an unbiased one-sample
 # *Monte Carlo estimate*. Two tools make it less noisy.
 #
-# **Stratified samples.** Independent times crowd by chance. *Low-discrepancy* times share one random offset $u$ in a batch
-# of $B$: $t_b = (u + b/B) \bmod 1$. Each is uniform, and together they cover $[0, 1)$ evenly ([Variational
-# Diffusion Models](https://arxiv.org/abs/2107.00630)). With $B = 4$ and $u = 0.3$ they are 0.3, 0.55, 0.8 and 0.05.
+# **Stratified samples.** Independent times crowd by chance. *Low-discrepancy* times share one random offset $v$ in a batch
+# of $B$: $t_b = (v + b/B) \bmod 1$. Each is uniform, and together they cover $[0, 1)$ evenly ([Variational
+# Diffusion Models](https://arxiv.org/abs/2107.00630)). With $B = 4$ and $v = 0.3$ they are 0.3, 0.55, 0.8 and 0.05.
 #
 # **Importance sampling.** With uniform times more than a third of the samples land on text that is almost clean, where there is
 # almost nothing to learn. By hand: a function $g(t)$ is 0 in the first half of $[0, 1]$ and 2 in the second.
@@ -236,11 +231,13 @@ class TrainingLoss(nn.Module):
 #
 # With the weight $dt/du$ the mean is the same for every proposal. Only the standard deviation changes.
 # We choose the corruption probability $f = 1 - e^{-\bar\sigma}$ as a power of $u$, in the range that the noise reaches:
-# $f = f_0 + (f_1 - f_0)\,u^{\rho}$, with $\rho$ = `noise_power`. For $\rho = 1$ it is uniform. Three derivatives in a row
-# give the weight:
+# $f = f_0 + (f_1 - f_0)\,u^{\rho}$, with $\rho$ = `noise_power`. For $\rho = 1$ it is uniform. The chain rule gives the
+# weight:
 #
 # $$ \frac{dt}{du} = \frac{dt}{d\bar\sigma}\cdot\frac{d\bar\sigma}{df}\cdot\frac{df}{du}
 # = \frac{1}{\sigma(t)} \cdot \frac{1}{1-f} \cdot (f_1 - f_0)\,\rho\,u^{\rho-1}. $$
+#
+# The bound and score entropy carry this weight. The cross-entropy takes the times and drops the weight.
 
 
 # %% tags=["export:objective", "hide-input"]
@@ -307,9 +304,9 @@ for power in (None, 0.7, 1.0, 2.0):
     test_every_proposal_has_the_same_integral(power)
 
 # %% [markdown]
-# The test integrates two functions with known integrals under four proposals. The figure shows 64 samples of each. Uniform
-# times crowd at both ends: at the left hardly a character is corrupted (38 % of them lie below 1 %, see exercise 1), at
-# the right hardly one is left to learn from. Power 1 spreads them evenly.
+# The test integrates two functions with known integrals under four proposals. The figure shows 64 samples of three of them.
+# Uniform times crowd at both ends: at the left hardly a character is corrupted (38 % of them lie below 1 %, see exercise 1),
+# at the right hardly one is intact. Power 1 spreads them evenly.
 
 # %% tags=["hide-input"]
 # alt: Three rows of 64 ticks over the corruption probability. Uniform times crowd at 0 and 1, power 2 leans
@@ -364,8 +361,8 @@ def compute_loss(
 # ## Training to fill in blanks
 #
 # The sampler can keep given characters and write the rest, *infilling*. There the network sees letters that it can trust
-# whatever the noise. So in a share of the windows (`condition_share`, a tenth) random spans stay clean, and the network is
-# told so by the `condition_mask` of chapters 4 to 6. They are not counted in the loss. We take spans because blanks are spans: a beginning, an end, a gap. Four random cuts part the
+# whatever the noise. So in a share of the windows (`condition_share`, a tenth) random spans stay clean. The network is
+# told so by the `condition_mask` of chapters 4 to 6, and they are not counted in the loss. Four random cuts part the
 # window; its spans are given and hidden in turn.
 #
 # By hand: a window of 10 with cuts at 2, 5, 7 and 7, which begins with a given span: `GG···GGGGG`. Between 7 and 7
@@ -384,14 +381,13 @@ def draw_condition(shape: tuple[int, ...], share: float, generator: torch.Genera
 
 
 # %% [markdown]
-# SEDD trains without; autoregressive models learn the same from *fill-in-the-middle* data
-# ([Bavarian et al. 2022](https://arxiv.org/abs/2207.14255)). Four cuts and a tenth are our choice, and a minute
-# without them ended 0.06 bits lower, less than one run can carry.
+# Autoregressive models learn the same from *fill-in-the-middle* data
+# ([Bavarian et al. 2022](https://arxiv.org/abs/2207.14255)). Four cuts and a tenth are our choice, and not tuned.
 #
-# Now everything random in a step can be drawn. `draw_noise` does it for the whole step at once, on the CPU, so that a seed means
-# the same noise on every machine, however the work is split later. Its last value is the weight of score entropy,
-# $\sigma(t)$ of the bound times $dt/du$. The settings of a run, `TrainingConfig`, are folded here: some forty fields with
-# their defaults, each of which is also a key of the YAML presets and of the command (`ddlm-train batch_size=32`).
+# Now everything random in a step can be drawn. `draw_noise` does it for the whole step at once, on the CPU, so that a seed
+# means the same noise on every machine. Its last value is the weight of score entropy, $\sigma(t)$ of the bound times
+# $dt/du$. The settings of a run, `TrainingConfig`, are folded: some forty fields, each of which is also a key of the YAML
+# presets and of the command (`ddlm-train batch_size=32`).
 
 # %% tags=["export:settings", "hide-input"]
 import math
@@ -533,25 +529,22 @@ def draw_step(
 
 
 # %% [markdown]
-# `draw_step`, folded, calls it with a generator made from the seed and the number of the step. So a step's noise depends on
-# nothing that happened before, which will make resuming easy.
+# `draw_step`, folded, calls it with a generator made from the seed and the number of the step. So a step's noise does not
+# depend on what happened before, which will make resuming easy.
 #
 # ## How the weights move
 #
-# * **[AdamW](https://arxiv.org/abs/1711.05101)** keeps two running averages for every weight, of its gradient and of the square of
-#   it. It moves by the first, divided by the root of the second, so each weight moves by about the learning rate, however
-#   large its gradients are. The W is for weight decay, a pull toward 0, which we leave at 0: our run reads no story twice.
+# * **[AdamW](https://arxiv.org/abs/1711.05101)** keeps two running averages for every weight, of its gradient and of the
+#   square of it. It moves by the first, divided by the root of the second, so each weight moves by about the learning rate,
+#   however large its gradients are. Weight decay, its W, stays at 0.
 # * **[Muon](https://kellerjordan.github.io/posts/muon/)** looks at a matrix as a whole. Its gradient is usually large in a few
-#   directions and tiny in the rest. Muon replaces the update, a running average of gradients, by nearly the nearest
-#   orthogonal matrix, with a few matrix products (*Newton–Schulz orthogonalization*). Then all directions move by about as much, and rare ones
-#   get their share.
+#   directions and tiny in the rest. Muon replaces the update, a running average of gradients, by approximately the nearest
+#   orthogonal matrix, with a few matrix products (*Newton–Schulz orthogonalization*). Then all directions move by about as
+#   much, and rare ones get their share.
 #
-# Who moves what? Muon takes what has two dimensions in the blocks, except `modulation`: the matrices of attention and
-# MLP, and also the weights of the short convolution. Those are three rows with one number per feature, and Muon makes their updates
-# nearly orthogonal to each other and equally long. They do not multiply features as a matrix does, so AdamW might suit them
-# as well; we have not compared the two. AdamW moves everything else: embeddings (a table of which a token uses one row),
-# norms, the head, and the `modulation` layers, by which the noise level steers. The two learning rates measure different
-# things and cannot be compared.
+# Muon takes what has two dimensions in the blocks, except `modulation`: the matrices of attention and MLP, and the weights of
+# the short convolution. AdamW moves everything else: embeddings, norms, the head, and the `modulation` layers, by which the
+# noise level steers. The two learning rates measure different things and cannot be compared.
 
 # %% tags=["export:optimizers"]
 from ddlm_core.support.hardware import adamw
@@ -575,14 +568,12 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> dict[str, torc
 # %% [markdown]
 # **Learning rate.** It rises for some steps, because the first averages of the optimizers rest on a few gradients. It stays.
 # Then it falls linearly to 0, because small steps average out the luck of single batches. This shape is called
-# *warmup–stable–decay*, WSD ([MiniCPM](https://arxiv.org/abs/2404.06395)), or trapezoidal. `learning_rate_factor` is that
-# line, folded.
+# *warmup–stable–decay*, WSD ([MiniCPM](https://arxiv.org/abs/2404.06395)), or trapezoidal.
 #
 # **Average.** We keep an *exponential moving average* (EMA) of the weights, $\bar w \leftarrow d\,\bar w + (1-d)\,w$. It has
-# less noise than the weights $w$, and is what we measure and publish. By hand, with $d = 0.9$: after a jump of $w$ from 0
-# to 1, $\bar w$ goes 0.1, 0.19, 0.271, … With $d = 0.995$ it looks back over some 200 steps. Early in a run that would still hold
-# the random start. So step $k$ uses $(1+k)/(10+k)$ as long as that is smaller, up to step 1,789: the average then looks
-# back over about a tenth of the run so far.
+# less noise than the weights $w$, and is what we measure and publish. With $d = 0.995$ it looks back over some 200 steps.
+# Early in a run that would still hold the random start. So step $k$ uses $(1+k)/(10+k)$ as long as that is smaller, up to
+# step 1,789. Until then the average looks back over about a tenth of the run so far.
 
 # %% tags=["export:optimizers", "hide-input"]
 from collections.abc import Callable
@@ -615,7 +606,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 # %% [markdown]
 # ## One step, and a run of them
 #
-# That is everything a run does. Here it is in one function: draw the noise, take the gradient of the loss, shorten it if it is longer
+# That is everything a run does. In one function: draw the noise, take the gradient of the loss, shorten it if it is longer
 # than `gradient_clip` (so that one strange batch cannot throw the run off), move the weights, and then the average.
 
 
@@ -641,14 +632,13 @@ def plain_training(model, config, batches, total_steps):
 
 
 # %% [markdown]
-# Two things are missing, batches and a measure of progress.
+# Two things are missing: batches and a measure of progress.
 #
-# **Batches.** Every story of chapter 2 is a *window*, filled up with `<PAD>`, which the network has to predict like any other character. Any
-# other text is one long row of tokens, cut into windows, with a `<PAD>` behind each story where other models have an end-of-text token: *Hi.* and *Go!*
-# become `H i . <PAD> G o ! <PAD>`. The last stories are held out, for validation and for testing, except those that also occur earlier. The
-# shuffled order is a function of the seed and the epoch, and nothing else. `setup_dataloaders` does all this for files, data sets of
-# the Hugging Face Hub, and our grammar. Its code is folded; a [deeper page](deeper/data_storage.ipynb) tells how
-# two million stories pass through without filling the memory.
+# **Batches.** Every story of chapter 2 is a *window*, filled up with `<PAD>`, which the network has to predict like any other
+# character. Any other text is one long row of tokens, cut into windows, with a `<PAD>` behind each story: *Hi.* and *Go!*
+# become `H i . <PAD> G o ! <PAD>`. The last stories are held out, for validation and for testing, except those that also
+# occur earlier. The shuffled order depends on the seed and the epoch alone. `setup_dataloaders`, folded, does all this for
+# files, data sets of the Hugging Face Hub, and our grammar ([deeper page](deeper/data_storage.ipynb)).
 
 # %% tags=["export:data", "hide-input"]
 from collections.abc import Iterable, Iterator
@@ -908,12 +898,11 @@ def batches_from(loader: DataLoader, micro_batches: int, step: int) -> Iterator[
 
 
 # %% [markdown]
-# **A measure: the bound on validation data.** The whole bound of chapter 5 has three terms: the integral, the reconstruction at $t = 0$, and the prior at
-# $t = 1$. Together they are the *negative ELBO*, at least the nats that the model needs for a window. For stories we
-# compare it with the entropy of the grammar; for other text, bits per character are nats divided by $\log 2$ and
-# by the number of characters that are not `<PAD>`. Each window gets one time and one corruption. For the reconstruction the network runs a
-# second time, at the lowest noise. Chapter 9 asks about many copies of one window, and at that noise nearly all of them are still
-# equal. So each different text goes through the network once (`unique`), and `which` hands its answer to all copies.
+# **A measure: the bound on validation data.** The whole bound of chapter 5 has three terms: the integral, the reconstruction
+# at $t = 0$, and the prior at $t = 1$. Together they are the *negative ELBO*, an upper bound on $-\log p$ of a window. For
+# stories we compare it with the entropy of the grammar; for other text, bits per character are nats divided by $\log 2$ and
+# by the number of characters that are not `<PAD>`. Each window gets one time and one corruption. For the reconstruction the
+# network runs again, at the lowest noise, and reads equal texts once (`unique`).
 
 # %% tags=["export:bound", "hide-input"]
 """The bound on negative log-likelihoods, estimated on validation windows."""
@@ -979,8 +968,8 @@ def validation_bound(
 
 
 # %% [markdown]
-# `validation_bound`, folded, averages it over windows, always with the same noise. An untrained network says that every character is as likely
-# as any other, so its bound must be $L\log V$ nats for $L$ characters. For 2,000 windows of random characters:
+# `validation_bound`, folded, averages it over windows, always with the same noise. For an untrained network every character
+# is as likely as any other, so its bound must be $L\log V$ nats for $L$ characters. For 2,000 windows of random characters:
 
 # %% tags=["hide-input"]
 from ddlm_core.data import evaluation_loader
@@ -995,14 +984,15 @@ bound = validation_bound(
 print(f"{bound.nats_per_window:.1f} nats per window; 10 log 106 = {10 * math.log(106):.1f}")
 
 # %% [markdown]
-# Not exactly equal: an average over random noise, with rare, large values. [Chapter 9](09_evaluation.ipynb) puts an interval around it.
+# Not exactly equal: an average over random noise, with rare, large values. [Chapter 9](09_evaluation.ipynb) puts an
+# interval around it.
 #
 # ## The trainer
 #
-# `Trainer` is `plain_training` with what a long run needs. It also measures, logs, and saves; it stops when the loss
-# diverges; it multiplies numbers of 16 bits where the hardware does so fast; and it splits a step, over several devices or, with *gradient
-# accumulation*, into `micro_batches` that go one after the other. Three things can be exchanged without touching it: `loss_fn`,
-# `lr_schedule` and `callbacks`. Its code is folded.
+# `Trainer`, folded, is `plain_training` with what a long run needs. It also measures, logs, and saves; it stops when the loss
+# diverges; it multiplies in 16 bits where the hardware does so fast; and it splits a step, over several devices or, with
+# *gradient accumulation*, into `micro_batches` that go one after the other. Three things can be exchanged without touching
+# it: `loss_fn`, `lr_schedule` and `callbacks`.
 
 # %% tags=["export", "hide-input"]
 import copy
@@ -1268,10 +1258,10 @@ assert same_bits(plain.state_dict(), trainer.average.state_dict())
 "the same bits"
 
 # %% [markdown]
-# **Stop and resume.** A long run gets interrupted: by Ctrl-C, or by a cluster that takes its machine back. A signal only raises
-# a flag. The step is finished, a checkpoint written, and `train` raises `KeyboardInterrupt`. The checkpoint holds the weights, their
-# average, what the optimizers remember, and the number of the step; order and noise follow from that number. So a run that was
-# stopped must end as if it had never been. Here the signal comes after step 5: step 6 is finished, and then the run stops.
+# **Stop and resume.** A long run gets interrupted: by Ctrl-C, or by a cluster that takes its machine back. Then the step is
+# finished, a checkpoint written, and `train` raises `KeyboardInterrupt`. The checkpoint holds the weights, their average, what
+# the optimizers remember, and the number of the step; order and noise follow from that number and the seed. So a run that was
+# stopped must end as if it had never stopped. Here the signal comes after step 5, and the run stops after step 6.
 
 # %% tags=["test"]
 import signal
@@ -1303,13 +1293,12 @@ with TemporaryDirectory() as folder:
 "the same bits, after a stop"
 
 # %% [markdown]
-# What a checkpoint file is, what happens to a damaged one, and which settings may change in between is on a
-# [deeper page](deeper/exact_resume.ipynb).
+# A [deeper page](deeper/exact_resume.ipynb) tells what a checkpoint file is, and which settings may change in between.
 #
 # ## Train on the story world
 #
-# Now for real, with a network small enough for a CPU. 600 steps of 16 windows are 9,600 stories, so each is read at most once.
-# The learning rates are higher than the defaults, which are meant for larger networks and longer runs.
+# Now for real, with a network small enough for a CPU: a few minutes. 600 steps of 16 windows are 9,600 stories, each read at
+# most once. The learning rates are higher than the defaults, which are meant for larger networks and longer runs.
 
 # %%
 import os
@@ -1345,13 +1334,12 @@ print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 
 # %% [markdown]
-# The first line should be $160 \log 106 = 746$. It is an estimate from 128 noisy windows: with other seeds an untrained
+# The first line should be $160 \log 106 = 746$. It is an estimate from at most 128 noisy windows: with other seeds an untrained
 # network got from 716 to 793. Read the second line with the same care. The validation stories are also a little rarer
 # than average, because those that occur in training were taken out. So even the best model would be somewhat above the
 # entropy here.
 #
-# **Is a run healthy?** Look at its log. The trainer writes a line every ten steps; the table, whose code is folded, averages the losses
-# between two measurements of the bound.
+# **Is a run healthy?** The log says so. The table averages its losses between two measurements of the bound.
 
 # %% tags=["hide-input"]
 import json
@@ -1371,10 +1359,9 @@ print(f"loss of a network that knows how frequent each letter is, and nothing el
 
 # %% [markdown]
 # The loss starts at $\log 106 = 4.66$. In a healthy run it soon falls below the last line, which knows letters but no words, and
-# keeps falling, fast at first. A run that stays at that line does not learn to use the context: look for a bug, or a
-# learning rate that is too low. A loss that jumps up and stays there asks for a lower rate. Single losses are noisy, because each batch has
-# noise of its own. And the loss cannot be compared with the bound: it counts all corruption probabilities alike, and at high noise even a
-# Bayes-optimal denoiser pays much. The bound has the last word.
+# keeps falling. A run that stays there does not learn to use the context: look for a bug, or a learning rate that is too low. A
+# loss that jumps up and stays up asks for a lower rate. The loss cannot be compared with the bound: it counts all corruption
+# probabilities alike, and at high noise even a Bayes-optimal denoiser pays much. The bound has the last word.
 
 # %% tags=["hide-input"]
 # alt: The validation bound, on a logarithmic axis, over the training steps. It falls steeply at first and
@@ -1412,16 +1399,15 @@ for text in tokenizer.decode_batch(tokens):
 
 # %% [markdown]
 # It has the look of a story, and here and there a phrase is right. But words come apart, and what should agree does not, as the
-# distance between bound and entropy says. The model that ships with the package is the same kind of network with six blocks of width 128. With the preset
-# `pocket` it took 7,500 steps, 28 minutes on two cores, and ended at a bound of 24.4 nats; with 64 steps and churn, 93 % of its stories are flawless
-# ([model card](../ddlm_core/pretrained/pocket-stories/README.md)). You train your own with
-# `ddlm-train --config-name pocket`.
+# distance between bound and entropy says. The model that ships with the package is the same kind of network with six blocks of
+# width 128. With the preset `pocket` it took 7,500 steps, 28 minutes on two cores, and ended at a bound of 24.4 nats; with 64
+# steps and churn, 93 % of its stories are flawless ([model card](../ddlm_core/pretrained/pocket-stories/README.md)).
 #
 # ## Which proposal, which objective?
 #
-# First the measurement: how large is the standard deviation of one sample of the bound, for the network that we
-# have just trained? Then learning: which bound does a new network reach in the same 150 steps? On score entropy the proposals can be compared
-# fairly, because their weights keep the objective the same. The last row is cross-entropy. The code is folded.
+# How large is the standard deviation of one sample of the bound, for the network that we have just trained? And which bound
+# does a new network reach in 150 steps? On score entropy the proposals can be compared fairly, because their weights keep the
+# objective the same. The last row is cross-entropy.
 
 # %% tags=["hide-input"]
 windows, generator = torch.cat(list(val)).long(), torch.Generator()
@@ -1441,68 +1427,63 @@ print(f"cross-entropy  power 1{bound.nats_per_window:50.1f}")
 folder.cleanup()
 
 # %% [markdown]
-# The means agree up to chance: it is the same integral. Power 1 has the smallest standard deviation here, less than half of that of uniform times.
-# On the [seven words of chapter 5](deeper/noise_levels.ipynb) the order is another. There everything is exact, power 2 is best
-# and power 1 last. The reason given there holds here, too: with power 1 the mean square of a sample grows like $1/f$ toward clean text. Such an estimator is
-# *heavy-tailed*, and 1,024 samples can miss the rare, large ones. So the table does not settle which proposal is better, and a bound measured with power 1
-# can come out a little too low. It serves to watch a run. Chapter 9, which wants an honest interval, adds uniform times.
+# The means agree up to chance: it is the same integral. Power 1 has the smallest standard deviation here, less than half of
+# that of uniform times. That does not settle which proposal is better. With power 1 the mean square of a sample grows like
+# $1/f$ toward clean text: the estimator is *heavy-tailed*, and our samples, at most 1,024, can miss the rare, large ones. A
+# bound measured with power 1 can then come out a little too low. On the [seven words of chapter 5](deeper/noise_levels.ipynb),
+# where everything is exact, power 2 is best and power 1 last. To watch a run power 1 will do. Chapter 9, which wants an honest
+# interval, adds uniform times.
 #
-# In training, cross-entropy is ahead of score entropy by more than 50 nats with every proposal. For it, the power decides how much each level *counts*.
-# We take power 1, which counts all corruption probabilities alike, because it is the simplest. On TinyStories power 2
-# was ahead by 0.14 bits, which one run cannot carry.
+# In training, cross-entropy is ahead of score entropy by more than 50 nats with every proposal. For cross-entropy, the power
+# decides how much each level *counts*. We take power 1, which counts all corruption probabilities alike, because it is the
+# simplest.
 #
 # ## Which choices pay?
 #
-# Take the recipe of this chapter, change one thing, train for a minute on one core, and measure the bound on text that was
-# held out. `python benchmarks/learning.py` does it for some thirty changes, with a network of 1.55 million weights on 1.4 million
+# Change one thing in the recipe, train for a minute on one core, and measure the bound on text that was held out.
+# `python benchmarks/learning.py` does it for some thirty changes, with a network of 1.55 million weights on 1.4 million
 # characters of TinyStories ([all rows](../benchmarks/README.md)).
 #
 # | changed | bits per character after a minute |
 # |---|---|
 # | nothing | 2.79 |
 # | score entropy in place of cross-entropy | 3.22 |
-# | score entropy, and uniform times | 3.30 |
 # | score entropy, and a plain bidirectional network, not hollow, no convolution | 4.20 |
 # | AdamW for the matrices, too | 3.31 |
 # | no short convolution | 2.88 |
 # | auxiliary loss, weight 0.3 | 2.75 |
-# | no rotary positions | 2.78 |
 # | power 2: more low noise | 2.65 |
 # | power 0.5: more high noise | 2.97 |
 # | `torch.compile`, without the 45 seconds of compiling | 2.57 |
-# | float32 in place of bfloat16 | 2.86 |
 # | batches half as large | 2.56 |
 # | no fall of the learning rate | 2.64 |
 #
-# **Two warnings.** *Each row is one run with one seed.* For a network without the short convolution, three seeds gave 2.91, 2.96 and 2.91. The
-# number of steps that fit into a minute of a shared core varies, too: one row, measured again, moved by 0.12. So **a difference of less than 0.15 bits is nothing that this table
-# can carry**. *And a minute is short.* Small batches, or no fall of the learning rate, look good after a minute and need not after an hour.
+# **Two warnings.** *Each row is one run with one seed.* Three seeds without the short convolution gave 2.91, 2.96 and 2.91;
+# another row, measured again, moved by 0.12. So **a difference of less than 0.15 bits may be chance**.
+# *And a minute is short.* Small batches, or no fall of the learning rate, look good after a minute and need not after an hour.
 #
-# What passes the threshold, and is not merely speed? *What* is learned: cross-entropy against score entropy, 0.43 bits. A *hollow network*, about
-# 1.0 beside the row on score entropy, but that row changes two things at once. And *how matrices move*: Muon, 0.5. AdamW had one learning rate, 0.005, which nobody tuned for it, so part of
-# this may be the rate. More high noise, power 0.5, costs 0.18. Everything else is undecided here. For the short convolution and the auxiliary loss there are longer runs, in
-# chapter 6 and above, and these are single runs as well.
+# What passes the threshold, and is not merely speed? Cross-entropy against score entropy: 0.43 bits. A *hollow network*: about
+# 1.0 beside the row on score entropy, but that row changes two things at once. Muon: 0.5, but nobody tuned AdamW's
+# learning rate for the matrices, 0.005, so part of this may be the rate. More high noise, power 0.5, costs 0.18. Everything
+# else is undecided here.
 #
 # ## On a GPU
 #
 # The command has presets: `ddlm-train --config-name smoke` (seconds), `pocket` (half an hour on two cores), `cpu`
-# (hours), `gpu` and `gpu-large`. **Nothing in this book has been run on a GPU.** What can be offered is a count. A
-# step of the `gpu` preset, 54.6 million weights and 64 windows of 256 characters, takes some $6\cdot10^{12}$ operations.
-# An epoch of TinyStories, 116,000 such steps, would take about ten hours on a T4, four on an RTX 4090, and 40 minutes on an H100, *if* they
-# reach 30 % of the speed on their data sheets. [A deeper page](deeper/cost.ipynb) counts operations and memory, and lists the settings
-# that make a run faster or smaller, and how to use several GPUs.
+# (hours), `gpu` and `gpu-large`. **Nothing in this book has been run on a GPU.** By a count of operations, an epoch of
+# TinyStories with `gpu`, 54.6 million weights, would take about ten hours on a T4 and 40 minutes on an H100, *if* they reach
+# 30 % of the speed on their data sheets. The count, and settings for faster or smaller runs, are on a
+# [deeper page](deeper/cost.ipynb).
 
 # %% [markdown]
 # ## Change it safely
 #
 # 1. Make the learning rate fall along a half cosine: edit `learning_rate_factor`. `test_learning_rate_and_average` in
-#    `tests/unit/test_optimizers.py` fails until you tell it the new values. To try without editing:
-#    `Trainer(…, lr_schedule=lambda step, total: …)`.
+#    `tests/unit/test_optimizers.py` fails until you tell it the new values.
 # 2. Forget the importance weight: let `proposal_times` return `torch.ones_like(t)` as its second value.
 #    `test_every_proposal_has_the_same_integral` fails, and `tests/unit/test_objective.py`.
-# 3. Make the noise of a step depend on the seed alone: in `draw_step`, leave `step` out of `derive_seed(config.seed, "noise", step)`. Resuming is
-#    still exact, and each step trains on the same noise.
-#    `test_a_step_has_draws_of_its_own_and_all_processes_share_them` notices.
+# 3. Give every step the same noise: in `draw_step`, leave `step` out of `derive_seed(config.seed, "noise", step)`. Resuming
+#    is still exact, but `test_a_step_has_draws_of_its_own_and_all_processes_share_them` notices.
 #
 # After each: `make export && pytest tests/`.
 #
@@ -1520,9 +1501,8 @@ assert abs(shares[0] - 0.378) < 1e-3 and abs(shares[1] - 0.01) < 1e-3
 [round(share, 3) for share in shares]
 
 # %% [markdown]
-# **2.** The average of the weights forgets the start: after how many steps does it hold less than 1 % of
-# the weights of step 0, with a decay of 0.995? (Expected: with the fast first steps of `update_average`, 3; with
-# a constant decay it would take 919.)
+# **2.** After how many steps does the average hold less than 1 % of the weights of step 0, with a decay of 0.995? (Expected:
+# with the fast first steps of `update_average`, 3; with a constant decay it would take 919.)
 
 # %% tags=["solution", "hide-input"]
 left, steps_taken = 1.0, 0
@@ -1534,8 +1514,7 @@ assert (steps_taken, constant) == (3, 919)
 steps_taken, constant
 
 # %% [markdown]
-# **3.** With `condition_share=0.1`, which share of all characters is given in training? (Expected: 0.05. Given and hidden
-# spans take turns, and which comes first is a coin flip.)
+# **3.** With `condition_share=0.1`, which share of all characters is given in training? (Expected: 0.05.)
 
 # %% tags=["solution", "hide-input"]
 given = draw_condition((20_000, 160), 0.1, torch.Generator().manual_seed(0)).double().mean().item()
@@ -1546,12 +1525,13 @@ round(given, 3)
 # ## Summary
 #
 # We train a hollow network on cross-entropy, which is score entropy integrated over a letter's own noise, and report
-# the bound, whose importance weights make it independent of the proposal. Muon moves the matrices, AdamW the rest, and the average of the weights is the
-# model. All randomness of a step follows from the seed and its number, so a run that was stopped goes on exactly.
+# the bound, whose importance weights make it independent of the proposal. Muon moves the matrices, AdamW the rest, and the
+# average of the weights is the model. All randomness of a step follows from the seed and its number, so a run that was
+# stopped goes on exactly.
 #
 # | name | module | meaning |
 # |---|---|---|
-# | `training_loss`, `TrainingLoss` | `objective` | cross-entropy (or score entropy); the same as a module |
+# | `training_loss`, `TrainingLoss` | `objective` | the loss; as a module |
 # | `low_discrepancy_times`, `proposal_times` | `objective` | stratified noise levels, with importance weights |
 # | `compute_loss`, `masked_mean` | `objective` | one-sample estimate of the bound's integral; mean over what is not given |
 # | `draw_condition`, `draw_noise`, `draw_step`, `NoisyBatch` | `objective` | spans that are given; all that is random in a step |
@@ -1563,13 +1543,13 @@ round(given, 3)
 #
 # ## Where this stands in the field
 #
-# Hollow networks come from [Sun et al. 2023](https://arxiv.org/abs/2211.16750), who learn the conditional distribution of each letter given the
-# others (*categorical ratio matching*). [Haxholli et al. 2025](https://arxiv.org/abs/2507.04341) compare score entropy with *denoising cross-entropy*,
-# and find the latter up to 10 % lower in perplexity. For masks, the bound itself is a weighted cross-entropy
-# ([MDLM](https://arxiv.org/abs/2406.07524)); for uniform noise, [UDLM](https://arxiv.org/abs/2412.10193) and
-# [Duo](https://arxiv.org/abs/2506.10892) train on a bound, and [Zhu et al. 2025](https://arxiv.org/abs/2510.22926) on a simplified
-# cross-entropy at the changed tokens only. A [2026 study](https://arxiv.org/abs/2605.22765) shows that for uniform noise the optimum of the usual bound is
-# the *leave-one-out* distribution, the one that a hollow network outputs, and not the posterior that cross-entropy teaches a plain network. With little data and many epochs, diffusion models
-# overtake autoregressive ones ([Ni et al. 2025](https://arxiv.org/abs/2511.03276)). We read each story once, and leave that untested.
+# Hollow networks come from [Sun et al. 2023](https://arxiv.org/abs/2211.16750), who learn the conditional distribution of each
+# letter given the others (*categorical ratio matching*). [Haxholli et al. 2025](https://arxiv.org/abs/2507.04341) compare
+# score entropy with *denoising cross-entropy*, and find the latter up to 10 % lower in perplexity. For masks, the bound itself
+# is a weighted cross-entropy ([MDLM](https://arxiv.org/abs/2406.07524)); for uniform noise,
+# [UDLM](https://arxiv.org/abs/2412.10193) and [Duo](https://arxiv.org/abs/2506.10892) train on a bound. A
+# [2026 study](https://arxiv.org/abs/2605.22765) shows that for uniform noise the optimum of the usual bound is the
+# *leave-one-out* distribution, the one that a hollow network outputs, and not the posterior that cross-entropy teaches a plain
+# network.
 #
 # Next: [how good is it, really?](09_evaluation.ipynb).
