@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Training
 #
-# *About 60 minutes. You need: chapters [5](05_loss.ipynb), [6](06_model.ipynb) and [7](07_sampler.ipynb), and gradient
+# *About 55 minutes. You need: chapters [5](05_loss.ipynb), [6](06_model.ipynb) and [7](07_sampler.ipynb), and gradient
 # descent by name. You will have: a network that you trained on a CPU in minutes, every choice in its recipe explained,
 # and a run that can be stopped and resumed without changing a bit.*
 #
