@@ -9,7 +9,7 @@
 # %% [markdown]
 # # TinyStories from end to end
 #
-# *About 45 minutes. You need: chapters [7](07_sampler.ipynb) to [9](09_evaluation.ipynb); a GPU is welcome, and not needed. You will
+# *About 40 minutes. You need: chapters [7](07_sampler.ipynb) to [9](09_evaluation.ipynb); a GPU is welcome, and not needed. You will
 # have: a model trained on real stories, judged beside simple baselines, and one object that writes, fills in, judges and animates.*
 #
 # **We have** all the parts: tokenizer, noise, network, sampler, training, measurements.
@@ -186,7 +186,7 @@ for n, bits in enumerate(ngrams, 1):
 # The `Trainer` of [chapter 8](08_training.ipynb) takes *callbacks*, functions that it calls after each step. Ours adds a point to a
 # figure whenever the validation bound was measured.
 
-# %%
+# %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 from IPython.display import display
 
@@ -213,7 +213,7 @@ def draw_curve(result: StepResult) -> None:
 
 
 # %% [markdown]
-# The figure shows bits per character on held-out windows against the training steps; the dotted lines are n-grams. The curve begins near
+# The figure, whose code is folded, shows bits per character on held-out windows against the training steps; the dotted lines are n-grams. The curve begins near
 # the uniform baseline, 6.73. It falls below the unigram within a hundred steps and below
 # the trigram within some three hundred. Then each hundred steps gain less, and after 800 the 5-gram is still ahead.
 
