@@ -23,9 +23,9 @@ from ddlm_core.model import (
     rope_angles,
     sinusoidal_features,
 )
+from ddlm_core.objective import compute_loss
 from ddlm_core.support.errors import UserError
 from ddlm_core.testing import fresh_network, noised_batch, randomize, small_config, small_network
-from ddlm_core.training import compute_loss
 
 # The noise level
 
