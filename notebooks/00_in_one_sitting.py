@@ -374,7 +374,7 @@ print(f"{len(flawless)} different sentences, {len(new)} of them never seen in tr
 # More than nine of ten are sentences, to the last letter. Some were never shown in training, about as large a share as
 # was held out, one in twelve. It has learned the pattern, not the list. The bound lies half a nat per sentence above
 # the entropy: at most that much is left to learn. [Chapter 9](09_evaluation.ipynb) asks such questions with error bars.
-# (The stored run shared its cores with other work. Measured alone, training took 153 seconds of one core.)
+# (The stored run shared its cores with other work. In another, training took 153 seconds of processor time.)
 #
 # ## Watch it write
 #
