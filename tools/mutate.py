@@ -127,7 +127,9 @@ def survivals(module: str, mutants: list[Mutant], options: argparse.Namespace) -
     tests = [path for path in tests if (root / path).exists()] or sys.exit(f"{module}: no tests")
     command = [sys.executable, "-m", "pytest", "-xq", "-pno:cacheprovider", "-pno:nbval", *tests]
     # A mutant of the same size and second as the one before must not run with its bytecode.
-    base = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    # Nor are options for a surrounding pytest (CI: --cov) meant for these.
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    base = os.environ | quiet
     free: list[Path] = []  # copies of the project, as many as threads
 
     def passes(source: bytes, timeout: float | None = None) -> bool:
