@@ -53,7 +53,7 @@ export class Generator {
   }
 
   /**
-   * `torch.randint(high, (count,))`: whole numbers from 0 to high - 1.
+   * `torch.randint(high, (count,))`: whole numbers from 0 to high - 1, for a high below 2^28.
    * @param {number} high
    * @param {number} count
    */
