@@ -167,6 +167,36 @@ export const checks = {
     }
   },
 
+  async refusals(ddlm, record, load) {
+    const model = await load(record.live[0].folder), {UserError} = ddlm;
+    const refused = async (what, attempt) => {
+      try {
+        await attempt();
+      } catch (error) {
+        if (error instanceof UserError && !error.message.includes('\n')) return;
+        throw error;
+      }
+      throw new Error(`${what} was not refused`);
+    };
+    for (const options of record.refused) {
+      await refused(JSON.stringify(options), () => ddlm.generateStreaming(model, translated(options)));
+    }
+    await refused('a text that is too long', () => model.logits(new Int32Array(41), 1));
+    await refused('another mask', () => model.logits(new Int32Array(4), 1, new Uint8Array(3)));
+    await refused('no text', () => last(ddlm.bitsPerCharacter(model, '')));
+    await refused('a model that is not there', () => load('elsewhere'));
+    await refused('half a network', () => load('broken'));
+  },
+
+  async order(ddlm, record, load) {
+    // Questions that do not wait for each other get their own answers.
+    const model = await load(record.live[0].folder), texts = [3, 9, 40].map((n) => new Int32Array(n).fill(n));
+    const alone = [];
+    for (const text of texts) alone.push(await model.logits(text, 0.5));
+    const together = await Promise.all(texts.map((text) => model.logits(text, 0.5)));
+    together.forEach((found, i) => same('an answer', found, alone[i]));
+  },
+
   async live(ddlm, record, load) {
     for (const {folder, runs} of record.live) {
       const model = await load(folder);

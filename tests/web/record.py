@@ -61,6 +61,19 @@ LIVE: list[dict[str, Any]] = [
     {"num_steps": 7, "seed": 5, "template": "Lily ____ a _{4}.", "temperature": 0.8},
     {"num_steps": 7, "seed": 5, "template": "Lily ", "seq_len": 23, "schedule": "linear"},
 ]
+# and what it refuses
+REFUSED: list[dict[str, Any]] = [
+    {"num_steps": 0},
+    {"num_steps": 2.5},
+    {"schedule": "cubic"},
+    {"temperature": 0.0},
+    {"churn": 1.5},
+    {"seq_len": 41},
+    {"seq_len": 0},
+    {"template": "no blank"},
+    {"template": "ÿ__"},
+    {"seed": -1},
+]
 
 
 def plain(value: Any) -> Any:
@@ -298,6 +311,17 @@ def live(
     return {"folder": folder.name, "runs": written, "bounds": bounds, "windows": windows}
 
 
+def refused(pipeline: DiffusionPipeline) -> list[dict[str, Any]]:
+    """Options that Python refuses, every one of them."""
+    for options in REFUSED:
+        try:
+            pipeline.generate_streaming(**options)
+        except UserError:
+            continue
+        raise AssertionError(f"Python takes {options}")
+    return REFUSED
+
+
 def record(tiny_network: Callable[..., Any]) -> dict[str, Any]:
     """All that needs no exported model."""
     tokenizer = tiny_network().config.tokenizer
@@ -321,4 +345,5 @@ def record(tiny_network: Callable[..., Any]) -> dict[str, Any]:
         "tables": tables(),
         "runs": runs(tiny_network),
         "templates": templates(tiny_network),
+        "refused": refused(DiffusionPipeline(tiny_network(), "cpu")),
     }
