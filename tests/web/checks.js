@@ -132,7 +132,7 @@ export const checks = {
       compare('marginal', graph.marginal(logQ, xT, after));
       compare('likelihood', graph.likelihood(xT, now - after, 9));
       compare('analytic', ddlm.analyticProbs(logQ, xT, now, after, graph));
-      close('priorKl', [graph.priorKl(now, 9)], [truth.priorKl]);
+      close('priorKl', [0, now].map((sigmaBar) => graph.priorKl(sigmaBar, 9)), truth.priorKl);
       if (!truth.euler) continue;
       compare('posterior', ddlm.logPosterior(logQ, now, xT));
       compare('euler', ddlm.eulerProbs(score, xT, now - after));

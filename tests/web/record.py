@@ -200,7 +200,7 @@ def tables() -> list[dict[str, Any]]:
                 "marginal": graph.marginal(log_q, x_t, after),
                 "likelihood": graph.likelihood(x_t, torch.tensor(now - after).double(), 9),
                 "analytic": analytic_probs(log_q, x_t, now, after, graph),
-                "priorKl": graph.prior_kl(now, 9).item(),
+                "priorKl": [graph.prior_kl(sigma_bar, 9).item() for sigma_bar in (0.0, now)],
             }
             if graph is UNIFORM:
                 score = log_score.exp()
