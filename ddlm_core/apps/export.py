@@ -175,7 +175,7 @@ def onnx_network(model: "DiscreteDiffusionTransformer") -> Any:
     length = min(model.config.block_size, 7)
     case = (torch.zeros(2, length).int(), torch.ones(2), torch.zeros(2, length).bool())
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if length > 2:  # else there is but one length, or two, which an export takes for constants
+    if length > 2:  # an export takes a length of 1 or 2 for a constant
         axes[1] = torch.export.Dim("length", max=model.config.block_size)
     any_length = mock.patch.object(chapter, "len", length_of, create=True)
     with quiet(), any_length:
@@ -221,10 +221,8 @@ def trial_inputs(config: "DiscreteDiffusionConfig") -> Iterator[tuple["Tensor", 
     """Random texts of several lengths and noise levels, with and without given tokens."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    for length in sorted(
-        {config.block_size, (config.block_size + 1) // 2, min(3, config.block_size)}
-    ):
+    generator, longest = torch.Generator().manual_seed(0), config.block_size
+    for length in (longest, (longest + 1) // 2, 3) if longest > 2 else (longest,):
         tokens = torch.randint(config.vocab_size, (4, length), generator=generator)
         given = torch.rand(4, length, generator=generator) < torch.tensor([0, 0, 0.2, 0.8])[:, None]
         yield tokens, torch.tensor([1e-4, 0.1, 1.0, 20.0]), given

@@ -40,6 +40,7 @@ TEMPLATES = [
     ("no blank", None),
     ("too long ____", 5),
     ("a\n_", 7),
+    ("Lil_", 4),
 ]
 # what a run may be asked for; each stands for one kind of model and a few options
 RUNS: list[tuple[dict[str, Any], dict[str, Any]]] = [
