@@ -13,20 +13,22 @@ export class Bound {
   marks = [];
   bits = new Float64Array(0);
 
-  /** @param {DdlmLive} live @param {HTMLElement} view */
-  constructor(live, view) {
+  /** @param {DdlmLive} live @param {HTMLElement} view @param {HTMLElement} below */
+  constructor(live, view, below) {
     this.live = live;
     this.model = /** @type {import('../model.js').Model} */ (live.model);
     field(live, 'text', view, 'Your sentence', 'textarea', {rows: 2, spellcheck: false});
-    field(live, 'seed', view, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
-    this.output = make('p', view, {className: 'ddlm-number', 'data-ddlm-output': ''});
+    field(live, 'seed', below, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
+    this.output = make('p', view, {className: 'ddlm-result', 'data-ddlm-output': ''});
     this.most = Math.log2(this.model.config.vocabSize);
     this.scale = make('div', view, {className: 'ddlm-scale', ariaHidden: 'true'});
     make('span', this.scale, {className: 'ddlm-interval'});
     make('span', this.scale, {className: 'ddlm-mean'});
+    make('span', this.scale, {className: 'ddlm-guess'});
     const ends = make('p', view, {className: 'ddlm-ends'});
     make('span', ends, {textContent: '0: known for sure'});
-    make('span', ends, {textContent: `${this.most.toFixed(2)}: any letter as likely as any other`});
+    make('span', ends, {textContent: `dotted, ${this.most.toFixed(2)}: all letters alike`});
+    this.end = make('span', ends);
     this.done = make('p', view, {className: 'ddlm-caption'});
     this.strip = new Strip(view, 'The sentence', (place) => (this.place.value = String(place + 1), this.letter()));
     this.strip.pre.classList.add('ddlm-heat');
@@ -56,11 +58,11 @@ export class Bound {
       this.output.textContent = said;
       this.output.dataset.mean = String(mean);
       this.done.textContent = `${done} of ${total} estimates; the interval holds the mean with 95 %`;
-      /** @param {number} bits */
-      const place = (bits) => `${(100 * Math.min(Math.max(bits, 0), this.most)) / this.most}%`;
-      this.scale.style.setProperty('--low', place(low));
-      this.scale.style.setProperty('--high', place(high));
-      this.scale.style.setProperty('--mean', place(mean));
+      const end = Math.max(8, Math.ceil(mean * 1.2));
+      this.end.textContent = String(end);
+      for (const [name, bits] of Object.entries({low, high, mean, guess: this.most})) {
+        this.scale.style.setProperty(`--${name}`, `${(100 * Math.min(Math.max(bits, 0), end)) / end}%`);
+      }
       this.bits = perPosition.slice(0, this.marks.length);
       this.draw();
     }

@@ -13,8 +13,8 @@ const LEVELS = [0.05, 0.1, 0.2, 0.5, 1, 2, 5];
 export class Corrupt {
   instant = true;
 
-  /** @param {DdlmLive} live @param {HTMLElement} view */
-  constructor(live, view) {
+  /** @param {DdlmLive} live @param {HTMLElement} view @param {HTMLElement} below */
+  constructor(live, view, below) {
     this.live = live;
     const config = /** @type {import('../config.js').DiscreteDiffusionConfig} */ (live.config);
     this.config = config;
@@ -22,7 +22,7 @@ export class Corrupt {
     noiseSlider(live, view, 'Noise', config.noise);
     this.strip = new Strip(view, 'With noise');
     this.strip.pre.dataset.ddlmOutput = '';
-    const table = make('table', view, {className: 'ddlm-levels'});
+    const table = make('table', below, {className: 'ddlm-levels'});
     make('caption', table, {textContent: 'The same random numbers at other noise levels: what has changed stays changed.'});
     const head = make('tr', make('thead', table));
     for (const textContent of ['σ̄', 'drawn again', 'text']) make('th', head, {textContent, scope: 'col'});
@@ -33,7 +33,7 @@ export class Corrupt {
       make('td', row, {textContent: percent(-Math.expm1(-sigmaBar))});
       return {sigmaBar, strip: new Strip(make('td', row), `At ${sigmaBar}`)};
     });
-    field(live, 'seed', view, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
+    field(live, 'seed', below, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
   }
 
   changed() {

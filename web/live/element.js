@@ -13,41 +13,47 @@ import {button, make} from './parts.js';
  * @property {boolean} [instant] it takes a moment, and follows every change
  * @property {Record<string, string> | null} [last] options of what it shows, if they may have changed since
  */
-/** @typedef {new (live: DdlmLive, view: HTMLElement) => Mode} ModeClass */
+/** Puts controls above and below the button. @typedef {new (live: DdlmLive, view: HTMLElement, more: HTMLElement) => Mode} ModeClass */
 
 /**
- * Each mode: what to call it, its options and their values, whether it needs the network, and its class.
- * @type {Record<string, {label: string, options: Record<string, string>, network: boolean, load(): Promise<ModeClass>}>}
+ * Each mode: what to call it, its options and their values, its model, whether it needs the network of it, and
+ * its class.
+ * @type {Record<string, {label: string, options: Record<string, string>, model: string, network: boolean,
+ *     load(): Promise<ModeClass>}>}
  */
 const MODES = {
   sample: {
     label: 'The model writes',
     options: {template: '', steps: '64', grid: 'cosine', churn: '', temperature: '1', seed: '0'},
+    model: 'pocket-stories',
     network: true,
     load: async () => (await import('./sample.js')).Sample,
   },
   corrupt: {
     label: 'Your sentence under noise',
     options: {text: 'Tom has a red ball.', sigma: '0.5', seed: '0'},
+    model: 'pocket-stories',
     network: false,
     load: async () => (await import('./corrupt.js')).Corrupt,
   },
   denoise: {
     label: 'What the network believes',
-    options: {text: 'Tom lo%t his red bGll.', sigma: '0.2', place: '6', seed: '0'},
+    options: {text: 'Tom lo%t his red bGll.', sigma: '0.2', place: '7', seed: '0'},
+    model: 'tinystories-cpu',
     network: true,
     load: async () => (await import('./denoise.js')).Denoise,
   },
   bound: {
     label: 'How surprising is your sentence?',
     options: {text: 'Tom had a red ball.', seed: '0'},
+    model: 'tinystories-cpu',
     network: true,
     load: async () => (await import('./bound.js')).Bound,
   },
 };
 const NAMES = [...new Set(Object.values(MODES).flatMap(({options}) => Object.keys(options)))];
 const RUN = 'Run in this page', STOP = 'Stop';
-export const DOWNLOAD_MB = 17; // the runtime and a network; half of it or less if the server compresses
+export const DOWNLOAD_MB = 18; // the runtime and a network; half of it or less if the server compresses
 
 /**
  * Models of this page, by address: all elements share one.
@@ -125,6 +131,7 @@ export class DdlmLive extends HTMLElement {
     this.bar = bar;
     this.progress = make('progress', this, {hidden: true, 'aria-label': 'Loading'});
     this.status = make('p', this, {className: 'ddlm-status', role: 'status'});
+    this.more = make('div', this, {className: 'ddlm-view', hidden: true});
     if (network) this.say(`Loads up to ${DOWNLOAD_MB} MB, once. Nothing that you write leaves this page.`);
     this.#readLink();
     this.state = 'idle';
@@ -147,7 +154,7 @@ export class DdlmLive extends HTMLElement {
   }
 
   get modelName() {
-    return this.getAttribute('model') ?? 'pocket-stories';
+    return this.getAttribute('model') ?? this.kind.model;
   }
 
   /** The folder of the model: a name is that of one beside this library. */
@@ -257,10 +264,11 @@ export class DdlmLive extends HTMLElement {
   /** @param {ModeClass} ofMode */
   #show(ofMode) {
     const view = /** @type {HTMLElement} */ (this.view);
-    this.#mode = new ofMode(this, view);
+    const more = /** @type {HTMLElement} */ (this.more);
+    this.#mode = new ofMode(this, view, more);
     this.showing.forEach((show) => show());
     this.stored?.forEach((child) => ((/** @type {HTMLElement} */ (child)).hidden = true));
-    view.hidden = false;
+    view.hidden = more.hidden = false;
     button(/** @type {Element} */ (this.bar), 'Copy link', () => this.copyLink());
   }
 

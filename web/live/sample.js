@@ -25,8 +25,8 @@ export class Sample {
   /** @type {ReturnType<typeof setInterval> | undefined} */
   timer;
 
-  /** @param {DdlmLive} live @param {HTMLElement} view */
-  constructor(live, view) {
+  /** @param {DdlmLive} live @param {HTMLElement} view @param {HTMLElement} below */
+  constructor(live, view, below) {
     this.live = live;
     this.model = /** @type {import('../model.js').Model} */ (live.model);
     const {config} = this.model;
@@ -41,7 +41,10 @@ export class Sample {
       this.show(Number(this.range.value));
     });
     this.caption = make('p', view, {className: 'ddlm-caption'});
-    const sure = make('details', view), place = make('label', sure, {className: 'ddlm-field ddlm-range'});
+    field(live, 'template', view, 'Template', 'textarea', {
+      rows: 2, placeholder: 'Empty: it writes freely. Blanks: _ or _{4}', spellcheck: false,
+    });
+    const sure = make('details', below), place = make('label', sure, {className: 'ddlm-field ddlm-range'});
     sure.prepend(make('summary', null, {textContent: 'How sure is it?'}));
     make('span', place, {textContent: 'Place'});
     this.place = make('input', place, {type: 'range', min: 0, max: config.blockSize - 1, value: 0});
@@ -49,10 +52,7 @@ export class Sample {
     this.table = new LetterTable(sure, ['drawn with']);
     sure.addEventListener('toggle', () => this.show(this.at));
     this.sure = sure;
-    field(live, 'template', view, 'Template', 'textarea', {
-      rows: 2, placeholder: 'Empty: it writes freely. Blanks: _ or _{4}', spellcheck: false,
-    });
-    const more = make('details', view, {className: 'ddlm-options'});
+    const more = make('details', below, {className: 'ddlm-options'});
     make('summary', more, {textContent: 'How it writes'});
     field(live, 'steps', more, 'Steps', 'input', {type: 'number', min: 1, max: MOST_STEPS});
     const grid = field(live, 'grid', more, 'Grid', 'select');
