@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
@@ -188,7 +189,9 @@ class LiveModel(Directive):
     """
 
     required_arguments = 1
-    option_spec = {name: directives.unchanged for name in {"stored"}.union(*OPTIONS.values())}
+    option_spec: ClassVar = {
+        name: directives.unchanged for name in {"stored"}.union(*OPTIONS.values())
+    }
 
     def run(self) -> list[nodes.Node]:
         options = dict(self.options)

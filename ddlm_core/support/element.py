@@ -35,8 +35,8 @@ class Live:
         mode: "sample", "corrupt", "denoise" or "bound".
         stored: what is shown until then, and where nothing runs: an ``Animation``, say.
         options: what the controls say at first: ``model`` (a bundled one) and ``seed`` in all modes;
-            ``template``, ``steps``, ``grid``, ``churn``, ``temperature`` for "sample"; ``text`` in the others;
-            ``sigma`` for "corrupt" and "denoise"; ``place``, from 1, for "denoise".
+            ``template``, ``steps``, ``grid``, ``churn``, ``temperature`` for "sample"; ``text`` in the
+            others; ``sigma`` for "corrupt" and "denoise"; ``place``, from 1, for "denoise".
 
     Raises:
         UserError: another mode, or an option that the mode does not have.

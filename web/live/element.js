@@ -179,7 +179,7 @@ export class DdlmLive extends HTMLElement {
     const long = state === 'loading' || (state === 'running' && !this.#mode?.instant);
     this.button.textContent = long ? STOP : RUN;
     this.progress.hidden = state !== 'loading';
-    this.view?.toggleAttribute('aria-busy', state === 'running');
+    if (this.view) this.view.ariaBusy = String(state === 'running');
   }
 
   /** @param {string} text for the reader, and a screen reader */
@@ -222,6 +222,7 @@ export class DdlmLive extends HTMLElement {
       this.say(said);
     } catch (error) {
       if (!isCurrent()) return;
+      this.#mode?.stopped?.();
       this.state = 'error';
       this.say(sentence(error));
       if (!(error instanceof Error && error.name === 'UserError')) console.warn(error);

@@ -19,6 +19,7 @@ export class Sample {
   moments = [];
   numSteps = 0;
   at = 0;
+  computing = false;
   paused = false;
   /** Lets a paused run go on. */
   resume = () => {};
@@ -62,14 +63,14 @@ export class Sample {
     if (!live.option('churn')) live.setAttribute('churn', String(defaultChurn(config)));
     field(live, 'temperature', more, 'Temperature', 'input', {type: 'range', min: 0.1, max: 2, step: 0.05});
     field(live, 'seed', more, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
-    button(more, 'Another seed', () => {
+    button(/** @type {Element} */ (live.bar), 'Another seed', () => {
       live.setAttribute('seed', String(drawSeed()));
       live.run();
     });
   }
 
   get playing() {
-    return this.timer !== undefined || (this.live.state === 'running' && !this.paused);
+    return this.timer !== undefined || (this.computing && !this.paused);
   }
 
   /** @type {Mode['run']} */
@@ -86,7 +87,7 @@ export class Sample {
       template: asked.template || null, numSteps, schedule: asked.grid, churn, temperature, seed,
     });
     this.last = asked;
-    Object.assign(this, {moments: [], numSteps, at: 0, paused: false});
+    Object.assign(this, {moments: [], numSteps, at: 0, computing: true, paused: false});
     this.range.max = String(numSteps);
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches, start = performance.now();
     let waited = 0;
@@ -108,7 +109,7 @@ export class Sample {
       }
     }
     const took = performance.now() - start - waited, {marks} = this.moments[numSteps];
-    this.paused = false;
+    this.computing = this.paused = false;
     this.strip.layOut(marks.length, marks);
     this.show(numSteps);
     const each = `${Math.round(took / numSteps)} ms for each evaluation of the network`;
@@ -175,7 +176,7 @@ export class Sample {
   pause() {
     clearInterval(this.timer);
     this.timer = undefined;
-    if (this.live.state === 'running') this.paused = true;
+    if (this.computing) this.paused = true;
     this.strip.name(this.moments[this.at]?.text);
     this.buttons();
   }
@@ -185,7 +186,7 @@ export class Sample {
     if (this.paused) {
       this.paused = false;
       this.resume();
-    } else if (this.at < this.moments.length - 1 || this.moments.length) {
+    } else if (this.moments.length) {
       if (this.at === this.moments.length - 1) this.show(0);
       this.timer = setInterval(() => {
         this.show(this.at + 1);
@@ -206,7 +207,7 @@ export class Sample {
   stopped() {
     clearInterval(this.timer);
     this.timer = undefined;
-    this.paused = false;
+    this.computing = this.paused = false;
     this.resume();
     this.resume = () => {};
     this.buttons();
