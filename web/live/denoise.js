@@ -22,7 +22,7 @@ export class Denoise {
     field(live, 'text', view, 'A noisy sentence', 'textarea', {rows: 2, spellcheck: false, maxLength: config.blockSize});
     noiseSlider(live, view, 'Noise that the network is told', config.noise);
     button(make('div', view, {className: 'ddlm-bar'}), 'Add that much noise', () => this.addNoise());
-    make('p', view, {className: 'ddlm-caption', textContent: 'The sentence: the darker, the less sure is the network. Point to a letter.'});
+    make('p', view, {className: 'ddlm-caption', textContent: 'The sentence: the bluer, the less sure is the network. Point to a letter.'});
     const pick = (/** @type {number} */ place) => live.setAttribute('place', String(place + 1));
     this.strip = new Strip(view, 'The sentence', pick);
     this.strip.pre.classList.add('ddlm-heat');
