@@ -140,10 +140,10 @@ rate_matrix(3)
 # $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
 # Read it aloud. With probability $\alpha = e^{-\bar\sigma}$ the character was never resampled, and is still there.
-# With probability $1 - \alpha$ it was resampled at least once, and is now any token, all equally likely. How many
-# times leaves no trace. These sentences are the whole *forward process* of this book, and the matrix is its *kernel*.
-# The number of jumps has the *Poisson distribution* with mean $\bar\sigma$: at $\bar\sigma = 1$ there is one on
-# average, but 37 % of the characters get none, and some get several.
+# With probability $1 - \alpha$ it was resampled at least once, and is now any token, all equally likely. How often it
+# was resampled leaves no trace. These sentences are the whole *forward process* of this book, and the matrix is its
+# *kernel*. The number of jumps has the *Poisson distribution* with mean $\bar\sigma$: at $\bar\sigma = 1$ there is
+# one on average, but 37 % of the characters get none, and some get several.
 
 
 # %% tags=["export"]
