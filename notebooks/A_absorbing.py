@@ -374,10 +374,10 @@ def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -
 # %% [markdown]
 # ## One interface for both noises
 #
-# Everything that training, bound and sampler ask of a noise process stands in one abstract class. SEDD calls
-# it the *graph*, for it says which token may turn into which, and so do we: `Graph`, in the module `graph`,
-# with `UNIFORM` as the first of its kind. The code of that module is folded: most methods pass on to a
-# function that you know. Beside it are two *protocols*, which say what a model is to the code of this book.
+# Everything that training, bound and sampler ask of a noise process is in one abstract class. SEDD calls
+# it the *graph*, because it says which token may turn into which, and so do we: `Graph`, in the module
+# `graph`, with `UNIFORM` as the first of its kind. The code of that module is folded: most methods pass on to
+# a function that you know. Beside it are two *protocols*, which say what a model is to the code of this book.
 # To learn and to measure, it must give log-scores when it is called (`ScoreModel`). To write, it must also
 # have a method `denoise`, which gives $\log q$ (`Denoiser`).
 #
