@@ -161,8 +161,8 @@ run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32"
 filled = outputs[-1]
 
 # %% [markdown]
-# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Both times it is Lily; there are twelve girls' names, so that
-# happens. Counts save you from counting underscores: `_{40}` is forty blanks.
+# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Both times it is Lily; there
+# are twelve girls' names, so this can happen. Counts save you from counting underscores: `_{40}` is forty blanks.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 2 --num-steps 32")
@@ -260,7 +260,7 @@ run("ddlm-generate --help | head -16")
 #
 # The text may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files, given by a pattern. Ours is a
 # poem of 2,000 lines. A few lines of Python write it, so that we know all about it: each line is five choices among four
-# words, so it carries exactly 10 bits.
+# options, so it carries exactly 10 bits.
 
 # %%
 import random
@@ -298,7 +298,8 @@ run(f"ddlm-train {first_part} | tail -6")
 # noise level each, and happens to be high: over 400 seeds of the noise, such an estimate had a mean of 298 nats and a
 # standard deviation of 25, and seven of the 400 were 357 or more, as here.
 #
-# After 60 steps a character is much cheaper. Let the model write. Below, we list the words that the poem has, too:
+# After 60 steps a character is much cheaper. Let the model write. Below it, we list those of its words that the poem has,
+# too:
 
 # %% tags=["hide-input"]
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
