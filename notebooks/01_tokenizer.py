@@ -379,10 +379,10 @@ test_the_table_agrees_with_a_dictionary_on_all_of_unicode()
 # ## Change it safely
 #
 # Do your stories have accents? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
-# stay. Three unit tests must fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`, because
-# they list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a valid id. Change their numbers to
-# those of the new list. A model that is already trained keeps its old list, so you need to train a new one. The
-# command: `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
+# stay. Three unit tests will fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`,
+# because they list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a valid id. Change their
+# numbers to those of the new list. A model that is already trained keeps its old list, so you need to train a new
+# one. The command: `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
 #
 # **Exercise 1.** Without changing `VOCAB`, make a tokenizer that also knows `é`. How many tokens does it have,
 # and what is left unknown in `menu`? (Expected: 107, and the two characters `ï` and `☕`.)

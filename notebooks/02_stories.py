@@ -223,7 +223,7 @@ HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", *
 # a {look} {thing}! "[How funny|What luck|How silly]!" said {pal}. {hero} gave {pal} the {thing}.
 # ```
 #
-# All words of a variable have the same length, and so have the alternatives of an alternation; only `he` and
+# All words of a variable have the same length, and so do the alternatives of an alternation; only `he` and
 # `she` differ. Our noise replaces characters and never inserts one, so characters stay in their places. If words had
 # different lengths, a model would first have to find out, under the noise, how long each word is, because a longer
 # one shifts all characters after it. We spare our small model that; real text will not ([chapter
@@ -677,7 +677,7 @@ round(chance, 5)
 # | name | meaning |
 # |---|---|
 # | `sample(n, seed)` | $n$ stories; the same seed, the same stories |
-# | `log_prob(text)` | exact $\log p$ in nats, `-inf` for what is no story |
+# | `log_prob(text)` | exact $\log p$ in nats, `-inf` for what is not a story |
 # | `entropy()`, `count()` | exact entropy in nats per story; number of distinct stories |
 # | `is_flawless(tokens, tokenizer)` | whether a window holds one story and then only `<PAD>` |
 # | `MAX_LENGTH` | 160, the window; no story is longer |

@@ -62,7 +62,7 @@ if "google.colab" in sys.modules:
 #
 # The noise may be one number for the whole batch, or one for each text. A small collapsed helper, `noise_column`,
 # makes both into a column, beside tokens or a table (B, L, V). It refuses other shapes, because a noise per position
-# would broadcast along the wrong axis. (If B = L, no check can tell a noise per position from one per text.)
+# would broadcast along the wrong axis. (If B = L, no check can tell a noise level per position from one per text.)
 
 # %% tags=["export", "hide-input"]
 import torch
@@ -100,11 +100,11 @@ def _check_tokens(x: Tensor) -> None:
 # ## All probabilities at once
 #
 # `transition` gives the formula for every character of a batch. It fills a table with $(1 - e^{-\Delta})/V$, and adds
-# $e^{-\Delta}$ at the token that stands there now. (`scatter_add_` adds a number at one chosen place of each row.)
+# $e^{-\Delta}$ at the token that is there now. (`scatter_add_` adds a number at one chosen place of each row.)
 #
 # Why $\Delta$, and not $\bar\sigma$? Because noise adds up, and needs no history: the same probabilities lead from the
 # clean text to a corrupted one, and from a corrupted one to a worse one. The argument is called `x_t`, whatever noise
-# that text already carries; $y$ is what stands there *after* the increment. [Chapter 7](07_sampler.ipynb) turns the
+# that text already carries; $y$ is what is there *after* the increment. [Chapter 7](07_sampler.ipynb) turns the
 # function around with Bayes' rule, to walk back through time.
 
 
@@ -559,8 +559,8 @@ test_player_carries_every_frame()
 # know nothing of diffusion.
 #
 # Here is Carl's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric schedule. Drag
-# the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and you see the
-# end.)
+# the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and what you
+# see is the end.)
 
 # %%
 sigma_bars = GeometricNoise().sigma_bar(torch.linspace(0, 1, 49))

@@ -835,7 +835,7 @@ for name, model in learned.items():
 #    `test_area_is_the_information_destroyed` and `test_bound_is_the_entropy_of_the_data`. The area is then
 #    twice the entropy for $V = 2$, the first world.
 # 2. Leave $x_0$ in the sum over the others, half of the common bug: scatter only
-#    `x_t[..., None]`. These three tests fail, and `test_loss_is_zero_at_the_truth_only`.
+#    `x_t[..., None]`. These three tests fail, and so does `test_loss_is_zero_at_the_truth_only`.
 #
 # After each: `make export && pytest tests/test_loss.py tests/unit/test_loss.py`.
 

@@ -133,7 +133,7 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
     print(f"own letter {name:14} {loss:.4f} nats per unit of noise")
 
 # %% [markdown]
-# Counting twice costs. Most networks of the field see the whole noised text, and must learn to leave their own letter out.
+# Counting twice costs. Most networks in the field see the whole noised text, and must learn to leave their own letter out.
 # Hiding it is harder than it looks: in the first layer a neighbor learns of our letter, and in the second we learn of it
 # from the neighbor. The *hollow transformer* below does hide it. And because there is nothing to copy, [chapter
 # 8](08_training.ipynb) can train it with plain cross-entropy on the clean letter, at every position.
@@ -325,7 +325,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 #
 # An inner product of arrows depends on their lengths and on the angle between them. Rotating the query by
 # $i\omega$ and the key by $j\omega$ changes that angle by $(j - i)\,\omega$: only the *distance* counts, with its sign.
-# With $\omega = 0.5$, a query at position 2 and a key at 5; both five positions further; and the other way around:
+# Here, with $\omega = 0.5$, are a query at position 2 and a key at 5; both five positions further; and the other way
+# around:
 
 
 # %% tags=["hide-input"]
@@ -417,7 +418,7 @@ class Attention(nn.Module):
 # ## One block
 #
 # A block adds to the residual stream twice: the result of attention, then that of a *feed-forward* map (MLP) at each
-# position, which goes up to four times as many features, through GELU, a smooth $\max(x, 0)$, and down again.
+# position, which expands to four times as many features, through GELU, a smooth $\max(x, 0)$, and down again.
 # `Modulation` gives shift, scale and gate for each of the two. Merge blocks also normalize, scale and shift their context.
 #
 # **A short convolution.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor. So in
@@ -552,7 +553,7 @@ def hollow_attention(
 # %% [markdown]
 # ## The picture
 #
-# On the left is the whole network, on the right one block. Thick blue is the residual stream; an orange $c$
+# On the left is the whole network, on the right one block. The thick blue line is the residual stream; an orange $c$
 # marks where the noise level enters. The dashed boxes exist in causal blocks only. "Given" and "condition" come next.
 
 # %% tags=["hide-input"]
@@ -771,7 +772,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 # %% [markdown]
 # ## It starts at nothing, and learns from the top
 #
-# A fresh network of the default size, and what it says about a text:
+# Here is a fresh network of the default size, and what it says about a text:
 
 # %% tags=["hide-input"]
 torch.manual_seed(0)
@@ -811,7 +812,7 @@ test_fresh_network_is_the_uniform_baseline()
 
 # %% [markdown]
 # Head and gates both zero: is that not forbidden? No: the head multiplies the residual stream, which
-# reaches it past the gates. The sizes of gradients before each of four steps on one text:
+# reaches it past the gates. Here are the sizes of the gradients before each of four steps on one text:
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import perturb_batch

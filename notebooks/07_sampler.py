@@ -806,10 +806,11 @@ for name, error in (
 #   place of 0.5.
 # * *Frozen rates favor the rare words.* They are those of the noisier text at the start of the step, where the odds are still closer to even.
 #
-# In a strict world later steps correct whatever is not a word, so almost all of the error is in *how often* each word comes, and there the
-# two partly cancel. In the generous world both also leave rare words behind, to which no later step objects, and these add up.
-# Euler's share of non-words is as large or larger. [Euler or analytic](deeper/euler_or_analytic.ipynb) takes the
-# errors apart step by step, and shows that Euler's lead is a tendency, not a law.
+# In a strict world later steps correct whatever is not a word, so almost all of the error is in *how often* each word
+# occurs, and there the two partly cancel. In the generous world both also leave rare words behind, to which no later step
+# objects, and these add up. Euler's share of non-words is as large or larger. [Euler or
+# analytic](deeper/euler_or_analytic.ipynb) takes the errors apart step by step, and shows that Euler's lead is a tendency,
+# not a law.
 #
 # **And on stories?** A flawed story is a non-word of its language, so Euler should gain nothing. In 16, 32 and 64 steps of `cosine`, without
 # churn, 56, 68 and 67 % of the bundled network's stories were flawless with the analytic step, and 53, 62 and 70 % with Euler's. The 95 %
@@ -1139,12 +1140,12 @@ for num_steps in (1, 4, 64):
 # ## Infilling
 #
 # An autoregressive model can continue a text. This one can fill holes anywhere: write the given characters (the `template`; others say
-# *prompt*) into the start, let the rest be noise, and leave the given ones alone in each step. Is that enough? It depends on whether
-# **the model knows which characters are given**.
+# *prompt*) into the starting text, let the rest be noise, and leave the given ones alone in each step. Is that enough? It
+# depends on whether **the model knows which characters are given**.
 #
 # Suppose the first letter is *b*. In our language *c* follows with probability 0.9. A model that is told "this letter is
 # clean" believes exactly that, at every noise level. A model that is not told takes the *b* for a noisy letter, at first for a random one. So it begins
-# to write a second letter that ignores the *b*, and learns too late that it was certain.
+# to write a second letter that ignores the *b*, and learns too late that the *b* was certain.
 
 # %% tags=["hide-input"]
 template, condition_mask = torch.tensor([1, 0]), torch.tensor([True, False])  # b_
@@ -1270,7 +1271,7 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 # | `sample_generators` | one source of randomness for each text |
 # | `DenoisingStep`, `denoising_steps`, `sample_diffusion` | the result of a step; all steps; only the text |
 #
-# The exact computations are a module of their own, `ddlm_core.tiny_world`, to hold your own sampler against: `TinyWorld`,
+# The exact computations are a module of their own, `ddlm_core.tiny_world`, to check your own sampler against: `TinyWorld`,
 # `three_letter_world`, `two_letter_world`, `word_kernel`, `true_reverse`, `product_of_positions`, `written`, `total_variation`.
 #
 # ## Where this stands in the field

@@ -82,8 +82,8 @@ for tau in (0.0, 0.1, 0.5, 1.0, 5.0):
 # factor $p(x)$.
 #
 # Swap names once more, where it helps. The swap turns $a$ and $s$ into $1/a$ and $1/s$, and $p(y) = p(x)\,a$. So
-# $\sum p(x)\,(\log a - \log s) = -\sum p(x)\,a\,(\log a - \log s)$, and $\sum p(x) = \sum p(x)\,a$. Put both in, and the
-# bracket becomes minus the score entropy:
+# $\sum p(x)\,(\log a - \log s) = -\sum p(x)\,a\,(\log a - \log s)$, and $\sum p(x) = \sum p(x)\,a$. Substitute both, and
+# the bracket becomes minus the score entropy:
 #
 # $$ -\frac{d}{d\tau}\,KL(p_\tau\,\|\,r_\tau) = \mathbb E_{x\sim p_\tau}\,\frac1V\sum_y \big[s - a\log s + a(\log a - 1)\big]
 #  = \mathbb E\,\ell_\tau. $$
@@ -305,8 +305,8 @@ for power in (None, 0.7, 1.0, 2.0):
 
 # %% [markdown]
 # The test integrates two functions with known integrals under four proposals. The figure shows 64 samples of three of them.
-# Uniform times crowd at both ends: at the left hardly a character is corrupted (38 % of them lie below 1 %, see exercise 1),
-# at the right hardly one is intact. Power 1 spreads them evenly.
+# Uniform times crowd at both ends: on the left hardly a character is corrupted (38 % of them lie below 1 %, see exercise
+# 1), on the right hardly one is intact. Power 1 spreads them evenly.
 
 # %% tags=["hide-input"]
 # alt: Three rows of 64 ticks over the corruption probability. Uniform times crowd at 0 and 1, power 2 leans

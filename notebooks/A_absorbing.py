@@ -79,9 +79,9 @@ step | {"░": one_back / now}
 #
 # Noise now has a direction. A letter turns into the mask at rate 1, and the mask stays. Such a state is
 # called *absorbing*. Whatever the letter, it survives with probability $e^{-\bar\sigma}$, and otherwise is
-# masked. That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: where does
-# noise put a token? There it was a random one; here it is the mask. Pure noise, where sampling starts, is
-# nothing but masks.
+# masked. That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: what does
+# noise turn a token into? There it was a random one; here it is the mask. Pure noise, where sampling starts,
+# is nothing but masks.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Sequence
@@ -385,7 +385,7 @@ def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -
 # |---|---|---|
 # | `schedule` of the noise | `GeometricNoise` | `LogLinearNoise` |
 # | `states` of a position | the tokens | the tokens and the mask |
-# | `sample_prior`: where noise puts a token | any token | the mask |
+# | `sample_prior`: what noise turns a token into | any token | the mask |
 # | `prior_kl`: what the text at $t=1$ still tells | almost nothing | nothing, if the noise is infinite there |
 # | `log_score`: from $q$ to the score | `denoiser_log_score` | `mask_log_score` |
 # | `loss` | `score_entropy_loss` | `mask_loss` |
@@ -813,7 +813,7 @@ pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fra
 # Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
 # twice, with 1.56 million parameters, on the same stories in the same order, from the same seed, with the
 # same optimizers and 1,000 steps instead of 7,500. Only the graph differs; 107 tokens instead of 106 add 257
-# parameters. It was run once. In brackets are 95 % intervals; samples are without churn.
+# parameters. It was run once. The brackets hold 95 % intervals; samples are without churn.
 
 # %% tags=["hide-input"]
 import json
@@ -856,7 +856,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# At this budget masks are ahead, by 7 nats of 40. That fits what we saw by hand: a visible letter can be
+# At this budget masks are ahead, by 7 nats out of 40. That fits what we saw by hand: a visible letter can be
 # trusted, so there is less to find out. In the samples it does not show: none of 32 is flawless with either
 # noise, which leaves room for a share of up to 11 %. So this compares how fast two networks *begin* to learn, of
 # one size, on one world, from one seed, and no more.

@@ -139,7 +139,8 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # Four more options decide how a text is written.
 #
-# * `--temperature 0.8` makes likely characters more likely: in 64 steps a share of 0.956 is then flawless, and chapter 9 finds no sign that they are less diverse.
+# * `--temperature 0.8` makes likely characters more likely: in 64 steps a share of 0.956 is then flawless, and chapter 9
+#   finds no sign that the stories are less diverse.
 # * `--churn`, from 0 to 1, says how much of its noise each step draws afresh. At 1, the default, a character that was drawn wrongly gets a new chance in each step. At
 #   0, as in the paper of this method ([SEDD](https://arxiv.org/abs/2310.16834)), it mostly stays, and a share of 0.654 is flawless.
 # * `--schedule` says where the steps are: `cosine`, the default, makes them shorter toward the end. `fraction` and `linear`

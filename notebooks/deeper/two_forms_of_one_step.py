@@ -45,7 +45,8 @@ if "google.colab" in sys.modules:
 #
 # $$ \widehat{\mathrm{score}}_y = \mathrm{score}_y + (e^{\Delta}-1)\,(\mathrm{score}_y-m), \qquad m=\tfrac1V\textstyle\sum_z \mathrm{score}_z . $$
 #
-# The noise blurred the ratios toward their mean $m$, and this sharpens them away from it. The sum includes the letter that stands there, whose score is
+# The noise blurred the ratios toward their mean $m$, and this sharpens them away from it. The sum includes the letter that
+# is there, whose score is
 # 1. One application of Bayes' rule is left: the letter was $y$ with weight $\widehat{\mathrm{score}}_y$, and then turned into $x_t$ with
 # the probability that `transition` gives,
 #

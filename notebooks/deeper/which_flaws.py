@@ -43,8 +43,8 @@ if "google.colab" in sys.modules:
 # * anything else, a misspelled word or one that the grammar never has here: `spelling`.
 #
 # A reading may also take in one wrong word of the right kind, and then the flaw lies before that word. By hand: in *Lily sat
-# inside with his blue bell*, the slot `{hero.his}` wants `her`, and `his` could stand there in a story about Tom. So the flaw is of
-# the kind `hero.his`, and it begins at the first letter that does not fit, the `i` of `his`.
+# inside with his blue bell*, the slot `{hero.his}` wants `her`, and `his` could be there in a story about Tom. So the flaw
+# is of the kind `hero.his`, and it begins at the first letter that does not fit, the `i` of `his`.
 
 # %%
 import json
