@@ -461,8 +461,8 @@ assert abs(different[0] - 100.2) < 0.05 and abs(different[1] - 50.6) < 0.05
 
 # %% [markdown]
 # **Exercise 3.** Which $\sigma_{\min}$ makes the almost clean part only a tenth of the time, with the same
-# $\sigma_{\max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, instead of 0.01
-# %, are already resampled at $t = 0$, where the model, running backward, stops.)
+# $\sigma_{\max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, instead of
+# 0.01 %, are already resampled at $t = 0$, where the model, running backward, stops.)
 
 # %% tags=["solution", "hide-input"]
 # Solve log(s) = 0.9 log(sigma_min) + 0.1 log(20) for sigma_min, with s the noise that resamples 1 %.

@@ -81,9 +81,9 @@ show("een, first letter, noise 0.1", leave_one_out("een", 0, 0.1))
 #
 # ## From a denoiser to a score, in one line
 #
-# Loss and sampler ask for the *score* $s_y$: how many times as probable would the noisy text be with the letter $y$ at
-# this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours predicts which clean letter
-# stood here, a *parametrization* called *$x_0$-prediction*. It is enough, because the score follows from it.
+# The loss and the sampler ask for the *score* $s_y$: how many times as probable would the noisy text be with the letter $y$
+# at this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours predicts which
+# clean letter stood here, a *parametrization* called *$x_0$-prediction*. It is enough, because the score follows from it.
 #
 # Fix the other letters, and let $q_z$ be the probability that the clean letter here was $z$, given those others. By chapter 5,
 # $z$ is then seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}\,(1+\kappa[y=z])$, where
@@ -654,7 +654,7 @@ plt.show()
 # characters are certain, whatever the noise. `condition_mask`, true where a token is given, adds one learned vector,
 # `condition_embedding`, to their embeddings. It hides nothing, unlike a mask in masked diffusion.
 #
-# Follow the shapes with the default sizes. The embedding makes 16 texts of 256 tokens a table (16, 256, 128), and
+# Follow the shapes with the default sizes. The embedding turns 16 texts of 256 tokens into a table (16, 256, 128), and
 # all blocks keep that shape. Attention cuts the 128 features into 4 heads of 32 and compares 256 × 256 pairs of positions, in merge
 # blocks 256 × 512. The noise (16,) becomes $c$, (16, 64), and in each block six parts (16, 1, 128). The head makes (16, 256, 106): for each
 # position, a number per token. Of the 1.57 million weights, each block has [0.25 million](deeper/network_engineering.ipynb).
@@ -784,7 +784,7 @@ with torch.no_grad():
 print(f"log q from {log_q.min():.4f} to {log_q.max():.4f}; log(1/106) = {-math.log(106):.4f}")
 
 # %% [markdown]
-# Exactly uniform. But a zero head would say so even after random gates. So the check, on a small network,
+# Exactly uniform. But a zero head would say so even with random gates. So the check, on a small network,
 # looks at the modulations themselves.
 
 # %% tags=["test"]

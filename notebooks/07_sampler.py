@@ -623,8 +623,8 @@ def _run_reverse(
 
 
 # %% [markdown]
-# Here it is at work on the tiny world, with four words in eight steps. An upper-case letter was changed by the step. Early steps
-# change a lot and settle little; late ones tidy up.
+# Here it is at work on the tiny world, with four words in eight steps. Letters that the step has changed are in upper case.
+# Early steps change a lot and settle little; late ones tidy up.
 
 # %% tags=["hide-input"]
 noise, world = GeometricNoise(), three_letter_world()

@@ -991,7 +991,7 @@ print(f"{bound.nats_per_window:.1f} nats per window; 10 log 106 = {10 * math.log
 #
 # `Trainer`, folded, is `plain_training` with what a long run needs. It also measures, logs, and saves; it stops when the loss
 # diverges; it multiplies in 16 bits where the hardware does that fast; and it splits a step, over several devices or, with
-# *gradient accumulation*, into `micro_batches` that go one after the other. Three things can be exchanged without touching
+# *gradient accumulation*, into `micro_batches` that go one after the other. Three things can be replaced without touching
 # it: `loss_fn`, `lr_schedule` and `callbacks`.
 
 # %% tags=["export", "hide-input"]
@@ -1259,9 +1259,10 @@ assert same_bits(plain.state_dict(), trainer.average.state_dict())
 
 # %% [markdown]
 # **Stop and resume.** A long run gets interrupted: by Ctrl-C, or by a cluster that takes its machine back. Then the step is
-# finished, a checkpoint written, and `train` raises `KeyboardInterrupt`. The checkpoint holds the weights, their average, what
-# the optimizers remember, and the number of the step; order and noise follow from that number and the seed. So a run that was
-# stopped must end as if it had never stopped. Here the signal comes after step 5, and the run stops after step 6.
+# finished, a checkpoint is written, and `train` raises `KeyboardInterrupt`. The checkpoint holds the weights, their
+# average, what the optimizers remember, and the number of the step; order and noise follow from that number and the seed.
+# So a run that was stopped must end as if it had never stopped. Here the signal comes after step 5, and the run stops after
+# step 6.
 
 # %% tags=["test"]
 import signal
@@ -1464,10 +1465,10 @@ folder.cleanup()
 # *And a minute is short.* Small batches, or no decay of the learning rate, look good after a minute, but may not after an
 # hour.
 #
-# What passes the threshold, and is not merely speed? Cross-entropy against score entropy: 0.43 bits. A *hollow network*: about
-# 1.0 beside the row on score entropy, but that row changes two things at once. Muon: 0.5, but nobody tuned AdamW's
-# learning rate for the matrices, 0.005, so part of this may be the rate. More high noise, power 0.5, costs 0.18. Everything
-# else is undecided here.
+# What passes the threshold, and is not merely speed? Cross-entropy against score entropy: 0.43 bits. A *hollow network*:
+# about 1.0 compared with the row on score entropy, but that row changes two things at once. Muon: 0.5, but nobody tuned
+# AdamW's learning rate for the matrices, 0.005, so part of this may be the rate. More high noise, power 0.5, costs 0.18.
+# Everything else is undecided here.
 #
 # ## On a GPU
 #

@@ -73,8 +73,8 @@ for rare in (0.0, 0.001, 0.01, 0.03, 0.1):
 assert ratios[-1] < 1
 
 # %% [markdown]
-# Above 1, Euler is closer. From 16 steps on it is, as long as the share of rare words is below a limit somewhere between 3
-# % and 10 %. With four steps the order can be the other way around: Euler wastes its first step.
+# Above 1, Euler is closer. From 16 steps on it is, as long as the share of rare words is below a limit somewhere between
+# 3 % and 10 %. With four steps the order can be the other way around: Euler wastes its first step.
 #
 # ## Two errors
 #

@@ -167,8 +167,8 @@ for name, value in (deviation | {"best possible": best}).items():
 #    1 & \text{uniform in } f, \\ 2\sqrt f & f = u^2. \end{cases} $$
 #
 # With $w = 1$ this is $-\log f_{\min}$, and grows without end as $f_{\min}$ falls: the estimator is
-# *heavy-tailed*, with rare samples, each a shock. Time takes too many samples there, $f$ too few. The square
-# root lies between them.
+# *heavy-tailed*, with rare samples, each a shock. Uniform times take too many samples there, $f$ too few.
+# The square root lies between them.
 #
 # The figure shows the same area, 1.84 nats, under the three proposals. Against time (left) it is a narrow
 # hill at 0.73, after nothing for half of the way. Against $f$ (middle) it is spread over the whole axis, with
