@@ -167,7 +167,8 @@ for number in range(12):
 # ## What this means for text
 #
 # Text is closer to the strict world: nearly all strings are not words. But the cancellation is in *how often* each word comes, and not in *whether* it is
-# a word. For a story it would be in how often each hero and each plot comes, and it would not make fewer broken stories. `benchmarks/euler.py` counts those
-# of the bundled network; chapter 7 has the result. A trained network also makes errors of its own, which do not shrink with $N$.
+# a word. For a story it would be in how often each hero and each template comes, and it would not make fewer broken
+# stories. `benchmarks/euler.py` counts those of the bundled network; chapter 7 has the result. A trained network also makes
+# errors of its own, which do not shrink with $N$.
 #
 # Back to [chapter 7](../07_sampler.ipynb).
