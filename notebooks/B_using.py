@@ -259,7 +259,7 @@ run("ddlm-generate --help | head -16")
 # umlauts of a German text, all of a Greek one. [Chapter 1](01_tokenizer.ipynb) lists the alphabet. For another one, train from
 # Python: `setup_dataloaders` takes a `tokenizer`, and `DiscreteDiffusionConfig` its `vocab`.
 #
-# The text may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files, given by a pattern. Ours is a
+# The text may be any file of text, a table (`.csv`, `.json`, `.jsonl`, `.parquet`), a folder of them, or a pattern. Ours is a
 # poem of 2,000 lines. A few lines of Python write it, so that we know all about it: each line is five choices among four
 # options, so it carries exactly 10 bits.
 
