@@ -16,7 +16,22 @@ from ddlm_core.support.fields import Limits, check_fields
 from ddlm_core.support.text import END, normalized, with_ends
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ["encode_template", "default_churn", "SamplingOptions", "texts_of", "cut_at_end"]
+__all__ = [
+    "template_characters",
+    "encode_template",
+    "default_churn",
+    "SamplingOptions",
+    "texts_of",
+    "cut_at_end",
+]
+
+
+def template_characters(template: str) -> list[str | None]:
+    """The characters of a template: None for a blank, the empty string for the end of a text."""
+    counts = re.compile(r"(?<!\\)_\{(\d+)\}")
+    long = counts.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
+    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
+    return [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
 
 
 def encode_template(
@@ -30,10 +45,7 @@ def encode_template(
     Raises:
         UserError: the model of ``config`` cannot fill it in; one line says why.
     """
-    blanks = re.compile(r"(?<!\\)_\{(\d+)\}")
-    long = blanks.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
-    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
-    characters = [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
+    characters = template_characters(template)
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
         raise UserError(f"the template has {count} characters, there is room for 1 to {room}")

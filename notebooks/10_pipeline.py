@@ -326,22 +326,33 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
 # The sampler wants the last two columns. Mind the sign: our *condition mask* is **true where a character is given**. In papers on masked
 # diffusion, and in most code for inpainting, true marks what is to be *filled in*.
 #
-# Two lines of the function read the template: one writes each count out, `_{3}` as `___`; one cuts the text into characters, where
-# `\_` counts as one, and `<|endoftext|>` is a `<PAD>`. So a backslash right before a blank cannot be written. The rest holds three decisions.
+# A folded function cuts the template into characters: `\_` is one, and so is `<|endoftext|>`, a `<PAD>`. A backslash right before a
+# blank cannot be written. The rest holds three decisions.
 #
 # * **An unknown character is an error.** The tokenizer would silently turn it into `<UNK>`.
 # * **Without `seq_len`, the template is the whole text.** With it, the template is how the text begins.
 # * **Padded stories stay padded.** The bundled model has only seen windows of 160 tokens: a story, then `<PAD>`. So if the template is the
 #   whole text, the rest of the window is given as `<PAD>`: here the story has ended. With `seq_len`, give such a model its full 160.
 
-# %% tags=["export:sampling_options"]
+# %% tags=["export:sampling_options", "hide-input"]
 """How a text is written: templates, and the options of generation with their limits."""
 
 import re
 
+from ddlm_core.support.text import END, normalized
+
+
+def template_characters(template: str) -> list[str | None]:
+    """The characters of a template: None for a blank, the empty string for the end of a text."""
+    counts = re.compile(r"(?<!\\)_\{(\d+)\}")
+    long = counts.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
+    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
+    return [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
+
+
+# %% tags=["export:sampling_options"]
 from torch import Tensor
 
-from ddlm_core.support.text import END, normalized
 from ddlm_core.tokenizer import PAD_ID
 
 
@@ -356,10 +367,7 @@ def encode_template(
     Raises:
         UserError: the model of ``config`` cannot fill it in; one line says why.
     """
-    blanks = re.compile(r"(?<!\\)_\{(\d+)\}")
-    long = blanks.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
-    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
-    characters = [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
+    characters = template_characters(template)
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
         raise UserError(f"the template has {count} characters, there is room for 1 to {room}")
@@ -517,8 +525,8 @@ def cut_at_end(tokens: Tensor) -> Tensor:
 # %% [markdown]
 # `_write` checks everything at the call and then returns an iterator. That is why it is not itself a
 # generator: a function with `yield` does nothing, not even check, until the first step is asked for. Texts that go through the network
-# apart still keep step: `_join` (folded) puts the same step of all batches together and decodes it. A `<PAD>` with more text
-# behind it is shown as `<|endoftext|>`, on a line of its own; with `stop_at_end` (folded, too) the last step ends there.
+# apart still keep step: `_join` (folded) puts the same step of all batches together and decodes it. A `<PAD>` before more text
+# shows as `<|endoftext|>`; with `stop_at_end`, texts end there.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Iterator
@@ -848,7 +856,7 @@ test_texts_do_not_depend_on_their_batch()
 # ## Watching
 #
 # Here is one story as it is written, in 64 steps: first 160 random characters, at the end a story. What
-# the last step changed is colored and underlined; a dot is `<PAD>`, or a `¶` if more text follows.
+# the last step changed is colored and underlined; a dot or `¶` is `<PAD>`.
 
 # %%
 animation = pipeline.generate_with_visualization(seed=4, num_steps=num_steps // 2)
@@ -1023,7 +1031,7 @@ None if stored else Playground(writer, template=template, seed=0)
 #
 # ## Change it safely
 #
-# Let `?` be a blank, too: in `encode_template`, replace `None if c == "_"` by `None if c in "_?"`.
+# Let `?` be a blank, too: in `template_characters`, replace `None if c == "_"` by `None if c in "_?"`.
 # `test_template_becomes_tokens_and_mask` fails: it holds a question mark that has to stay one, as stories do.
 # The command: `make export && pytest tests/`.
 #
