@@ -2,6 +2,7 @@
 """How a text is written: templates, and the options of generation with their limits."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from ddlm_core.sampler import SCHEDULES
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
-from ddlm_core.support.text import END, normalized, with_ends
+from ddlm_core.support.text import END, END_OF_TEXT, normalized, with_ends
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 __all__ = [
@@ -103,9 +104,15 @@ class SamplingOptions:
         return found
 
 
-def texts_of(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> list[str]:
-    """The texts of tokens (B, L); a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line."""
-    return [with_ends(tokenizer.shown[token] for token in row) for row in tokens.tolist()]
+def texts_of(
+    rows: Iterable[Sequence[int]], tokenizer: CharacterLevelTokenizer, stopped: bool = False
+) -> list[str]:
+    """The texts of rows of tokens; a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line.
+
+    Of texts that were ``stopped`` at their end, a ``<PAD>`` in front says nothing.
+    """
+    texts = [with_ends(tokenizer.shown[token] for token in row) for row in rows]
+    return [text.removeprefix(f"{END_OF_TEXT}\n") for text in texts] if stopped else texts
 
 
 def cut_at_end(tokens: Tensor) -> Tensor:

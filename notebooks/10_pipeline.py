@@ -460,13 +460,14 @@ print(f"log-probabilities differ by up to {(together - alone).abs().max():.1e}")
 # a churn of 0 ([chapter 9](09_evaluation.ipynb)). Between 64 and 256 steps chapter 9 finds no difference, so 128 are on the safe side.
 
 # %% tags=["export:sampling_options", "hide-input"]
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ddlm_core.sampler import SCHEDULES
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.fields import Limits, check_fields
-from ddlm_core.support.text import with_ends
+from ddlm_core.support.text import END_OF_TEXT, with_ends
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
@@ -510,9 +511,15 @@ class SamplingOptions:
         return found
 
 
-def texts_of(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> list[str]:
-    """The texts of tokens (B, L); a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line."""
-    return [with_ends(tokenizer.shown[token] for token in row) for row in tokens.tolist()]
+def texts_of(
+    rows: Iterable[Sequence[int]], tokenizer: CharacterLevelTokenizer, stopped: bool = False
+) -> list[str]:
+    """The texts of rows of tokens; a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line.
+
+    Of texts that were ``stopped`` at their end, a ``<PAD>`` in front says nothing.
+    """
+    texts = [with_ends(tokenizer.shown[token] for token in row) for row in rows]
+    return [text.removeprefix(f"{END_OF_TEXT}\n") for text in texts] if stopped else texts
 
 
 def cut_at_end(tokens: Tensor) -> Tensor:
@@ -548,7 +555,8 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     """The same step of several batches as one, on the CPU."""
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
-    joined = {"tokens": tokens, "changed": changed, "texts": texts_of(tokens, tokenizer)}
+    texts = texts_of(tokens.tolist(), tokenizer)
+    joined = {"tokens": tokens, "changed": changed, "texts": texts}
     return TextStep(**vars(parts[0]) | joined)
 
 
@@ -561,7 +569,8 @@ def _stop_at_end(
         if step.index == step.num_steps:
             cut = cut_at_end(step.tokens)
             changed = step.changed if before is None else cut != before
-            step = replace(step, tokens=cut, changed=changed, texts=texts_of(cut, tokenizer))
+            texts = texts_of(cut.tolist(), tokenizer, stopped=True)
+            step = replace(step, tokens=cut, changed=changed, texts=texts)
         before = step.tokens
         yield step
 
@@ -619,7 +628,9 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
         raise UserError(f"need a text of at least one character, got {text!r:.50}")
     if unknown := config.tokenizer.unknown_characters("".join(stories)):
         few = shorten(", ".join(map(repr, unknown)), 100)
-        words = "they count as <UNK> (a model trained with vocabulary=auto knows those of its text)"
+        words = (
+            "they count as <UNK>; to read them, train with vocabulary=auto on text that has them"
+        )
         warnings.warn(f"the model does not know {few}: {words}", stacklevel=4)
     ended = [
         config.tokenizer.pad(story, len(story) + 1) for story in stories

@@ -511,8 +511,10 @@ def test_the_end_of_a_text_in_a_template_is_padding():
 def test_the_end_of_a_text_is_shown_and_read_back(make):
     pipeline, config = make(), DiscreteDiffusionConfig(block_size=24)
     row = [*config.tokenizer.encode("hi.").tolist(), 1, *config.tokenizer.encode("yo").tolist()]
-    (text,) = texts_of(torch.tensor([[*row, 1, 1]]), config.tokenizer)
+    (text,) = texts_of([[*row, 1, 1]], config.tokenizer)
     assert text == "hi.\n<|endoftext|>\nyo"
+    for stopped, front in ((False, "<|endoftext|>\n"), (True, "")):
+        assert texts_of([(1, 1, *row[:3], 1)], config.tokenizer, stopped) == [f"{front}hi."]
     assert _text_tokens(text, config).tolist() == row
     padded = _text_tokens(text, replace(config, padded=True))
     assert padded.tolist() == row + [PAD_ID] * 18
