@@ -182,8 +182,8 @@ run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-step
 # ### Watch
 #
 # `ddlm-generate --visualize` draws each step over the one before. What a step has changed is
-# magenta, bold and underlined. A dot is padding, which in the end should appear only after the story; `↵` is a line
-# break, `⇥` a tab, `�` an unknown character. The line below counts the steps, and says how much noise is left (pure noise
+# magenta, bold and underlined. A dot is padding, which in the end should appear only after the story, or a `¶` before
+# more text; `↵` is a line break, `⇥` a tab, `�` an unknown character. The line below counts the steps, and says how much noise is left (pure noise
 # is 20, a finished text 0) and how many characters the step has changed. Ctrl-C stops it. Here are three of the pictures
 # that it draws, without the colors:
 
@@ -254,10 +254,10 @@ run("ddlm-generate --help | head -16")
 # %% [markdown]
 # ## Train it on your own text
 #
-# Any text will do if the models of this book know its characters: the letters, digits and signs of an
-# American keyboard, space, tab, line break, and `“”‘’—–…`. Every other one is read as the same unknown character, `�`: the
-# umlauts of a German text, all of a Greek one. [Chapter 1](01_tokenizer.ipynb) lists the alphabet. For another one, train from
-# Python: `setup_dataloaders` takes a `tokenizer`, and `DiscreteDiffusionConfig` its `vocab`.
+# Any text will do. The models of this book know the letters, digits and signs of an
+# American keyboard, space, tab, line break, and `“”‘’—–…` ([chapter 1](01_tokenizer.ipynb)). Every other one is read as the same
+# unknown character, `�`: the umlauts of a German text, all of a Greek one. With `vocabulary=auto` the model learns the
+# characters of its text, the 254 most frequent ones; `vocabulary=letters.txt` takes those in a file.
 #
 # The text may be any file of text, a table (`.csv`, `.json`, `.jsonl`, `.parquet`), a folder of them, or a pattern. Ours is a
 # poem of 2,000 lines. A few lines of Python write it, so that we know all about it: each line is five choices among four
