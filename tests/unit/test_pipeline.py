@@ -7,7 +7,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,8 @@ def read_back(template: str, seq_len: int | None = None, config=None) -> str:
 
 
 def test_template_is_read_sign_by_sign():
+    tokens, mask = encode_template("_", None, DiscreteDiffusionConfig())
+    assert mask.tolist() == [False] and len(tokens) == 1
     tokens, mask = encode_template("a_!", None, DiscreteDiffusionConfig())
     assert mask.tolist() == [True, False, True] and tokens[mask].tolist() == [12, 64]
     for template, text in (
@@ -419,7 +421,10 @@ def test_options_are_checked_when_they_are_made():
         with pytest.raises(UserError, match=f"^{words}"):
             SamplingOptions(**wrong)
     assert SamplingOptions(num_steps=np.int64(100_000), temperature=np.float32(1)).num_steps == 1e5
-    assert SamplingOptions(temperature=1000).temperature == 1000
+    options = SamplingOptions(temperature=1000)
+    assert options.temperature == 1000
+    with pytest.raises(FrozenInstanceError):
+        options.temperature = 1.0
 
 
 def test_all_that_is_asked_for_is_written_and_no_more(make, monkeypatch):
