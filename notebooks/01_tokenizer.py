@@ -119,6 +119,56 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
 
 
 # %% [markdown]
+# Text in another language gets a list of its own: `vocabulary_of` (folded) takes the most frequent characters.
+
+# %% tags=["export", "hide-input"]
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ddlm_core.support.errors import error_context
+from ddlm_core.support.text import normalized
+
+
+def vocabulary_of(counts: Counter[str], size: int = 254) -> tuple[str, ...]:
+    """The special tokens, then the ``size`` most frequent characters; of equal ones, by code point.
+
+    U+FFFD and lone surrogates are left out: they stand for characters that are lost.
+    """
+    whole = [c for c in counts if c != "\ufffd" and not "\ud800" <= c <= "\udfff"]
+    return (*SPECIAL_TOKENS, *sorted(whole, key=lambda c: (-counts[c], c))[:size])
+
+
+def resolve_vocabulary(
+    setting: str | Sequence[str], counts: Callable[[], Counter[str]], size: int = 254
+) -> tuple[str, ...]:
+    """The vocabulary that a setting asks for, special tokens first.
+
+    Args:
+        setting: ``ascii106``, which is ``VOCAB``; ``auto``, the most frequent characters of the text;
+            a text file, whose characters they are; or a list of them.
+        counts: counts the characters of the text; only called for ``auto``.
+        size: characters at most: 254 and the special tokens fill a byte.
+
+    Raises:
+        UserError: no such file, or no list of single, distinct characters of that size.
+    """
+    if setting == "ascii106":
+        return VOCAB
+    if setting == "auto":
+        return vocabulary_of(counts(), size)
+    hint = "auto, ascii106, a text file that holds the characters, or a list of them"
+    with error_context(f"cannot use vocabulary={setting!r:.80}", hint, ValueError):
+        if isinstance(setting, str):
+            found = [*dict.fromkeys(normalized(Path(setting).read_text("utf-8-sig")))]
+        else:
+            found = [normalized(str(c)) for c in setting if c not in SPECIAL_TOKENS]
+        if not 1 <= len(found) <= size:
+            raise UserError(f"need 1 to {size} characters, got {len(found)}")
+        return _checked_vocabulary((*SPECIAL_TOKENS, *found))
+
+
+# %% [markdown]
 # ## One look-up in a table
 #
 # Asking the dictionary `char_to_id` once per character is slow. But a character already *is* a number, its
@@ -172,8 +222,6 @@ look_up("cab!", small_table)
 # would silently read $-1$ as the last token:
 
 # %% tags=["export", "hide-input"]
-from collections.abc import Sequence
-
 from torch import Tensor
 
 
@@ -414,6 +462,7 @@ round(bits, 3)
 # |---|---|
 # | `VOCAB` | the 106 tokens, in order |
 # | `UNK_ID`, `PAD_ID`, `SPECIAL_TOKENS` | the two tokens that are not characters |
+# | `vocabulary_of(counts)`, `resolve_vocabulary` | a list for a text of your own, or from a file |
 # | `look_up(text, table)` | text → bytes through a table of code points |
 # | `CharacterLevelTokenizer` | `vocab`, `vocab_size`, `encode`, `encode_numpy`, `pad`, `decode`, `decode_batch`, `unknown_characters`, … |
 #

@@ -327,7 +327,7 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
 # diffusion, and in most code for inpainting, true marks what is to be *filled in*.
 #
 # Two lines of the function read the template: one writes each count out, `_{3}` as `___`; one cuts the text into characters, where
-# `\_` counts as one. So a backslash right before a blank cannot be written. The rest holds three decisions.
+# `\_` counts as one, and `<|endoftext|>` is a `<PAD>`. So a backslash right before a blank cannot be written. The rest holds three decisions.
 #
 # * **An unknown character is an error.** The tokenizer would silently turn it into `<UNK>`.
 # * **Without `seq_len`, the template is the whole text.** With it, the template is how the text begins.
@@ -341,6 +341,7 @@ import re
 
 from torch import Tensor
 
+from ddlm_core.support.text import END, normalized
 from ddlm_core.tokenizer import PAD_ID
 
 
@@ -349,27 +350,30 @@ def encode_template(
 ) -> tuple[Tensor, Tensor]:
     r"""Tokens of a template, int64 (L,), and a mask, bool (L,), true where a token is given.
 
-    A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` is an underscore. Without ``seq_len`` the template
-    is the whole text, with it the beginning of one of L = ``seq_len`` characters.
+    A ``_`` is a blank, ``_{12}`` is twelve, ``\_`` an underscore, ``<|endoftext|>`` a ``<PAD>``. Without
+    ``seq_len`` the template is the whole text, with it the beginning of one of L = ``seq_len`` tokens.
 
     Raises:
         UserError: the model of ``config`` cannot fill it in; one line says why.
     """
-    long = re.sub(r"(?<!\\)_\{(\d+)\}", lambda m: "_" * int(min(float(m[1]), 9999)), template)
-    characters = [None if c == "_" else c[-1] for c in re.findall(r"\\_|.", long, re.DOTALL)]
+    blanks = re.compile(r"(?<!\\)_\{(\d+)\}")
+    long = blanks.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
+    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
+    characters = [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
         raise UserError(f"the template has {count} characters, there is room for 1 to {room}")
     text = "".join(filter(None, characters))
-    if unknown := config.tokenizer.unknown_characters(text):
-        raise UserError(f"the model does not know {', '.join(map(repr, unknown))} of the template")
+    if unknown := ", ".join(map(repr, config.tokenizer.unknown_characters(text))):
+        hint = "leave them out, or train with vocabulary=auto"
+        raise UserError(f"the model does not know {unknown:.200} of the template: {hint}")
     length = count if seq_len is None and not config.padded else room
     mask = torch.full((length,), seq_len is None)  # after the template: <PAD> is given, or all free
     mask[:count] = torch.tensor([character is not None for character in characters])
     if mask.all():
         raise UserError("the template has no blank: write _ for each character to fill in")
     tokens = torch.full((length,), PAD_ID)
-    tokens[:count][mask[:count]] = config.tokenizer.encode(text)
+    tokens[:count][[bool(character) for character in characters]] = config.tokenizer.encode(text)
     return tokens, mask
 
 
@@ -454,6 +458,8 @@ from typing import Annotated, Any
 from ddlm_core.sampler import SCHEDULES
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.fields import Limits, check_fields
+from ddlm_core.support.text import with_ends
+from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
 def default_churn(config: DiscreteDiffusionConfig) -> float:
@@ -475,6 +481,7 @@ class SamplingOptions:
     temperature: Annotated[float, Limits(0.001, 1000)] = 1.0  # below 1 is surer
     churn: Annotated[float | None, Limits(0, 1)] = None  # share of fresh noise; see default_churn
     template: str | None = None  # see encode_template
+    stop_at_end: bool = False  # nothing after the first <PAD> that follows some text
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -485,6 +492,7 @@ class SamplingOptions:
         found = vars(self) | {
             "seq_len": config.block_size if self.seq_len is None else self.seq_len
         }
+        found.pop("stop_at_end")  # the loop goes on to the end: it writes all at once
         check_range(1, config.block_size, seq_len=found["seq_len"])
         if self.churn is None:
             found["churn"] = default_churn(config)
@@ -494,15 +502,30 @@ class SamplingOptions:
         return found
 
 
+def texts_of(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> list[str]:
+    """The texts of tokens (B, L); a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line."""
+    return [with_ends(tokenizer.shown[token] for token in row) for row in tokens.tolist()]
+
+
+def cut_at_end(tokens: Tensor) -> Tensor:
+    """Tokens (B, L), all of them ``<PAD>`` from the first ``<PAD>`` after some text on."""
+    begun = (tokens != PAD_ID).cumsum(1) > 0
+    ended = (begun & (tokens == PAD_ID)).cumsum(1) > 0
+    return tokens.masked_fill(ended, PAD_ID)
+
+
 # %% [markdown]
 # `_write` checks everything at the call and then returns an iterator. That is why it is not itself a
 # generator: a function with `yield` does nothing, not even check, until the first step is asked for. Texts that go through the network
-# apart still keep step: `_join` (folded) puts the same step of all batches together and decodes it.
+# apart still keep step: `_join` (folded) puts the same step of all batches together and decodes it. A `<PAD>` with more text
+# behind it is shown as `<|endoftext|>`, on a line of its own; with `stop_at_end` (folded, too) the last step ends there.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ddlm_core.sampler import DenoisingStep
+from ddlm_core.sampling_options import cut_at_end, texts_of
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
@@ -517,8 +540,22 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     """The same step of several batches as one, on the CPU."""
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
-    joined = {"tokens": tokens, "changed": changed, "texts": tokenizer.decode_batch(tokens)}
+    joined = {"tokens": tokens, "changed": changed, "texts": texts_of(tokens, tokenizer)}
     return TextStep(**vars(parts[0]) | joined)
+
+
+def _stop_at_end(
+    steps: Iterator[TextStep], tokenizer: CharacterLevelTokenizer
+) -> Iterator[TextStep]:
+    """The same steps; the texts of the last one end where they first say so."""
+    before = None
+    for step in steps:
+        if step.index == step.num_steps:
+            cut = cut_at_end(step.tokens)
+            changed = step.changed if before is None else cut != before
+            step = replace(step, tokens=cut, changed=changed, texts=texts_of(cut, tokenizer))
+        before = step.tokens
+        yield step
 
 
 # %% tags=["export"]
@@ -544,7 +581,8 @@ def _write(
     generators = sample_generators(seed, num_samples, first)
     batches = [generators[i : i + rows] for i in range(0, num_samples, rows)]
     runs = [denoising_steps(model, config.noise, len(b), generator=b, **how) for b in batches]
-    return (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+    steps = (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+    return _stop_at_end(steps, config.tokenizer) if options.stop_at_end else steps
 
 
 # %% [markdown]
@@ -568,13 +606,19 @@ from textwrap import shorten
 
 def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
     """The tokens of a text, int64 (N,), in whole windows if the model knows padding."""
-    if not isinstance(text, str) or not text:
+    stories = END.split(normalized(text)) if isinstance(text, str) else []
+    if not any(stories):
         raise UserError(f"need a text of at least one character, got {text!r:.50}")
-    if unknown := config.tokenizer.unknown_characters(text):
+    if unknown := config.tokenizer.unknown_characters("".join(stories)):
         few = shorten(", ".join(map(repr, unknown)), 100)
-        warnings.warn(f"the model does not know {few}: they count as <UNK>", stacklevel=4)
-    missing = -len(text) % config.block_size if config.padded else 0
-    return config.tokenizer.pad(text, len(text) + missing)
+        words = "they count as <UNK> (a model trained with vocabulary=auto knows those of its text)"
+        warnings.warn(f"the model does not know {few}: {words}", stacklevel=4)
+    ended = [
+        config.tokenizer.pad(story, len(story) + 1) for story in stories
+    ]  # with one <PAD> each
+    tokens = torch.cat(ended)[:-1]
+    missing = -len(tokens) % config.block_size if config.padded else 0
+    return torch.nn.functional.pad(tokens, (0, missing), value=PAD_ID)
 
 
 # %% tags=["export"]
@@ -591,7 +635,7 @@ def _text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Es
     found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
     total = sum(e.mean * len(part) for e, part in zip(found, parts))
     reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))
-    unit = len(text) * math.log(2)
+    unit = int((tokens != PAD_ID).sum()) * math.log(2)
     return Estimate(total / unit, (total - reach) / unit, (total + reach) / unit)
 
 
@@ -646,7 +690,8 @@ class PretrainedModel:
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the negative log-likelihood of a text, in bits per character, with its 95 % interval.
 
-        Unknown characters count as ``<UNK>``, with a warning. An empty text raises a ``UserError``.
+        Unknown characters count as ``<UNK>``, with a warning; ``<|endoftext|>`` is the ``<PAD>`` that it
+        stands for. An empty text raises a ``UserError``.
         """
         check_range(0, 2**63, seed=seed)
         return _text_bound(self.model, text, seed)
@@ -699,12 +744,15 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
     ) -> Iterator[TextStep]:
         """An iterator over the random start and each of ``num_steps`` steps; all else as :meth:`generate`."""
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         return _write(self.model, options, seed, num_samples, first, batch_size)
 
     def generate(
@@ -717,6 +765,7 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
@@ -731,7 +780,9 @@ class DiffusionPipeline(PretrainedModel):
         Raises:
             UserError: what was asked for cannot work; one line says why, before any work is done.
         """
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         for step in _write(self.model, options, seed, num_samples, first, batch_size):
             pass
         return step.tokens if return_tokens else step.texts
@@ -745,13 +796,16 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
     ) -> Animation:
         """Write one text, live in a terminal or a notebook; options and errors as :meth:`generate`.
 
         ``str()`` of the animation is the text, and it has ``save`` (.html or .gif).
         """
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         return _watched(_write(self.model, options, seed), num_steps, self.tokenizer)
 
     __call__ = generate
@@ -794,7 +848,7 @@ test_texts_do_not_depend_on_their_batch()
 # ## Watching
 #
 # Here is one story as it is written, in 64 steps: first 160 random characters, at the end a story. What
-# the last step changed is colored and underlined; a dot is `<PAD>`.
+# the last step changed is colored and underlined; a dot is `<PAD>`, or a `¶` if more text follows.
 
 # %%
 animation = pipeline.generate_with_visualization(seed=4, num_steps=num_steps // 2)

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 
 from ddlm_core.animation import Animation, draw, make_frames
-from ddlm_core.support.drawing import ARROWS, Picture
+from ddlm_core.support.drawing import ARROWS, PAD_MARK, Picture
 from ddlm_core.support.gif import _font, _lay_out
 from ddlm_core.support.player import HINT
 from ddlm_core.support.terminal import _rows, render_terminal
@@ -105,11 +105,11 @@ def test_control_characters_do_not_reach_the_terminal():
     tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
     (frame,) = make_frames([torch.tensor([2, 3, 1, 0])], [0.0])
     render_terminal([draw(frame, tokenizer)], stream)
-    assert stream.getvalue() == "a��\n"
+    assert stream.getvalue() == "a�\n<|endoftext|>\n�\n"
 
 
 def test_the_font_has_every_token():
-    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·"
+    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·¶"
     assert font.getname()[0] == "DejaVu Sans Mono"
     missing = bytes(font.getmask("\uffff"))
     assert all(bytes(font.getmask(mark)) != missing for mark in marks.translate(ARROWS))
@@ -117,10 +117,11 @@ def test_the_font_has_every_token():
 
 def test_lines_break_between_words():
     rows = {}
-    for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
+    text = f"ab cdef\ng{PAD_MARK * 2}hijklmno"
+    for mark, (row, column) in zip(text, _lay_out(text, 6)):
         rows[row] = rows.get(row, "") + mark
         assert len(rows[row]) == column + 1  # no gap, no overlap
-    assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
+    assert list(rows.values()) == ["ab ", "cdef\n", f"g{PAD_MARK * 2}", "hijklm", "no"]
 
 
 TITLE, TEXT = "How <i>Mo</i> ends", "“Hi,” said\nMo. </script><b>&"
