@@ -1,6 +1,5 @@
 """The arguments of ``ddlm-train``, as people type them, made into those that Hydra reads."""
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -14,6 +13,11 @@ from ddlm_core.support.presets import preset_names
 PATHS = {"dataset_name", "val_dataset_name", "checkpoint_dir", "resume_from", "init_from"}
 TEXTS = PATHS | {"text_column", "dataset_config", "encoding", "separator", "vocabulary"}
 
+OPTIONS = (  # of Hydra
+    "--help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m --info -i "
+    "--shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd --experimental-rerun"
+).split()
+
 
 def readable(arguments: Iterable[str], keys: dict[str, Any], network: Iterable[str]) -> list[str]:
     """The arguments as Hydra reads them.
@@ -22,7 +26,7 @@ def readable(arguments: Iterable[str], keys: dict[str, Any], network: Iterable[s
     and a ``+`` is neither needed nor wrong, for whatever ``keys`` and fields of the ``network`` there are.
 
     Raises:
-        UserError: one line that names a key that does not exist, or how to quote a value.
+        UserError: one line that names a key that does not exist, or a value that cannot be read.
     """
     arguments = list(arguments)
     sweep = bool({"-m", "--multirun"} & {*arguments})
@@ -31,6 +35,8 @@ def readable(arguments: Iterable[str], keys: dict[str, Any], network: Iterable[s
         option, equals, value = argument.partition("=")
         if option in ("--config-name", "-cn") and equals:
             argument = f"{option}={_preset(value)}"
+        elif argument.startswith("-") and not any(o.startswith(option) for o in OPTIONS):
+            raise UserError(f"there is no option {option}: see ddlm-train --help")
         elif i and arguments[i - 1] in ("--config-name", "-cn"):
             argument = _preset(argument)
         elif equals and not argument.startswith("-"):
@@ -71,7 +77,8 @@ def _literal(key: str, value: str, sweep: bool) -> str:
 
     try:
         read = OverridesParser.create().parse_override(f"{key}={value}")
-        if (sweep and read.is_sweep_override()) or value in ("", "null"):
+        is_list = key == "vocabulary" and isinstance(read.value(), list)
+        if (sweep and read.is_sweep_override()) or is_list or value in ("", "null"):
             return value
         value = read.value() if value[0] in "'\"" else value
     except HydraException:
@@ -82,18 +89,15 @@ def _literal(key: str, value: str, sweep: bool) -> str:
 
 
 def _check(option: str, value: str, sweep: bool) -> None:
-    """Raise a ``UserError`` that shows how to quote a value that Hydra would not take as it is."""
+    """Raise a ``UserError`` for a value that is no number, word, list or mapping, or is several."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    quote = '"' if "'" in value else "'"
-    shown = f"{option}={quote}{value}{quote}"
-    shown = shlex.quote(shown) if {*'"$`\\!'} & {*shown} else f'"{shown}"'
-    hint = f"quote the value, and all for the shell: {shown}"
+    hint = "a value is a number, a word, or a list such as betas=[0.9,0.98]"
     with error_context(f"cannot read {option}={value}", hint, HydraException):
         read = OverridesParser.create().parse_override(f"{option}={value}")
-        if read.is_sweep_override() and not sweep:
-            raise UserError("this means several runs, for which there is -m")
+    if read.is_sweep_override() and not sweep:
+        raise UserError(f"{option}={value} means several runs: start them with ddlm-train -m")
 
 
 @contextmanager

@@ -17,7 +17,11 @@ WORSE = 1.01  # a bound that has risen by more than this is overfitting, and not
 
 def introduce(trainer: "Trainer", summary: Any, notes: list[str]) -> "Bound":
     """Say what is going to be trained on what, and how good it is now."""
-    for line in [*text_lines(summary), *run_lines(trainer), *filter(None, notes)]:
+    for line in [
+        *(text_lines(summary) if summary else ()),
+        *run_lines(trainer),
+        *filter(None, notes),
+    ]:
         print(line)
     start, bound = time.perf_counter(), trainer.evaluate()
     report("before" if trainer.step == 0 else f"at step {trainer.step:,}", bound)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ddlm_core.apps.commandline import environment, one_line_errors
@@ -49,7 +50,6 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
 
-    from ddlm_core.apps.warm_start import warm_start
     from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.settings import TrainingConfig
@@ -66,6 +66,8 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     model = DiscreteDiffusionTransformer(network)
     taken = ""
     if config.init_from is not None and resume_from is None:
+        from ddlm_core.apps.warm_start import warm_start
+
         taken = warm_start(model, config.init_from)
     trainer = Trainer(model=model, train_loader=data.train, val_loader=data.val, config=config)
     resumed = None if resume_from is None else Path(resume_from)
@@ -74,7 +76,7 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     before = None
     if trainer.accelerator.is_main_process:
         told = trainer.files.take_folder(trainer.state, resumed)
-        before = introduce(trainer, data.summary, [taken, told])
+        before = introduce(trainer, getattr(data, "summary", None), [taken, told])
     trainer.accelerator.wait_for_everyone()
     try:
         bound = trainer.train() if trainer.step < trainer.total_steps else before
@@ -128,7 +130,9 @@ def vocabulary(config: "TrainingConfig") -> dict[str, Any]:
 
 def compose(collect: Callable[[], None]) -> None:
     """Let Hydra read the configuration; what is wrong with it becomes one line."""
-    with configuration_errors(), environment(HYDRA_FULL_ERROR="1"):  # it raises, and we tell
+    with configuration_errors(), environment(HYDRA_FULL_ERROR="1"), TemporaryDirectory() as folder:
+        if {"-m", "--multirun"} & {*sys.argv}:
+            sys.argv.append(f"hydra.sweep.dir='{folder}'")  # it leaves a file there
         collect()
 
 

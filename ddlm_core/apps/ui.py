@@ -1,12 +1,17 @@
 """``ddlm-ui``: a web page to write with (Gradio)."""
 
 import argparse
+import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from ddlm_core.apps.commandline import OneLineParser, one_line_errors
-from ddlm_core.support.errors import UserError
+from ddlm_core.apps.commandline import OneLineParser, environment, one_line_errors
+from ddlm_core.support.errors import UserError, error_context
 
 EXAMPLES = """examples:
   ddlm-ui                                          the model that ships with ddlm
@@ -49,6 +54,32 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Load the model, open the page, and wait until somebody stops it."""
+    with own_temporary_folder():
+        open_and_wait(args)
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """A folder for Gradio's files that no other user can read; it goes at the end.
+
+    Its usual place is one for all users of a machine, where the first one owns it. Gradio reads the
+    variable when it is imported.
+    """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        with error_context(
+            "cannot use GRADIO_TEMP_DIR", "name a folder that you can write, or unset it"
+        ):
+            Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=os.environ["GRADIO_TEMP_DIR"]).close()
+        yield
+        return
+    with TemporaryDirectory(prefix="ddlm-ui-", ignore_cleanup_errors=True) as folder:
+        with environment(GRADIO_TEMP_DIR=folder):
+            yield
+
+
+def open_and_wait(args: argparse.Namespace) -> None:
+    """Load the model, open the page, and wait."""
     port = free_port(args.server_name, args.port)  # before the model: that takes longer
     from ddlm_core.apps.page import Models, build_page
     from ddlm_core.pipeline import DiffusionPipeline
@@ -99,15 +130,21 @@ def launch(page: Any, **where: Any) -> None:
         checkbox_border_color="*neutral_500",
         checkbox_border_color_dark="*neutral_400",
     )
-    page.launch(
-        **where,
-        quiet=True,
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        footer_links=[],
-        theme=theme,
-        css=live_css(),
-    )
+    # Gradio asks the new page whether it is there: a proxy does not know this machine. To share a page,
+    # it has to reach a server of its own, perhaps through the proxy.
+    direct = ["127.0.0.1", "localhost", "::1", str(where.get("server_name") or "")]
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    without = ",".join(filter(None, [before, *direct])) if where.get("share") else "*"
+    with environment(no_proxy=without, NO_PROXY=without):
+        page.launch(
+            **where,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=live_css(),
+        )
 
 
 def live_css() -> str:
