@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import re
 import secrets
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -14,6 +16,7 @@ from typing import Any
 
 from ddlm_core.apps.commandline import OneLineParser, one_line_errors
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.text import with_ends
 
 EXAMPLES = r"""examples:
   ddlm-generate                                    one story by the model that ships with ddlm
@@ -35,12 +38,17 @@ EXAMPLES = r"""examples:
                                                    \_ a real underscore; the template is the whole text
   ddlm-generate --template 'Lily wanted to ' --seq-len 160
                                                    with a length, it is only how the text begins
+  ddlm-generate --template 'Two lines:\n_{20}'     \n is a line break, \t a tab; with \\n and \\t
+                                                   these signs themselves are meant
+  ddlm-generate --model checkpoints/best_model_hf --stop-at-end
+                                                   nothing behind the first <|endoftext|>
   ddlm-generate --num-samples 9 --null | xargs -0 -n 1 echo
                                                    texts apart, even if there are line breaks in them
 
-Each text ends with a line break, or with a NUL character after --null. The seed that was drawn goes
-to stderr. What is wrong with your input is printed there too, in one line, with exit code 2. A file
-appears when it is complete; one of the same name is then replaced.
+Each text ends with a line break, or with a NUL character after --null. A line <|endoftext|> in it is
+where one text of the model ends and another begins; templates can have it, too. The seed that was
+drawn goes to stderr. What is wrong with your input is printed there too, in one line, with exit code 2.
+A file appears when it is complete; one of the same name is then replaced.
 """
 
 
@@ -74,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="0 to 1: how much of each step's noise is fresh (default: 1, for most models)",
     )
     p.add_argument("--template", help="text with blanks to fill in")
+    p.add_argument("--stop-at-end", action="store_true", help="end each text where it first ends")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and printed)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
     p.add_argument("--output", type=Path, help="file to write: .txt, .jsonl, .html or .gif")
@@ -85,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
     args = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_: print(f"ddlm-generate: {message}", file=sys.stderr)
     with one_line_errors("ddlm-generate"):
         try:
             write_texts(args)
@@ -103,6 +113,8 @@ def write_texts(args: argparse.Namespace) -> None:
         )
         asked = {field.name: getattr(args, field.name) for field in fields(SamplingOptions)}
         asked = {name: value for name, value in asked.items() if value is not None}
+        if args.template is not None:
+            asked["template"] = typed(args.template)
         options = asdict(SamplingOptions(**asked))  # what is left out has its default
         options["churn"] = asked.get("churn", default_churn(pipeline.config))
         options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
@@ -126,6 +138,12 @@ def write_texts(args: argparse.Namespace) -> None:
         print(f"wrote {args.output}", file=sys.stderr)
 
 
+def typed(template: str) -> str:
+    r"""A template as it was typed: ``\n`` becomes a line break, ``\t`` a tab, ``\\n`` the signs ``\n``."""
+    signs = {"n": "\n", "t": "\t"}
+    return re.sub(r"(\\?)\\([nt])", lambda m: m[0][1:] if m[1] else signs[m[2]], template)
+
+
 def save(path: Path, lines: Iterable[str], options: dict[str, Any]) -> None:
     """Write texts to a file, each with all that it takes to write it again if that is .jsonl."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -143,7 +161,8 @@ def texts(
     for first in range(0, args.num_samples, at_once):
         if visible:
             frames = write_one(pipeline, options | {"first": first}, visible)
-            yield pipeline.tokenizer.decode(frames[-1].tokens)
+            tokenizer = pipeline.tokenizer
+            yield with_ends(tokenizer.shown[token] for token in frames[-1].tokens)
         else:
             count = min(at_once, args.num_samples - first)
             yield from pipeline.generate(count, first=first, **options)

@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # name, and the settings that differ fr
 MOST_SAMPLES, MOST_STEPS, MOST_TEXT = 8, 512, 2000  # enforced here, whatever a browser sends
 CONTROLS = (  # what a run is asked for, in the order in which the page sends it
     *("model", "template", "go_on", "seq_len", "num_samples", "num_steps", "schedule"),
-    *("temperature", "churn", "seed"),
+    *("temperature", "churn", "stop_at_end", "seed"),
 )
 
 
@@ -238,6 +238,7 @@ def build_page(models: Models) -> Any:
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
             made["go_on"] = gr.Checkbox(label="Go on after the template, up to Length")
+            made["stop_at_end"] = gr.Checkbox(label="Stop where the text first ends")
         rows = examples(config, first)
         with shown:
             gr.Examples(

@@ -24,8 +24,8 @@ from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampling_options import SamplingOptions
 from pages import CONTRAST, WITHOUT_NAME
 
-# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed
-GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1")
+# model, template, go on?, length, samples, steps, schedule, temperature, churn, stop?, seed
+GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, False, "1")
 
 
 def but(**changes: Any) -> tuple:
@@ -52,6 +52,7 @@ BAD = {
     "temperature must be a number": but(temperature=None),
     "churn must be a number from 0.0 to 1.0, got 2": but(churn=2),
     "churn must be a number from 0.0 to 1.0, got None": but(churn=None),
+    "stop_at_end must be true or false, got 'yes'": but(stop_at_end="yes"),
     "seed must be a whole number, got 'one'": but(seed="one"),
     "seed must be a whole number from 0": but(seed="-1"),
 }
@@ -124,6 +125,7 @@ def test_controls_reach_the_sampler():
     assert 0 <= asked["seed"] < 2**32
     assert options()["seq_len"] is None and options(go_on=True)["seq_len"] == 40
     assert "model" not in asked and "go_on" not in asked
+    assert options(stop_at_end=True)["stop_at_end"] is True
 
 
 def test_one_set_of_defaults(models, pipeline, tiny_network):
