@@ -42,7 +42,9 @@ class TrainingConfig:
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
     text_column: str = "text"
-    vocabulary: str = "ascii106"  # of the network that ddlm-train makes; auto: that of the text
+    vocabulary: str | list[str] = (
+        "ascii106"  # of the network that ddlm-train makes; auto: the text's
+    )
     init_from: str | None = None  # a model whose weights it begins with
     train_samples: CountOrNone = None
     val_samples: Count = 1000

@@ -13,10 +13,19 @@ from ddlm_core.support.presets import preset_names
 PATHS = {"dataset_name", "val_dataset_name", "checkpoint_dir", "resume_from", "init_from"}
 TEXTS = PATHS | {"text_column", "dataset_config", "encoding", "separator", "vocabulary"}
 
-OPTIONS = (  # of Hydra
-    "--help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m --info -i "
-    "--shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd --experimental-rerun"
-).split()
+OPTIONS = [  # of Hydra
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
+    *("--run", "-r", "--multirun", "-m", "--info", "-i", "--shell-completion", "-sc"),
+    *(
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+        "--experimental-rerun",
+    ),
+]
 
 
 def readable(arguments: Iterable[str], keys: dict[str, Any], network: Iterable[str]) -> list[str]:

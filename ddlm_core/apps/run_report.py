@@ -18,7 +18,7 @@ WORSE = 1.01  # a bound that has risen by more than this is overfitting, and not
 def introduce(trainer: "Trainer", summary: Any, notes: list[str]) -> "Bound":
     """Say what is going to be trained on what, and how good it is now."""
     for line in [
-        *(text_lines(summary) if summary else ()),
+        *text_lines(summary),
         *run_lines(trainer),
         *filter(None, notes),
     ]:

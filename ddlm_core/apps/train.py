@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
@@ -50,6 +51,7 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
 
+    from ddlm_core.apps.warm_start import warm_start
     from ddlm_core.data import setup_dataloaders
     from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.settings import TrainingConfig
@@ -66,8 +68,6 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     model = DiscreteDiffusionTransformer(network)
     taken = ""
     if config.init_from is not None and resume_from is None:
-        from ddlm_core.apps.warm_start import warm_start
-
         taken = warm_start(model, config.init_from)
     trainer = Trainer(model=model, train_loader=data.train, val_loader=data.val, config=config)
     resumed = None if resume_from is None else Path(resume_from)
@@ -76,7 +76,7 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     before = None
     if trainer.accelerator.is_main_process:
         told = trainer.files.take_folder(trainer.state, resumed)
-        before = introduce(trainer, getattr(data, "summary", None), [taken, told])
+        before = introduce(trainer, data.summary, [taken, told])
     trainer.accelerator.wait_for_everyone()
     try:
         bound = trainer.train() if trainer.step < trainer.total_steps else before
@@ -126,6 +126,24 @@ def vocabulary(config: "TrainingConfig") -> dict[str, Any]:
         config.vocabulary, lambda: count_characters(config), 253 if masked else 254
     )
     return {"vocab": found}
+
+
+def count_characters(config: "TrainingConfig") -> Counter[str]:
+    """How often each character occurs in the text to train on."""
+    from ddlm_core.data import POCKET, pocket_stories
+    from ddlm_core.support.sources import Reading, character_counts
+
+    if config.dataset_name == POCKET:
+        return character_counts(pocket_stories(1000, config.seed))
+    how = Reading(
+        "train",
+        config.train_samples,
+        config.text_column,
+        config.dataset_config,
+        config.encoding,
+        config.separator,
+    )
+    return character_counts(config.dataset_name, how)
 
 
 def compose(collect: Callable[[], None]) -> None:
@@ -183,11 +201,11 @@ def main() -> None:
 
     keys = every_key() | {"resume_from": None}
     register_defaults(keys, HELP)
-    runs: list[tuple[dict[str, Any], list[str]]] = []  # one, or several with --multirun
+    found: list[tuple[DictConfig, list[str]]] = []  # one, or several with --multirun
 
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
     def collect(cfg: DictConfig) -> None:
-        runs.append((plain_values(cfg), list(HydraConfig.get().overrides.task)))
+        found.append((cfg, list(HydraConfig.get().overrides.task)))
 
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -200,6 +218,8 @@ def main() -> None:
             network = [field.name for field in fields(DiscreteDiffusionConfig)]
             sys.argv[1:] = readable(sys.argv[1:], keys, network)
             compose(collect)
+            with configuration_errors():
+                runs = [(plain_values(cfg), overrides) for cfg, overrides in found]
             if runs:  # outside of Hydra, which would hide where an error comes from
                 train_all(runs)
     except KeyboardInterrupt as stop:

@@ -66,16 +66,15 @@ def own_temporary_folder() -> Iterator[None]:
     variable when it is imported.
     """
     if os.environ.get("GRADIO_TEMP_DIR"):
-        with error_context(
-            "cannot use GRADIO_TEMP_DIR", "name a folder that you can write, or unset it"
-        ):
-            Path(os.environ["GRADIO_TEMP_DIR"]).mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=os.environ["GRADIO_TEMP_DIR"]).close()
+        named, hint = Path(os.environ["GRADIO_TEMP_DIR"]), "name a folder that you can write"
+        with error_context(f"cannot use GRADIO_TEMP_DIR={named}", f"{hint}, or unset it"):
+            named.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=named).close()
         yield
         return
-    with TemporaryDirectory(prefix="ddlm-ui-", ignore_cleanup_errors=True) as folder:
-        with environment(GRADIO_TEMP_DIR=folder):
-            yield
+    own = TemporaryDirectory(prefix="ddlm-ui-", ignore_cleanup_errors=True)
+    with own as folder, environment(GRADIO_TEMP_DIR=folder):
+        yield
 
 
 def open_and_wait(args: argparse.Namespace) -> None:
@@ -85,7 +84,8 @@ def open_and_wait(args: argparse.Namespace) -> None:
     from ddlm_core.pipeline import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(args.model, device=args.device)
-    page = build_page(Models(pipeline, args.model))
+    with near():  # Gradio looks for proxies already when it is imported
+        page = build_page(Models(pipeline, args.model))
     launch(page, server_name=args.server_name, server_port=port, share=args.share)
     public = f" and on {page.share_url}" if getattr(page, "share_url", None) else ""
     print(f"listening on {page.local_url}{public} (Ctrl-C stops)", flush=True)
@@ -130,12 +130,7 @@ def launch(page: Any, **where: Any) -> None:
         checkbox_border_color="*neutral_500",
         checkbox_border_color_dark="*neutral_400",
     )
-    # Gradio asks the new page whether it is there: a proxy does not know this machine. To share a page,
-    # it has to reach a server of its own, perhaps through the proxy.
-    direct = ["127.0.0.1", "localhost", "::1", str(where.get("server_name") or "")]
-    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    without = ",".join(filter(None, [before, *direct])) if where.get("share") else "*"
-    with environment(no_proxy=without, NO_PROXY=without):
+    with near(where.get("server_name"), where.get("share")):
         page.launch(
             **where,
             quiet=True,
@@ -145,6 +140,26 @@ def launch(page: Any, **where: Any) -> None:
             theme=theme,
             css=live_css(),
         )
+
+
+@contextmanager
+def near(host: str | None = None, share: bool | None = False) -> Iterator[None]:
+    """Without a proxy to what is on this machine.
+
+    Gradio asks the new page whether it is there, which no proxy knows. To share it, it has to reach a
+    server of its own, perhaps through the proxy.
+    """
+    kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    local = ",".join(filter(None, [kept, "127.0.0.1,localhost,::1", host]))
+    without = local if share else "*"
+    hint = "pip install 'httpx[socks]', or leave out --share"
+    with environment(no_proxy=without, NO_PROXY=without):
+        try:
+            yield
+        except ImportError as error:
+            if "SOCKS" not in str(error):
+                raise
+            raise UserError(f"cannot share the page through a SOCKS proxy: {hint}") from error
 
 
 def live_css() -> str:

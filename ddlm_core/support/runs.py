@@ -187,6 +187,7 @@ class RunFiles:
         if resumed is not None and resumed.parent.resolve() == self.folder.resolve():
             return ""
         with error_context(f"cannot use the folder {self.folder}", "name another checkpoint_dir"):
+            self.folder.mkdir(parents=True, exist_ok=True)
             told = self._move_earlier_run()
             if resumed is not None:
                 self._bring(resumed.parent, state)
@@ -208,7 +209,6 @@ class RunFiles:
         return f"{self.folder} had the files of {whose}: they are in {place} now"
 
     def _bring(self, source: Path, state: State) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         if (source / LOG).exists():
             shutil.copyfile(source / LOG, self.folder / LOG)
         if (source / BEST).is_dir():
