@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.apps.commandline import OneLineParser, one_line_errors
+from ddlm_core.support.drawing import harmless
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.text import with_ends
 
@@ -132,6 +133,8 @@ def write_texts(args: argparse.Namespace) -> None:
             save(path, texts(pipeline, args, options, visible), {"model": args.model, **options})
         else:
             for text in texts(pipeline, args, options, visible):
+                if sys.stdout.isatty():  # a model of strangers may know what a terminal obeys
+                    text = "".join(c if harmless(c) else "�" for c in text)
                 if not visible:
                     print(text, end="\0" if args.null else "\n", flush=True)
     if path is not None:
