@@ -94,6 +94,8 @@ def _literal(key: str, value: str, sweep: bool) -> str:
         pass  # then it is no grammar, but a name like any other
     if key in PATHS and value.startswith("~"):
         value = str(Path(value).expanduser())
+    if key == "separator":  # as it can be typed
+        value = value.replace("\\n", "\n").replace("\\t", "\t")
     return QuotedString(value, Quote.single).with_quotes()
 
 

@@ -36,7 +36,8 @@ def text_lines(summary: Any) -> list[str]:
     """How much text there is, and how much of it the network cannot read."""
     found = [f"{summary.files:,} files"] if summary.files else []
     found += [f"{summary.documents:,} documents", f"{summary.characters:,} characters"]
-    lines = [f"text: {', '.join(found)}"]
+    where = f" in the column {' and '.join(summary.columns)}" if summary.columns else ""
+    lines = [f"text: {', '.join(found)}{where}"]
     if summary.unknown:
         most = " ".join(f"{c!r} {n:,}" for c, n in summary.most_frequent_unknown)
         share = summary.unknown / max(1, summary.characters)
