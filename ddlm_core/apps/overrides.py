@@ -89,9 +89,13 @@ def _literal(key: str, value: str, sweep: bool) -> str:
         is_list = key == "vocabulary" and isinstance(read.value(), list)
         if (sweep and read.is_sweep_override()) or is_list or value in ("", "null"):
             return value
-        value = read.value() if value[0] in "'\"" else value
-    except HydraException:
-        pass  # then it is no grammar, but a name like any other
+        value = str(read.value()) if value[0] in "'\"" else value
+    except HydraException:  # then it is no grammar, but a name like any other
+        if key == "vocabulary" and value[:1] + value[-1:] == "[]":
+            characters = [
+                QuotedString(c, Quote.single).with_quotes() for c in value[1:-1].split(",")
+            ]
+            return f"[{','.join(characters)}]"
     if key in PATHS and value.startswith("~"):
         value = str(Path(value).expanduser())
     if key == "separator":  # as it can be typed

@@ -34,8 +34,9 @@ def introduce(trainer: "Trainer", summary: Any, notes: list[str]) -> "Bound":
 
 def text_lines(summary: Any) -> list[str]:
     """How much text there is, and how much of it the network cannot read."""
-    found = [f"{summary.files:,} files"] if summary.files else []
-    found += [f"{summary.documents:,} documents", f"{summary.characters:,} characters"]
+    numbers = {"file": summary.files, "document": summary.documents}
+    numbers |= {"character": summary.characters}
+    found = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in numbers.items() if n or what != "file"]
     where = f" in the column {' and '.join(summary.columns)}" if summary.columns else ""
     lines = [f"text: {', '.join(found)}{where}"]
     if summary.unknown:
