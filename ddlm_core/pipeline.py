@@ -74,7 +74,8 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     """The same step of several batches as one, on the CPU."""
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
-    joined = {"tokens": tokens, "changed": changed, "texts": texts_of(tokens, tokenizer)}
+    texts = texts_of(tokens.tolist(), tokenizer)
+    joined = {"tokens": tokens, "changed": changed, "texts": texts}
     return TextStep(**vars(parts[0]) | joined)
 
 
@@ -87,7 +88,8 @@ def _stop_at_end(
         if step.index == step.num_steps:
             cut = cut_at_end(step.tokens)
             changed = step.changed if before is None else cut != before
-            step = replace(step, tokens=cut, changed=changed, texts=texts_of(cut, tokenizer))
+            texts = texts_of(cut.tolist(), tokenizer, stopped=True)
+            step = replace(step, tokens=cut, changed=changed, texts=texts)
         before = step.tokens
         yield step
 
@@ -120,7 +122,9 @@ def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
         raise UserError(f"need a text of at least one character, got {text!r:.50}")
     if unknown := config.tokenizer.unknown_characters("".join(stories)):
         few = shorten(", ".join(map(repr, unknown)), 100)
-        words = "they count as <UNK> (a model trained with vocabulary=auto knows those of its text)"
+        words = (
+            "they count as <UNK>; to read them, train with vocabulary=auto on text that has them"
+        )
         warnings.warn(f"the model does not know {few}: {words}", stacklevel=4)
     ended = [
         config.tokenizer.pad(story, len(story) + 1) for story in stories

@@ -2,6 +2,7 @@
 """How a text is written: templates, and the options of generation with their limits."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,10 +14,25 @@ from ddlm_core.sampler import SCHEDULES
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.fields import Limits, check_fields
-from ddlm_core.support.text import END, normalized, with_ends
+from ddlm_core.support.text import END, END_OF_TEXT, normalized, with_ends
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
-__all__ = ["encode_template", "default_churn", "SamplingOptions", "texts_of", "cut_at_end"]
+__all__ = [
+    "template_characters",
+    "encode_template",
+    "default_churn",
+    "SamplingOptions",
+    "texts_of",
+    "cut_at_end",
+]
+
+
+def template_characters(template: str) -> list[str | None]:
+    """The characters of a template: None for a blank, the empty string for the end of a text."""
+    counts = re.compile(r"(?<!\\)_\{(\d+)\}")
+    long = counts.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
+    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
+    return [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
 
 
 def encode_template(
@@ -30,10 +46,7 @@ def encode_template(
     Raises:
         UserError: the model of ``config`` cannot fill it in; one line says why.
     """
-    blanks = re.compile(r"(?<!\\)_\{(\d+)\}")
-    long = blanks.sub(lambda m: "_" * int(min(float(m[1]), 9999)), normalized(template))
-    signs = re.findall(rf"{END.pattern}|\\_|.", long, re.DOTALL)
-    characters = [None if c == "_" else "" if END.fullmatch(c) else c[-1] for c in signs]
+    characters = template_characters(template)
     room, count = config.block_size if seq_len is None else seq_len, len(characters)
     if not 1 <= count <= room:
         raise UserError(f"the template has {count} characters, there is room for 1 to {room}")
@@ -91,9 +104,15 @@ class SamplingOptions:
         return found
 
 
-def texts_of(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> list[str]:
-    """The texts of tokens (B, L); a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line."""
-    return [with_ends(tokenizer.shown[token] for token in row) for row in tokens.tolist()]
+def texts_of(
+    rows: Iterable[Sequence[int]], tokenizer: CharacterLevelTokenizer, stopped: bool = False
+) -> list[str]:
+    """The texts of rows of tokens; a ``<PAD>`` before more text is ``<|endoftext|>`` on its own line.
+
+    Of texts that were ``stopped`` at their end, a ``<PAD>`` in front says nothing.
+    """
+    texts = [with_ends(tokenizer.shown[token] for token in row) for row in rows]
+    return [text.removeprefix(f"{END_OF_TEXT}\n") for text in texts] if stopped else texts
 
 
 def cut_at_end(tokens: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from typing import Any
 from ddlm_core.apps.commandline import OneLineParser, one_line_errors
 from ddlm_core.support.drawing import harmless
 from ddlm_core.support.errors import UserError
-from ddlm_core.support.text import with_ends
 
 EXAMPLES = r"""examples:
   ddlm-generate                                    one story by the model that ships with ddlm
@@ -160,12 +159,14 @@ def texts(
     pipeline: Any, args: argparse.Namespace, options: dict[str, Any], visible: bool
 ) -> Iterator[str]:
     """The texts as they come: one by one if somebody watches, as many at once as a GPU can take."""
+    from ddlm_core.sampling_options import texts_of
+
     at_once = 1 if args.visualize or pipeline.device.type == "cpu" else 64
     for first in range(0, args.num_samples, at_once):
         if visible:
             frames = write_one(pipeline, options | {"first": first}, visible)
-            tokenizer = pipeline.tokenizer
-            yield with_ends(tokenizer.shown[token] for token in frames[-1].tokens)
+            last, stopped = frames[-1].tokens, options["stop_at_end"]
+            yield from texts_of([last], pipeline.tokenizer, stopped)
         else:
             count = min(at_once, args.num_samples - first)
             yield from pipeline.generate(count, first=first, **options)
