@@ -60,7 +60,7 @@ class TextCounts:
             "documents": self.documents,
             "characters": self.characters,
             "unknown": self.unknown.total(),
-            "most_frequent_unknown": self.unknown.most_common(10),
+            "most_frequent_unknown": sorted(self.unknown.items(), key=lambda x: (-x[1], x[0]))[:10],
             "ends_found": self.ends_found,
             "columns": self.columns,
         }

@@ -1,19 +1,20 @@
-"""Tables of texts: one row is one text. JSON by hand, the rest and the Hub through ``datasets``."""
+"""Tables of texts: one row is one text. JSON and CSV by hand, the rest and the Hub by ``datasets``."""
 
 import csv
 import glob
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from ddlm_core.support.errors import UserError
-from ddlm_core.support.textfiles import encoding_of, kind_of, open_text, undecodable
+from ddlm_core.support.textfiles import BINARY_TABLES, kind_of, open_text
 
 FIRST = 100  # rows in which a column of texts is looked for
+Row = dict[str, Any]
 
 
 def file_texts(
@@ -24,32 +25,20 @@ def file_texts(
     Raises:
         UserError: if the file is damaged, if it has no such column, or a row without a text in it.
     """
-    if kind_of(path) in (".jsonl", ".ndjson", ".json"):
-        rows = json_rows(path, encoding)
-        first = list(islice(rows, FIRST))
-        name = choose_column([row for row in first if isinstance(row, dict)], column, path)
-        values = (row.get(name) if isinstance(row, dict) else None for row in chain(first, rows))
-        yield from _texts(values, name, path, columns)
+    if kind_of(path) in BINARY_TABLES:
+        yield from _binary_table(path, column, columns)
         return
-    with _readable(path, encoding):
-        load = _loader(path, encoding)
-        batch: dict[str, list[Any]] = next(iter(load().iter(FIRST)), {})
-        if (
-            "__index_level_0__" in batch
-        ):  # pandas takes the first field of such rows for a row's name
-            raise UserError("a row has more fields than the header")
-        if kind_of(path) in (".csv", ".tsv"):  # so that a text such as 12 stays a text
-            from datasets import Features, Value
-
-            strings = Features({name: Value("string") for name in batch})
-            load = _loader(path, encoding, features=strings)
-        name = choose_column(_as_rows(batch), column, path)
-        values = _column(load(), name) if batch else ()
-        yield from _texts(values, name, path, columns)
+    rows = (csv_rows if kind_of(path) in (".csv", ".tsv") else json_rows)(path, encoding)
+    first = list(islice(rows, FIRST))
+    name = choose_column([row for row in first if isinstance(row, dict)], column, path)
+    every = chain(first, rows)
+    values = (row.get(name) if isinstance(row, dict) else None for row in every)
+    yield from _texts(values, name, path, columns)
 
 
-# datasets reads JSON too, but turns texts that look like dates into times, tells faults by a number
-# that is no row's, and cuts UTF-16 in the middle of a letter.
+# datasets reads JSON and CSV too, but makes times of texts that look like dates, and numbers of 007,
+# takes the first field for a row's name if a row is too long, tells faults by a number that is no
+# row's, and cuts UTF-16 in the middle of a letter.
 def json_rows(path: Path, encoding: str = "utf-8") -> Iterator[Any]:
     """The values in a file of JSON lines, or of one JSON array; a string is a row with a ``text``."""
     with open_text(path, encoding) as file:
@@ -80,38 +69,43 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where}: need an object with a text, got {reason}") from error
 
 
-def _loader(path: Path, encoding: str, **options: Any) -> Callable[[], Any]:
-    """A function that opens a file with ``datasets``, which streams it."""
+def csv_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
+    """The rows under the header of a file of values, apart by the sign that cuts the header most."""
+    csv.field_size_limit(2**31 - 1)  # in characters; the limit of a new process is 131,072
+    number = 0
+    with open_text(path, encoding) as file:
+        header = file.readline()
+        signs = ",;\t|" if kind_of(path) == ".csv" else "\t"
+        sign = max(signs, key=lambda sign: len(next(csv.reader([header], delimiter=sign), [])))
+        rows = csv.reader(chain([header], file), delimiter=sign, strict=True)
+        try:
+            names = next(rows, [])
+            for number, row in enumerate(filter(None, rows), 1):
+                if len(row) != len(names):
+                    fields = f"{len(row)} fields, and the header {len(names)}"
+                    raise UserError(
+                        f"{path}, row {number} has {fields}: quote texts that hold {sign!r}"
+                    )
+                yield dict(zip(names, row))
+        except csv.Error as error:
+            hint = 'a quote inside a quoted text is written twice, ""'
+            raise UserError(f"{path}, row {number + 1}: {error}: {hint}") from error
+
+
+def _binary_table(path: Path, column: str | None, columns: list[str] | None) -> Iterator[str]:
     from datasets import load_dataset, logging
 
     logging.set_verbosity(logging.CRITICAL)  # one clear line, ours
-    builder = {".tsv": "csv"}.get(kind_of(path), kind_of(path)[1:])
-    if builder == "csv":
-        known = encoding_of(path, encoding)
-        with open_text(path, encoding) as file:
-            separator = _separator(file.readline())
-        options |= {"sep": separator, "encoding": known, "keep_default_na": False}
     files = {"train": [glob.escape(str(path.absolute()))]}
-    return lambda: load_dataset(builder, data_files=files, split="train", streaming=True, **options)
-
-
-def _separator(header: str) -> str:
-    """The sign that cuts a line into most fields."""
-    return max(",;\t|", key=lambda sign: len(next(csv.reader([header], delimiter=sign), [])))
-
-
-@contextmanager
-def _readable(path: Path, encoding: str) -> Iterator[None]:
-    """What ``datasets``, pandas and pyarrow raise for a bad file, in a line that names it."""
     try:
-        yield
-    except UnicodeError as error:
-        raise undecodable(path, encoding_of(path, encoding)) from error
-    except (ValueError, OSError, NotImplementedError) as error:
-        if isinstance(error, UserError) and str(path) in str(error):
-            raise
+        table = load_dataset(kind_of(path)[1:], data_files=files, split="train", streaming=True)
+        batch: dict[str, list[Any]] = next(iter(table.iter(FIRST)), {})
+    except (ValueError, OSError) as error:
         reason = shorten(str(error), 200)
-        raise UserError(f"{path}: cannot read this {kind_of(path)} file ({reason})") from error
+        raise UserError(f"{path}: cannot read it ({reason}): make or copy it again") from error
+    if batch:
+        name = choose_column(_as_rows(batch), column, path)
+        yield from _texts(_column(table, name), name, path, columns)
 
 
 def hub_texts(
@@ -174,6 +168,7 @@ def choose_split(names: list[str], wanted: str, source: str) -> str:
         likely = names if len(names) == 1 else []
         hint = "save one of them as a file, and name that"
     if chosen := next((name for name in likely if name in names), None):
+        warnings.warn(f"{source!r} has no split {wanted!r}: {chosen!r} is taken", stacklevel=2)
         return chosen
     raise UserError(f"{source!r} has no split {wanted!r}, only {', '.join(names)}: {hint}")
 
@@ -195,9 +190,7 @@ def choose_column(rows: list[dict[str, Any]], wanted: str | None, where: object)
         UserError: if there is none, or a choice; it lists the columns.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    choice = [
-        name for name in names if {type(row.get(name)) for row in rows} - {type(None)} == {str}
-    ]
+    choice = [name for name in names if _holds_text([row.get(name) for row in rows])]
     if not names or (wanted or "text") in names:
         return wanted or "text"
     if wanted is None and len(choice) == 1:
@@ -208,6 +201,20 @@ def choose_column(rows: list[dict[str, Any]], wanted: str | None, where: object)
             f"{missing}, and no other holds text ({', '.join(names)}): leave the file out"
         )
     raise UserError(f"{missing}, but text in {', '.join(choice)}: text_column={choice[0]}, say")
+
+
+def _holds_text(values: list[Any]) -> bool:
+    """Whether they are strings, and not all of them numbers, as in a column of a .csv; some may lack."""
+    told = [value for value in values if value not in (None, "")]
+    return bool(told) and all(isinstance(v, str) for v in told) and not all(map(_is_number, told))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _texts(
