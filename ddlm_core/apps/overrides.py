@@ -51,7 +51,8 @@ def readable(arguments: Iterable[str], keys: dict[str, Any], network: Iterable[s
         elif equals and not argument.startswith("-"):
             argument = _override(option, value, known, keys, sweep)
         found.append(argument)
-    return found
+    # Hydra does not find those after an option that comes after others
+    return sorted(found, key=lambda a: a.startswith("~") or ("=" in a and not a.startswith("-")))
 
 
 def _preset(name: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ddlm_core.apps.commandline import environment, one_line_errors
 from ddlm_core.apps.overrides import configuration_errors, readable
@@ -40,7 +40,7 @@ HELP = """ddlm-train: train a discrete diffusion language model.
   ddlm-train model.n_layer=8 batch_size=32 --cfg job      show the configuration, train nothing
   torchrun --nproc_per_node 2 -m ddlm_core.apps.train     two GPUs, or two cores where there is none
 
-Names and other texts stand as they are; for the shell, put quotes around "dataset_name=my [v2].txt".
+Names and other texts stand as they are. For the shell, write "dataset_name=my [v2].txt".
 Every key of the configuration can be overridden: key=value. The keys:
 
 $CONFIG
@@ -172,10 +172,10 @@ def train_all(runs: list[tuple[dict[str, Any], list[str]]]) -> None:
         return
     separate([settings for settings, _ in runs])
     lines, failed = [], 0
+    shared = set.intersection(*(set(overrides) for _, overrides in runs))
     for number, (settings, overrides) in enumerate(runs, 1):
-        what = (
-            f"run {number} of {len(runs)}, {' '.join(overrides)}, in {settings['checkpoint_dir']}"
-        )
+        own = " ".join(override for override in overrides if override not in shared)
+        what = f"run {number} of {len(runs)}, {own}, in {settings['checkpoint_dir']}"
         print(f"\n{what}")
         try:
             bound = train(settings)
@@ -194,7 +194,7 @@ def main() -> None:
     """Entry point of the command."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
 
     from ddlm_core.model import DiscreteDiffusionConfig
     from ddlm_core.settings import every_key
@@ -205,7 +205,8 @@ def main() -> None:
 
     @hydra.main(version_base=None, config_path=str(CONFIGS), config_name="training/default")
     def collect(cfg: DictConfig) -> None:
-        found.append((cfg, list(HydraConfig.get().overrides.task)))
+        overrides = OmegaConf.to_container(HydraConfig.get().overrides.task)  # as they were typed
+        found.append((cfg, cast("list[str]", overrides)))
 
     # before and after the training itself, SIGTERM ends the command as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)

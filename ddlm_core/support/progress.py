@@ -117,7 +117,8 @@ def save_curve(lines: list[dict[str, Any]], path: Path) -> None:
 
 def has_bar() -> bool:
     """Whether somebody watches who can see a bar move: in a terminal, or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 class ExpectedTime:
