@@ -69,6 +69,8 @@ def _override(option: str, value: str, known: list[str], keys: dict[str, Any], s
         close = get_close_matches(key, known, 1)
         hint = f"did you mean {close[0]}?" if close else "all keys: ddlm-train --help"
         raise UserError(f"cannot read {option}={value} (there is no key {key}): {hint}")
+    if key in PATHS and not value:
+        raise UserError(f"{key}= names nothing: name one, or leave out {key}=")
     if key in TEXTS:
         value = _literal(key, value, sweep)
     elif not foreign:

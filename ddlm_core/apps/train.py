@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ddlm_core.apps.commandline import environment, one_line_errors
 from ddlm_core.apps.overrides import configuration_errors, readable
 from ddlm_core.apps.run_report import compare_models, introduce, report, way_to_go_on
+from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.presets import CONFIGS, plain_values, register_defaults
 
@@ -72,6 +73,7 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     trainer = Trainer(model=model, train_loader=data.train, val_loader=data.val, config=config)
     resumed = None if resume_from is None else Path(resume_from)
     if resumed is not None:
+        resumed = resumed / LATEST if resumed.is_dir() else resumed
         trainer.resume(resumed)
     before = None
     if trainer.accelerator.is_main_process:

@@ -68,7 +68,7 @@ def find_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
     Raises:
         UserError: if there is no whole checkpoint.
     """
-    previous = path.with_name(PREVIOUS)
+    previous = path.parent / PREVIOUS
     try:
         return read_checkpoint(path), path
     except (DamagedCheckpoint, FileNotFoundError) as error:

@@ -126,8 +126,15 @@ TRAIN = {
     "model=enormous": "Could not find 'model/enormous'",
     "checkpoint_dir=${{nothing}}": "Interpolation key 'nothing' not found",
     "dataset_name=no/such.txt": "no file matches no/such.txt",
+    "dataset_name=": "dataset_name= names nothing: name one, or leave out dataset_name=",
     "dataset_name=old.gif": "old.gif",
-    "dataset_name=old.txt": "7 tokens are shorter than one window of 32",
+    "dataset_name=latin.txt": "latin.txt is not utf-8 (line 1, byte 0xe9): name what it is, encoding=",
+    "dataset_name=empty": "empty: there are no files in this folder",
+    "dataset_name=bad.jsonl": "bad.jsonl, row 2",
+    "dataset_name=two.jsonl": "two.jsonl: no column 'text', but text in a, b: text_column=a",
+    "dataset_name=two.jsonl text_column=c": "two.jsonl: no column 'c', but text in a, b",
+    "dataset_name={long} encoding=klingon": "there is no encoding 'klingon' of text",
+    "dataset_name=old.txt": "shorter than one window of 32: take more text, or a smaller context",
     "val_dataset_name=no.txt dataset_name={long}": "no file matches no.txt",
     "model.n_embd=7": "n_embd must be a multiple of",
     "model.n_layer=two": f"n_layer {WHOLE}",
@@ -142,7 +149,8 @@ TRAIN = {
     "checkpoint_dir=old.txt dataset_name={long}": "cannot use the folder old.txt",
     "gradient_accumulation_steps=9999 dataset_name={long}": "an epoch is shorter than a step",
     "resume_from=old.gif dataset_name={long}": "old.gif is damaged",
-    "resume_from=empty dataset_name={long}": "empty",
+    "resume_from=empty dataset_name={long}": "there is no checkpoint empty/checkpoint_latest.pth",
+    "resume_from= dataset_name={long}": "resume_from= names nothing",
     "resume_from=missing.pth dataset_name={long}": "there is no checkpoint missing.pth",
     "+resume_from=missing.pth dataset_name={long}": "there is no checkpoint missing.pth",
 }
@@ -202,6 +210,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("old.txt", "old.gif"):
         (tmp_path / name).write_text("a story")
     (tmp_path / "long.txt").write_text("a story " * 999)
+    (tmp_path / "latin.txt").write_bytes("café ".encode("latin-1") * 99)
+    (tmp_path / "two.jsonl").write_text('{"a": "a story", "b": "its name"}\n')
     (tmp_path / "bad.jsonl").write_text('{"text": "a story"}\n{"text": \n')
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     yield tmp_path
