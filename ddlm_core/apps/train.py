@@ -18,6 +18,7 @@ from ddlm_core.apps.run_report import compare_models, introduce, report, way_to_
 from ddlm_core.support.checkpoints import LATEST
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.presets import CONFIGS, plain_values, register_defaults
+from ddlm_core.support.progress import has_bar
 
 if TYPE_CHECKING:
     from ddlm_core.bound import Bound
@@ -51,6 +52,7 @@ $CONFIG
 def train(settings: dict[str, Any]) -> "Bound | None":
     """Train as ``settings`` say: the fields of ``TrainingConfig``, and ``resume_from``."""
     import torch
+    from huggingface_hub.utils import disable_progress_bars
 
     from ddlm_core.apps.warm_start import warm_start
     from ddlm_core.data import setup_dataloaders
@@ -64,6 +66,8 @@ def train(settings: dict[str, Any]) -> "Bound | None":
         network = DiscreteDiffusionConfig(**network_settings(config) | vocabulary(config))
     except TypeError as error:  # of the constructors: the values are checked there
         raise UserError(f"unknown or missing key: {error}") from None
+    if not has_bar():  # of downloads
+        disable_progress_bars()
     torch.manual_seed(config.seed)
     data = setup_dataloaders(tokenizer=network.tokenizer, **text_settings(config))
     model = DiscreteDiffusionTransformer(network)
