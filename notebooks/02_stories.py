@@ -91,8 +91,7 @@ if "google.colab" in sys.modules:
 # * `{hero}` is a *slot*: write the word that was drawn for the *variable* `hero`. The first mention draws it,
 #   uniformly; each later one repeats it. `{hero.his}` writes another *form* of the same word: for Lily it is `her`.
 #
-# So agreement needs no rule of its own: a word brings its forms along, and a variable keeps its word. (Templates
-# alone would be a *probabilistic context-free grammar*, PCFG; memory makes it an *attribute grammar*.) We write
+# So agreement needs no rule of its own: a word brings its forms along, and a variable keeps its word. We write
 # words as a table, one string per column; a single entry in a column is repeated for all words.
 
 # %% tags=["export"]
@@ -355,9 +354,7 @@ for text in ("Tom slept.", "Tom lost his cup.", "Lily lost his hat."):
 # %% [markdown]
 # As by hand. Now the same for whole worlds, small enough to list: the six stories, and our seven templates with a
 # handful of words. The list, `every_story` in a collapsed cell, does not use our `options`, so an error in those
-# would show: it fills the slots with Python's own `str.format`, which also understands fields like `{hero.his}`. (A
-# second collapsed cell adds two harder worlds, and `tests/unit` spoils one story of each template at every position:
-# what is not a story must get $-\infty$.)
+# would show: it fills the slots with Python's own `str.format`, which also understands fields like `{hero.his}`.
 
 # %% tags=["test", "hide-input"]
 import itertools

@@ -439,8 +439,7 @@ plt.show()
 # `test_kernel_solves_the_equation_of_the_process`. Make `sigma` return
 # `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. Two unit tests still fail,
 # `test_time_is_the_inverse_and_the_ends_are_met` and `test_a_geometric_schedule_has_all_that_a_schedule_has`, because
-# they expect the geometric line and its inverse. Exercises 1 and 3 still pass, but their answers are wrong: they ask
-# `time`, which is still the inverse of the geometric line. The command:
+# they expect the geometric line and its inverse. The command:
 # `make export && pytest tests/test_noise.py tests/unit/test_noise.py`.
 #
 # **Exercise 1.** At what time are half of the characters resampled? (Expected: $t = 0.7245$.)

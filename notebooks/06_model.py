@@ -936,35 +936,12 @@ test_score_is_the_mean_ratio_whatever_the_network_says()
 # 2. Overwrite the zeros: at the end of the network's `__init__`, loop over `self.modules()` and call
 #    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear` `m`. `test_fresh_network_is_the_uniform_baseline` fails, even
 #    if you spare `self.head`.
-# 3. Forget the norm of the keys: where they are rotated, write `k` for `self.key_norm(k)`. Nothing on this page
-#    fails, but the unit test `test_attention_is_the_formula` does.
 #
 # After each: `make export && pytest tests/`.
 #
 # ## Exercises
 #
-# **1. Two zeros in a row.** Set `attention.out.weight` of every block to zero as well, train 20 steps as above,
-# and look at its largest entry. (Expected: still 0.)
-
-# %% tags=["solution", "hide-input"]
-torch.manual_seed(0)
-stuck = DiscreteDiffusionTransformer(config)
-for block in stuck.blocks:
-    nn.init.zeros_(block.attention.out.weight)
-optimizer, g = torch.optim.SGD(stuck.parameters(), lr=0.1), torch.Generator().manual_seed(0)
-for _ in range(20):
-    optimizer.zero_grad()
-    mean_loss(stuck, g).backward()
-    optimizer.step()
-block = stuck.blocks[0]
-attention_gate = block.modulation.linear.weight[2 * 128 : 3 * 128]
-feed_forward_gate = block.modulation.linear.weight[5 * 128 :]
-largest = [w.abs().max().item() for w in (block.attention.out.weight, attention_gate)]
-assert largest == [0, 0] and feed_forward_gate.abs().max() > 0
-largest
-
-# %% [markdown]
-# **2. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`), and swap the first
+# **1. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`), and swap the first
 # two letters of seven. Does the output for the last one change, in a network of one block, which merges, and in one
 # of six? (Expected: not with one, to which all but the neighbors are a bag; but with six, where who may attend to whom tells the order.)
 
@@ -986,7 +963,7 @@ assert (x_t != swapped).any() and same == [True, False]
 same
 
 # %% [markdown]
-# **3. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and compare it with the
+# **2. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and compare it with the
 # first output. (Expected: within 0.05 of the exact $q$.)
 
 # %% tags=["solution", "hide-input"]
@@ -1043,7 +1020,6 @@ round(gap, 3)
 # 2024](https://arxiv.org/abs/2406.03736)); [LLaDA](https://arxiv.org/abs/2502.09992) is not. With uniform noise,
 # [Gourevitch et al. 2026](https://arxiv.org/abs/2605.22765) show that the usual objective is optimized by the leave-one-out
 # distribution and not by the denoising posterior. Hollow transformers return in [Zhao et al.
-# 2024](https://arxiv.org/abs/2407.21243), to correct samples of masked models. Short convolutions are in
-# [Primer](https://arxiv.org/abs/2109.08668) and, as *Canon layers*, in [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351).
+# 2024](https://arxiv.org/abs/2407.21243), to correct samples of masked models.
 #
 # Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.

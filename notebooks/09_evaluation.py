@@ -1055,9 +1055,8 @@ print(
 # In `estimate_bound`, trust the noise alone: replace `max(of_noise, of_windows)` by `of_noise`. The interval becomes narrower, and
 # `test_interval_covers_the_bound_of_a_language` fails. The other one passes, since for a fixed text the noise *is* all there is.
 #
-# Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights.
-# Both tests of the intervals fail, with `test_bound_of_the_perfect_network_is_the_entropy` and, in `tests/unit/test_evaluation.py`,
-# `test_times_follow_the_mixture_and_weights_keep_the_integral`. The command: `make export && pytest tests/`.
+# Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights: both tests of the intervals fail.
+# The command: `make export && pytest tests/`.
 #
 # ## Exercises
 #

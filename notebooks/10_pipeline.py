@@ -1051,9 +1051,6 @@ None if stored else Playground(writer, template=template, seed=0)
 # `test_template_becomes_tokens_and_mask` fails: it holds a question mark that has to stay one, as stories do.
 # The command: `make export && pytest tests/`.
 #
-# Then let `rows` in `_write` be `batch_size`, also on a CPU. `test_texts_do_not_depend_on_their_batch` fails, here and in
-# `tests/unit/test_pipeline.py`, though all stories look as good as before.
-#
 # ## Exercises
 #
 # **1.** Write a template for a text of 40 characters that begins with `Max` and ends with `happy.`, and let
@@ -1066,16 +1063,7 @@ assert len(mask) == 40 and mask.sum() == 9
 int(mask.sum())
 
 # %% [markdown]
-# **2.** You liked the fourth of the stories that `generate(200, seed=9, num_steps=16)` wrote, and lost it. Write it
-# again without the other 199. (Expected: the same text as the last of four.)
-
-# %% tags=["solution", "hide-input"]
-(again,) = pipeline.generate(first=3, seed=9, num_steps=16)
-assert again == pipeline.generate(4, seed=9, num_steps=16)[-1]
-show([again])
-
-# %% [markdown]
-# **3.** Could we stop early? With `generate_streaming`, stop as soon as three steps in a row have changed
+# **2.** Could we stop early? With `generate_streaming`, stop as soon as three steps in a row have changed
 # nothing. Try it on the tiny network of the tests with `schedule="linear"`, `churn=0.0`, 200 steps and seed 0. Is the
 # text already that of the full run? (Expected: it stops before half of the steps are done, and no. A
 # quiet step only says that little noise was taken away.)

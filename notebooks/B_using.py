@@ -259,7 +259,7 @@ run("ddlm-generate --help | head -16")
 # unknown character, `�`: the umlauts of a German text, all of a Greek one. With `vocabulary=auto` the model learns the
 # characters of its text, the 254 most frequent ones; `vocabulary=letters.txt` takes those in a file.
 #
-# The text may be a file (`.txt`, `.md`; a table: `.csv`, `.jsonl`, `.parquet`), a folder of them, or a pattern. Ours is a
+# The text may be any file of text, a table (`.csv`, `.json`, `.jsonl`, `.parquet`), a folder of them, or a pattern. Ours is a
 # poem of 2,000 lines. A few lines of Python write it, so that we know all about it: each line is five choices among four
 # options, so it carries exactly 10 bits.
 

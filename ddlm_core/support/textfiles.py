@@ -25,6 +25,7 @@ PACKED: dict[str, Callable[..., Any]] = {
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".zst")  # a person unpacks these
 BINARY_TABLES = (".parquet", ".arrow")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *BINARY_TABLES)
+SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")  # beside what save_to_disk writes
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is how this one begins
@@ -68,9 +69,15 @@ def find_files(source: str, encoding: str = "utf-8") -> list[Path]:
 def _files_of(start: Path) -> Iterator[Path]:
     if not start.is_dir():
         yield start
-    for folder, folders, names in os.walk(start):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+    seen = set()  # links may lead in a circle
+    for folder, folders, names in os.walk(start, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        wanted = (name for name in names if not name.startswith(".") and name not in SAVED)
+        yield from (Path(folder, name) for name in wanted)
 
 
 def why_no_text(path: Path, encoding: str = "utf-8") -> str:

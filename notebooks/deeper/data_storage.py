@@ -34,8 +34,9 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## One row of tokens
 #
-# A source is `pocket-stories`, local files, or a data set on the Hugging Face Hub. In `.jsonl` and `.parquet` files every row is a
-# story; a `.txt` file is one running text. `read_stories` gives pieces of text, each with a yes or no: does a
+# A source is `pocket-stories`, local files and folders, or a data set on the Hugging Face Hub. In tables (`.csv`, `.json`, `.jsonl`, `.parquet`)
+# every row is a story, and so is any other file of text, unless `<|endoftext|>` cuts it into several. Line ends become `\n`, and letters get one form
+# in Unicode (NFC): an `a` and the two dots for above it become one `ä`. `read_stories` gives pieces of text, each with a yes or no: does a
 # story end after it? `encode_stories` turns them into one row of tokens with a `<PAD>` (token 1) after each story:
 
 # %%
@@ -113,8 +114,8 @@ print("to train, validate and test with:", counts)
 # %% [markdown]
 # Number 29 is gone from the test set, because training reads it as number 5. Only exact copies are found: a story that
 # differs in one letter passes as new. Our grammar makes enough stories that this hardly matters; for a real data set it is
-# a limit of this book. TinyStories comes with a validation set of its own, which `val_dataset_name` can name. Fewer than
-# three stories count as running text, in which nothing can be compared; its last two twentieths are held out.
+# a limit of this book. TinyStories comes with a validation set of its own, which `val_dataset_name` can name. One
+# story, or a few long ones, count as running text, in which nothing can be compared; its last two twentieths are held out.
 #
 # ## Windows
 #

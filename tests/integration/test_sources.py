@@ -227,6 +227,23 @@ def test_folders_patterns_and_paths_as_they_stand():
     assert texts(write("text s/ra*n?.csv", csv_of(["It."]))) == ["It."]
 
 
+def test_folders_behind_links_are_read_once():
+    write("tales/a.txt", "A bear.")
+    write("elsewhere/b.txt", "A frog.")
+    try:
+        Path("tales/more").symlink_to(Path("elsewhere").absolute())
+        Path("tales/circle").symlink_to(Path("tales").absolute())
+    except OSError:
+        pytest.skip("links need rights on Windows")
+    assert texts("tales") == ["A bear.", "A frog."]
+
+
+def test_a_data_set_saved_to_disk_is_a_folder():
+    rows = datasets.Dataset.from_dict({"text": ROWS})
+    datasets.DatasetDict({"train": rows}).save_to_disk("saved")
+    assert texts("saved") == texts("saved/train") == ROWS
+
+
 def test_home_is_a_tilde(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     monkeypatch.setenv("USERPROFILE", str(here))

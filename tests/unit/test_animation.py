@@ -133,6 +133,8 @@ def test_what_an_animation_says_of_itself():
     animation = Animation(story_frames(), CharacterLevelTokenizer())
     assert repr(animation) == "Animation(4 frames of 40 characters)"
     assert str(animation) == "“Hi,” said\nMo. </script><b>&"
+    half = Animation(story_frames()[:2], animation.tokenizer)
+    assert str(half) == draw(half.frames[1], animation.tokenizer).text
     assert animation.pictures() == [draw(f, animation.tokenizer) for f in animation.frames]
     player = html.unescape(animation._repr_html_())
     assert 'id="ddlm-player"' in player and 'data-fps="12"' in player
