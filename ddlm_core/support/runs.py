@@ -123,7 +123,7 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
     texts = ("training_text", "validation_text")
     same_text = all(before.get(name) == now[name] for name in texts)
     if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        hint = "go on with its settings, or start anew without resume_from"
+        hint = "go on with its settings, or start anew (init_from= begins with given weights)"
         raise UserError(f"the checkpoint is of another run ({'; '.join(found)}): {hint}")
 
 
