@@ -163,7 +163,8 @@ class RunFiles:
             raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
         check_same_run(content["run"], self.run)
         step = content["step"]
-        if step > total_steps or (step == total_steps and self.step_of(FINAL) != step):
+        finished = self._is_ours(source) and self.step_of(FINAL) == total_steps
+        if step > total_steps or (step == total_steps and not finished):
             found = f"the checkpoint is at step {step}, this run would end at step {total_steps}"
             raise UserError(f"{found}: raise max_steps or num_epochs")
         state.load_state_dict(content)
@@ -172,8 +173,11 @@ class RunFiles:
 
     def set_aside(self, path: Path) -> None:
         """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
+        if path.exists() and self._is_ours(path):
             path.replace(path.with_name(path.name + ".damaged"))
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.parent.resolve() == self.folder.resolve()
 
     def take_folder(self, state: State, resumed: Path | None = None) -> str:
         """Make the folder that of this run alone: then no resume can go on with another one.
@@ -184,7 +188,7 @@ class RunFiles:
         Returns:
             Whose files were moved, and where to; empty if there were none.
         """
-        if resumed is not None and resumed.parent.resolve() == self.folder.resolve():
+        if resumed is not None and self._is_ours(resumed):
             return ""
         with error_context(f"cannot use the folder {self.folder}", "name another checkpoint_dir"):
             self.folder.mkdir(parents=True, exist_ok=True)

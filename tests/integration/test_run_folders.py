@@ -122,6 +122,14 @@ def test_a_finished_run_says_so(ran, train_command):
         assert code == 2 and told in errors and not Path("other").exists()
 
 
+def test_models_of_another_run_do_not_finish_this_one(ran, train_command):
+    ran("checkpoint_dir=one")
+    ran("checkpoint_dir=two", "seed=1")
+    arguments = [*SMALL, "checkpoint_dir=two", "resume_from=one"]
+    code, _, errors = train_command(*arguments)
+    assert code == 2 and "this run would end at step 4" in errors and names("two") == LEFT
+
+
 def test_a_run_goes_on_in_another_folder(ran):
     ran("log_every_steps=1")
     out = ran("max_steps=6", "checkpoint_dir=other", f"resume_from={LATEST}", "eval_every_steps=5")
