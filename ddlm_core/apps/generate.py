@@ -123,7 +123,8 @@ def write_texts(args: argparse.Namespace) -> None:
             print(f"seed {options['seed']}", file=sys.stderr)
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
-        visible = args.visualize and sys.stdout.isatty()
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        visible = args.visualize and terminal
         if path is not None and path.suffix in MOVING:
             from ddlm_core.animation import Animation
 
@@ -132,7 +133,7 @@ def write_texts(args: argparse.Namespace) -> None:
             save(path, texts(pipeline, args, options, visible), {"model": args.model, **options})
         else:
             for text in texts(pipeline, args, options, visible):
-                if sys.stdout.isatty():  # a model of strangers may know what a terminal obeys
+                if terminal:  # a model of strangers may know what a terminal obeys
                     text = "".join(c if harmless(c) else "�" for c in text)
                 if not visible:
                     print(text, end="\0" if args.null else "\n", flush=True)

@@ -25,8 +25,8 @@ from ddlm_core.sampling_options import SamplingOptions
 from ddlm_core.support.errors import UserError
 from pages import CONTRAST, WITHOUT_NAME
 
-# model, template, go on?, length, samples, steps, schedule, temperature, churn, stop?, seed
-GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, False, "1")
+# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed, stop?
+GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1", False)
 
 
 def but(**changes: Any) -> tuple:
@@ -148,7 +148,7 @@ def test_examples_are_settings_that_work():
     config = models["pocket-stories"].config
     rows = page.examples(config, page.first_settings(config))
     assert [*rows] == [*page.SETTINGS]  # the model that ships with the package takes all of them
-    names, changed = page.CONTROLS[1:-1], set()
+    names, changed = page.IN_EXAMPLES, set()
     for row in rows.values():
         asked = dict(zip(names, row, strict=True)) | {"model": "pocket-stories", "seed": "1"}
         models["pocket-stories"].generate_streaming(**page.arguments(**asked))  # checks
