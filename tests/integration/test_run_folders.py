@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
-from ddlm_core.apps import run_report, train
+from ddlm_core.apps import overrides, run_report, train
 from ddlm_core.bound import Bound
+from ddlm_core.settings import TrainingConfig
 from ddlm_core.support import hardware, progress
 from ddlm_core.support.checkpoints import differences
 from ddlm_core.support.errors import UserError
@@ -55,6 +57,13 @@ def names(path: str) -> set[str]:
 def test_any_name_is_a_folder(name, ran):
     ran(f"checkpoint_dir={name}")
     assert names(name) == LEFT
+
+
+def test_no_text_is_forgotten():
+    """A new setting that is a text must be taken letter by letter, too."""
+    hints = get_type_hints(TrainingConfig)
+    texts = {name for name, hint in hints.items() if hint is str or str in get_args(hint)}
+    assert texts | {"resume_from"} == overrides.TEXTS
 
 
 def test_a_second_run_takes_the_folder_and_loses_nothing(ran, train_command, monkeypatch):
