@@ -138,7 +138,8 @@ class WindowSampler(Sampler[int]):
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:
-            raise UserError(f"{tokens} tokens are shorter than one window of {length}")
+            found = f"{tokens} tokens are shorter than one window of {length}"
+            raise UserError(f"{found}: take more text, or a smaller context_length")
         self.tokens, self.length, self.seed, self.aligned = tokens, length, seed, aligned
         self.epoch = self.skip = 0
 

@@ -422,6 +422,8 @@ class TrainingConfig:
     dataset_config: str | None = None  # of a data set with several configurations
     encoding: str = "utf-8"  # of files without a byte order mark
     separator: str = "<|endoftext|>"  # ends a story inside running text; empty: nothing does
+    vocabulary: str | list[str] = "ascii106"  # auto: the characters of the text
+    init_from: str | None = None  # a model whose weights it begins with
     train_samples: CountOrNone = None
     val_samples: Count = 1000
     context_length: Count = 256
@@ -770,7 +772,8 @@ class WindowSampler(Sampler[int]):
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:
-            raise UserError(f"{tokens} tokens are shorter than one window of {length}")
+            found = f"{tokens} tokens are shorter than one window of {length}"
+            raise UserError(f"{found}: take more text, or a smaller context_length")
         self.tokens, self.length, self.seed, self.aligned = tokens, length, seed, aligned
         self.epoch = self.skip = 0
 
@@ -1101,14 +1104,16 @@ def update_weights(
             are still those of the step before.
     """
     scaler = state.scaler
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    rate_of = {"adamw": "learning_rate", "muon": "matrix_learning_rate"}
     for optimizer in state.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip).item()
     uniform = math.log(state.model.config.vocab_size) * (1 + 2 * config.auxiliary_loss_weight)
     if not (loss < 10 * uniform and (math.isfinite(norm) or scaler.is_enabled())):
         found = f"at step {state.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
-    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+        rates = [f"{rate_of[name]} ({peaks[name]:g})" for name in state.optimizers]
+        raise FloatingPointError(f"{found}: lower {' or '.join(rates)}")
     for name, optimizer in state.optimizers.items():
         for group in optimizer.param_groups:
             group["lr"] = peaks[name] * rate_factor
@@ -1126,9 +1131,9 @@ from functools import partial
 from pathlib import Path
 
 from ddlm_core.data import batches_from
-from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
+from ddlm_core.support.hardware import autocast, compiled, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
-from ddlm_core.support.runs import RunFiles, check_fit, describe_run
+from ddlm_core.support.runs import BEST, FINAL, RunFiles, check_fit, describe_run
 
 
 def plan_steps(config: TrainingConfig, batches: int, processes: int) -> tuple[int, int, int]:
@@ -1205,7 +1210,7 @@ class Trainer:
         model.gradient_checkpointing = config.gradient_checkpointing
         loss_fn = loss_fn or TrainingLoss(model, config.objective, config.auxiliary_loss_weight)
         loss_fn = self.accelerator.prepare(loss_fn)
-        self.loss_fn = torch.compile(loss_fn) if config.torch_compile else loss_fn
+        self.loss_fn = compiled(loss_fn, device) if config.torch_compile else loss_fn
         self.lr_schedule = lr_schedule or default_lr_schedule(config)
         run = describe_run(config, model, (train_loader, val_loader), self.micro_batches)
         self.files = RunFiles(Path(config.checkpoint_dir), run)
@@ -1274,9 +1279,9 @@ class Trainer:
             bound = self.evaluate()
             if bound.nats_per_window < state.best:
                 state.best = bound.nats_per_window
-                self.files.save_weights("best_model_hf", state)
+                self.files.save_weights(BEST, state)
         if at_end:
-            self.files.save_weights("final_model_hf", state)
+            self.files.save_weights(FINAL, state)
         if stopped or at_end or self.step % self.save_interval == 0:
             self.files.save(state)
         return bound

@@ -30,7 +30,7 @@
 # | fewer mistakes | `--temperature 0.8` |
 # | to click instead of type | `ddlm-ui` |
 # | a model of your own text | `ddlm-train dataset_name=poem.txt num_epochs=100` |
-# | to continue after a stop | the same command, plus `+resume_from=checkpoints/checkpoint_latest.pth` |
+# | to continue after a stop | the same command, plus `resume_from=checkpoints/checkpoint_latest.pth` |
 # | stories inside your own program | `DiffusionPipeline` |
 # | controls in a notebook | `Playground`, in [chapter 10](10_pipeline.ipynb) |
 #
@@ -288,7 +288,7 @@ tiny = "context_length=64 batch_size=16 model.n_layer=2 model.n_head=2 model.n_e
 first_part = (
     f"dataset_name=poem.txt num_epochs=100 {tiny} progress=false max_steps={4 if smoke else 60}"
 )
-run(f"ddlm-train {first_part} | tail -6")
+run(f"ddlm-train {first_part} | tail -8")
 
 # %% [markdown]
 # `before` and `after` are measured on text that the run does not train on, here a twentieth of the poem.
@@ -320,15 +320,14 @@ print("words of the poem:", words_of_the_poem(outputs[-1]))
 # ### Stop, and go on
 #
 # You can stop a run with Ctrl-C at any time. It saves where it is, and tells you how to continue: with the same command,
-# plus `+resume_from=`. (The `+` adds a key that the configuration does not have.) If nothing else changes, the run ends
-# with exactly the weights it would have had without the stop.
+# plus `resume_from=`. If nothing else changes, the run ends with exactly the weights it would have had without the stop.
 #
 # A run that is over can also be made longer, as here, from 60 steps to 400. That is *not* the run that 400 steps would have been from the start: the
 # learning rate had fallen to 0 at step 60, and now rises again.
 
 # %% tags=["hide-input"]
 second_part = first_part.replace("max_steps=60", "max_steps=400")
-resume = "+resume_from=checkpoints/checkpoint_latest.pth"
+resume = "resume_from=checkpoints/checkpoint_latest.pth"
 run(f"ddlm-train {second_part} {resume} | tail -3")
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 print("words of the poem:", words_of_the_poem(outputs[-1]))
@@ -344,14 +343,12 @@ print("words of the poem:", words_of_the_poem(outputs[-1]))
 # * **The text is too small.** Then the model memorizes it: it *overfits*. Watch the bits per character of the part that was
 #   held out: when they rise again, stop. They are measured every `eval_every_steps` steps; `train_log.jsonl` and `curve.png`, beside the models, keep them.
 #   `best_model_hf` is the model with the lowest, `final_model_hf` the last one.
-# * **The second model replaces the first.** A new run writes to the same folder, `checkpoints`. Give it a folder of its
-#   own, as with `checkpoint_dir=checkpoints/rain`.
-# * **The name needs quotes.** Settings have a grammar of their own, that of
-#   [Hydra](https://hydra.cc), in which brackets, commas, `=` and accents have special meanings. Put
-#   such a value in single quotes, and all of it in double quotes for the shell. The command shows you how:
+# * **The second run moves the first.** It uses the same folder, `checkpoints`; what lies there goes to
+#   `checkpoints/earlier-1`. Give it a folder of its own, as with `checkpoint_dir=checkpoints/rain`.
+# * **There is a slip in a name.** The command says what it could not read:
 
 # %% tags=["hide-input"]
-run("ddlm-train dataset_name=poem_[ab].txt", code=2)
+run("ddlm-train 'dataset_name=poem [ab].txt'", code=2)
 
 # %% [markdown]
 # `--cfg job` shows the configuration that a command would have, and trains nothing. `ddlm-train --help` lists all keys with their defaults.
@@ -377,8 +374,8 @@ run("ddlm-generate --model tinystories-cpu --seed 1")
 # the end the model still writes words and short phrases, not sentences. That is what an hour on one core buys for English;
 # the stories of our grammar, which are far easier, took 28 minutes on two cores. `--config-name` picks a ready-made
 # configuration: `pocket` trains the bundled model again, `smoke` checks in seconds whether everything runs, `cpu`, `gpu`
-# and `gpu-large` take TinyStories. The two for a GPU have never been run. No command trains a bundled model further: for
-# that you need the checkpoint of a run, which does not ship.
+# and `gpu-large` take TinyStories. The two for a GPU have never been run. `init_from=tinystories-cpu`
+# begins with the weights of a bundled model.
 #
 # ## In a browser
 #

@@ -13,7 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from zlib import crc32
 import numpy as np
 
 from ddlm_core.support.files import atomic_write, not_written
+from ddlm_core.support.progress import has_bar
 
 # a row of tokens, and where its stories end, and a hash of each story
 FIELDS = {"tokens": np.uint8, "ends": np.int64, "hashes": np.uint64}
@@ -148,7 +149,8 @@ def _write(folder: Path, blocks: Iterable[Block], about: Callable[[], dict[str, 
         with _writing(folder):
             folder.mkdir()
             files = [stack.enter_context((folder / field).open("wb")) for field in FIELDS]
-        progress = tqdm(desc="preparing tokens", unit="B", unit_scale=True, leave=False, delay=5)
+        how = partial(tqdm, unit="B", unit_scale=True, leave=False, disable=not has_bar())
+        progress = how(desc="preparing tokens", delay=5)
         stack.enter_context(progress)  # the delay in seconds: short texts show nothing
         for block in blocks:
             with _writing(folder):

@@ -22,6 +22,7 @@ from ddlm_core.apps import page, ui
 from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampling_options import SamplingOptions
+from ddlm_core.support.errors import UserError
 from pages import CONTRAST, WITHOUT_NAME
 
 # model, template, go on?, length, samples, steps, schedule, temperature, churn, seed, stop?
@@ -331,3 +332,55 @@ def test_the_command_says_where_it_listens():
         process.send_signal(2)
         assert process.wait(timeout=60) == 130
         assert process.stdout.read() == process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
+        {"all_proxy": "socks5://127.0.0.1:9", "NO_PROXY": "intern.example"},
+    ],
+)
+def test_the_local_page_needs_no_proxy_and_no_shared_folder(proxies, tmp_path):
+    """Another user of the machine owns Gradio's usual folder; here, a file is in its place."""
+    (tmp_path / "gradio").touch()
+    port = ui.free_port("127.0.0.1", None)
+    command = [sys.executable, "-m", "ddlm_core.apps.ui", "--port", str(port), "--device", "cpu"]
+    place = {name: str(tmp_path) for name in ("TMPDIR", "TEMP", "TMP")}
+    kept = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=kept | place | proxies, **both) as process:
+        line = process.stdout.readline().decode()
+        (own,) = tmp_path.glob("ddlm-ui-*") if line else [None]
+        mode = own and own.stat().st_mode & 0o777
+        process.send_signal(2)
+        errors = process.stderr.read().decode()
+        assert line == f"listening on http://127.0.0.1:{port}/ (Ctrl-C stops)\n", errors
+    assert mode == 0o700 and not own.exists() and (tmp_path / "gradio").is_file()
+
+
+def test_a_folder_that_the_user_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "mine"))
+    with ui.own_temporary_folder():
+        assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
+    with pytest.raises(SystemExit) as end:
+        ui.main(["--port", str(ui.free_port("127.0.0.1", None))])
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and f"cannot use GRADIO_TEMP_DIR={tmp_path}/file" in errors
+
+
+def test_what_is_asked_without_a_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ui.near():
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "*"
+    with ui.near("0.0.0.0", share=True):
+        assert os.environ["no_proxy"] == "intern.example,127.0.0.1,localhost,::1,0.0.0.0"
+    assert "no_proxy" not in os.environ and os.environ["NO_PROXY"] == "intern.example"
+    with pytest.raises(UserError, match=r"SOCKS proxy: pip install 'httpx\[socks\]'"), ui.near():
+        raise ImportError("Using SOCKS proxy, but …")
+    with pytest.raises(ImportError, match="another"), ui.near():
+        raise ImportError("another")

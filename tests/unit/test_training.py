@@ -430,7 +430,7 @@ def refused(trainer, path, match):
         ({"model": {"sigma_max": 2.0}}, "model.sigma_max: 20.0 → 2.0"),
         ({"dropout": 0.2}, "model.dropout: 0.1 → 0.2"),
         ({"eval_windows": 5}, "eval_windows: 4 → 5"),
-        ({"max_steps": 7}, "the checkpoint has 8 steps, the settings 7"),
+        ({"max_steps": 7}, "the checkpoint is at step 8, this run would end at step 7"),
     ],
     ids=str,
 )
