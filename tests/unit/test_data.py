@@ -185,8 +185,8 @@ def test_loaders_give_stories_and_running_text(tmp_path):
     told = {s for part in (train, val, test) for b in part for s in tokenizer.decode_batch(b)}
     assert told == set(stories.sample(48, seed=0))
     (tmp_path / "a.txt").write_text("The lamb ran and ran. " * 100)
-    data = setup_dataloaders(str(tmp_path / "a.txt"), context_length=32, batch_size=5)
-    assert len(data.train.sampler) % 5 and all(batch.shape == (5, 32) for batch in data.train)
+    data = setup_dataloaders(str(tmp_path / "a.txt"), context_length=32, batch_size=7)
+    assert len(data.train.sampler) == 60 and [len(batch) for batch in data.train] == [7] * 8
     assert tokenizer.decode(next(iter(data.val))[0]) in "The lamb ran and ran. " * 100
     few = setup_dataloaders(str(tmp_path / "a.txt"), context_length=500, batch_size=64)
     assert next(iter(few.train)).shape == (2, 500)  # a batch is never larger than the text
