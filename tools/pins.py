@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("book", "dev")
+EXTRAS = ("book", "export", "dev")
 # What torch asks for on Linux, to the last digit, in its builds for GPUs; its CPU builds do not.
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton\b")
 HEAD = """\

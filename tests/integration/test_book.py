@@ -194,11 +194,12 @@ def test_formulas_in_a_description_can_be_read_aloud():
     assert book_pages.words(text) == "The noise σ̄ = 0.5"
 
 
-def test_another_mathjax_is_refused(tmp_path):
-    fake = tmp_path / "mathjax.tgz"
+@pytest.mark.parametrize("package", vendor.PACKAGES, ids=lambda package: package.folder)
+def test_another_package_is_refused(package, tmp_path):
+    fake = tmp_path / "package.tgz"
     fake.write_bytes(b"something else")
     with pytest.raises(SystemExit, match="sha512"):
-        vendor.unpack(fake, tmp_path / "out")
+        vendor.unpack(package, fake, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -284,8 +285,9 @@ def test_one_command_moves_the_repository(project, capsys):
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> Path:
     """The book, built as `make book` builds it: any warning is an error."""
-    if not (ROOT / "_vendor/mathjax/version.txt").exists() and not shutil.which("npm"):
-        lacking("npm, which fetches MathJax")
+    stamps = [ROOT / "_vendor" / package.folder / "version.txt" for package in vendor.PACKAGES]
+    if not all(stamp.exists() for stamp in stamps) and not shutil.which("npm"):
+        lacking("npm, which fetches MathJax and ONNX Runtime Web")
     folder = tmp_path_factory.mktemp("book")
     command = ["make", "book", f"BOOK={folder}", f"PYTHON={sys.executable}"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

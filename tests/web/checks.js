@@ -1,0 +1,226 @@
+// Compares the library of web/ with what Python recorded (record.py). Runs in Node and in a browser.
+
+const TOLERANCE = 1e-4; // of probabilities that a network was asked for
+const EXACT = 2e-6; // of what follows from the same logits: Python computes in float32
+
+function fail(what, i, found, wanted) {
+  throw new Error(`${what}: entry ${i} is ${found}, in Python ${wanted}`);
+}
+
+function same(what, found, wanted) {
+  if (found.length !== wanted.length) fail(what, 'length', found.length, wanted.length);
+  for (let i = 0; i < wanted.length; i++) if (found[i] !== wanted[i]) fail(what, i, found[i], wanted[i]);
+}
+
+function close(what, found, wanted, absolute = 1e-9, relative = 1e-9) {
+  if (found.length !== wanted.length) fail(what, 'length', found.length, wanted.length);
+  for (let i = 0; i < wanted.length; i++) {
+    const value = Number(wanted[i]), room = absolute + relative * Math.abs(value);
+    if (!(found[i] === value || Math.abs(found[i] - value) <= room)) fail(what, i, found[i], wanted[i]);
+  }
+}
+
+const camel = (name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
+
+/** Options with the names of Python, and arrays for what has entries. */
+function translated(options) {
+  const found = {};
+  for (const [name, value] of Object.entries(options)) {
+    if (name === 'template' && Array.isArray(value)) found.template = Int32Array.from(value);
+    else if (name === 'condition_mask') found.conditionMask = Uint8Array.from(value, Number);
+    else found[camel(name)] = value;
+  }
+  for (const name of ['seed', 'first']) if (name in found) found[name] = BigInt(found[name]);
+  return found;
+}
+
+/** A model that says what the network of Python said, if it is asked the same. */
+function parrot(ddlm, config, steps) {
+  let next = 1;
+  const logits = async (tokens, sigmaBar, mask) => {
+    const step = steps[next++];
+    same('tokens the network is asked about', tokens, step.xT);
+    close('noise the network is asked about', [sigmaBar], [step.before], 0, 3e-7);
+    same('given tokens', mask, step.mask ?? new Uint8Array(tokens.length)); // nothing is given
+    return Float32Array.from(step.logits);
+  };
+  return new ddlm.Model(config, {logits, close() {}});
+}
+
+async function compareSteps(what, steps, wanted, tolerance) {
+  let index = 0;
+  for await (const step of steps) {
+    const truth = wanted[index], here = `${what}, step ${index}`;
+    same(`${here}: number`, [step.index, step.numSteps], [index, wanted.length - 1]);
+    close(`${here}: noise`, [step.sigmaBar], [truth.sigmaBar], 1e-12, 1e-9);
+    if (index > 0) close(`${here}: probabilities`, step.probs, truth.probs, tolerance, 0);
+    same(`${here}: tokens`, step.tokens, truth.tokens);
+    same(`${here}: changed`, step.changed, truth.changed);
+    index += 1;
+  }
+  same(`${what}: steps`, [index], [wanted.length]);
+}
+
+async function last(items) {
+  let found;
+  for await (const item of items) found = item;
+  return found;
+}
+
+/** Name to check: (library, record, function that loads the exported model of a name). */
+export const checks = {
+  random(ddlm, record) {
+    for (const {seed, draws} of record.random) {
+      const generator = new ddlm.Generator(seed);
+      for (const [kind, wanted] of draws) {
+        const found = kind === 'randint' ? generator.randint(106, wanted.length) : generator[kind](wanted.length);
+        same(`seed ${seed}, ${kind}`, found, wanted);
+      }
+    }
+  },
+
+  seeds(ddlm, record) {
+    for (const {seed, first, draws} of record.seeds) {
+      const generators = ddlm.sampleGenerators(BigInt(seed), 2, BigInt(first));
+      same(`seed ${seed}, text ${first}`, generators.map((g) => g.randint(1e6, 1)[0]), draws);
+    }
+  },
+
+  tokenizer(ddlm, record) {
+    const tokenizer = new ddlm.CharacterLevelTokenizer(record.vocab);
+    for (const {text, ids, decoded, padded, unknown} of record.texts) {
+      same(text, tokenizer.encode(text), ids);
+      same(text, tokenizer.pad(text, 30), padded);
+      same(text, [tokenizer.decode(ids)], [decoded]);
+      same(text, tokenizer.unknownCharacters(text), unknown);
+    }
+  },
+
+  noise(ddlm, record) {
+    for (const truth of record.noises) {
+      const noise = new ddlm[truth.name](1e-3, 15);
+      close('sigmaBar', truth.times.map((t) => noise.sigmaBar(t)), truth.sigmaBar);
+      close('sigma', truth.times.map((t) => noise.sigma(t)), truth.sigma);
+      close('time', truth.sigmaBar.map((s) => noise.time(Number(s))), truth.back);
+      for (const {steps, schedule, last, levels} of truth.grids) {
+        close(`${schedule} ${steps}`, ddlm.noiseLevels(noise, steps, schedule, last), levels, 1e-12, 1e-9);
+      }
+      const spread = ddlm.spreadTimes(50, noise, new ddlm.Generator(3));
+      close('spread times', spread.t, truth.spread.t, 1e-7);
+      close('weights', spread.weight, truth.spread.weight, 0, 1e-6);
+    }
+  },
+
+  corruption(ddlm, record) {
+    for (const {graph, sigmaBar, x0, xT, mask} of record.corruptions) {
+      const {samplePrior: prior} = ddlm.GRAPHS[graph], rows = x0.map((row) => Int32Array.from(row));
+      const options = {prior, mask: mask?.map((row) => Uint8Array.from(row))};
+      const found = ddlm.perturbBatch(rows, sigmaBar, 9, new ddlm.Generator(8), options);
+      found.forEach((row, b) => same(`${graph}, text ${b}`, row, xT[b]));
+    }
+  },
+
+  tables(ddlm, record) {
+    for (const truth of record.tables) {
+      const graph = ddlm.GRAPHS[truth.graph], {now, after} = truth;
+      const logQ = Float64Array.from(truth.logQ, Number);
+      const xT = Int32Array.from(truth.xT), x0 = Int32Array.from(truth.x0);
+      const compare = (what, found) => close(`${what} of ${truth.graph}`, found, truth[what], 1e-7, 2e-6);
+      const logScore = graph.logScore(logQ, now, xT), score = logScore.map(Math.exp);
+      compare('logScore', logScore);
+      compare('loss', graph.loss(logScore, now, xT, x0));
+      compare('marginal', graph.marginal(logQ, xT, after));
+      compare('likelihood', graph.likelihood(xT, now - after, 9));
+      compare('analytic', ddlm.analyticProbs(logQ, xT, now, after, graph));
+      close('priorKl', [0, now].map((sigmaBar) => graph.priorKl(sigmaBar, 9)), truth.priorKl);
+      if (!truth.euler) continue;
+      compare('posterior', ddlm.logPosterior(logQ, now, xT));
+      compare('euler', ddlm.eulerProbs(score, xT, now - after));
+      compare('staggered', ddlm.staggeredScore(score, now - after, 9));
+    }
+  },
+
+  async sampler(ddlm, record) {
+    for (const {seed, length, options, description, steps} of record.runs) {
+      const config = new ddlm.DiscreteDiffusionConfig({...description, name: 'tiny'});
+      const model = parrot(ddlm, config, steps), generator = new ddlm.Generator(seed);
+      const run = ddlm.denoisingSteps(model, config.noise, length, generator, translated(options));
+      await compareSteps(`run ${seed}`, run, steps, EXACT);
+    }
+  },
+
+  templates(ddlm, record) {
+    for (const {description, cases} of record.templates) {
+      for (const {template, seqLen, padded, tokens, mask, error} of cases) {
+        const config = new ddlm.DiscreteDiffusionConfig({...description, padded});
+        let said;
+        try {
+          const found = ddlm.encodeTemplate(template, seqLen, config);
+          same(template, found.tokens, tokens);
+          same(template, found.mask, mask);
+        } catch (problem) {
+          if (!(problem instanceof ddlm.UserError)) throw problem;
+          said = problem.message;
+        }
+        same(template, [said], [error]);
+      }
+    }
+  },
+
+  async refusals(ddlm, record, load) {
+    const model = await load(record.live[0].folder), {UserError} = ddlm;
+    const refused = async (what, attempt) => {
+      try {
+        await attempt();
+      } catch (error) {
+        if (error instanceof UserError && !error.message.includes('\n')) return;
+        throw error;
+      }
+      throw new Error(`${what} was not refused`);
+    };
+    for (const options of record.refused) {
+      await refused(JSON.stringify(options), () => ddlm.generateStreaming(model, translated(options)));
+    }
+    await refused('a text that is too long', () => model.logits(new Int32Array(41), 1));
+    await refused('another mask', () => model.logits(new Int32Array(4), 1, new Uint8Array(3)));
+    await refused('no text', () => last(ddlm.bitsPerCharacter(model, '')));
+    await refused('a model that is not there', () => load('elsewhere'));
+    await refused('half a network', () => load('broken'));
+  },
+
+  async order(ddlm, record, load) {
+    // Questions that do not wait for each other get their own answers.
+    const model = await load(record.live[0].folder), texts = [3, 9, 40].map((n) => new Int32Array(n).fill(n));
+    const alone = [];
+    for (const text of texts) alone.push(await model.logits(text, 0.5));
+    const together = await Promise.all(texts.map((text) => model.logits(text, 0.5)));
+    together.forEach((found, i) => same('an answer', found, alone[i]));
+  },
+
+  async live(ddlm, record, load) {
+    for (const {folder, runs} of record.live) {
+      const model = await load(folder);
+      for (const {options, steps, text} of runs) {
+        const what = `${folder} ${JSON.stringify(options)}`;
+        await compareSteps(what, ddlm.generateStreaming(model, translated(options)), steps, TOLERANCE);
+        same(what, [await ddlm.generate(model, translated(options))], [text]);
+      }
+    }
+  },
+
+  async bound(ddlm, record, load) {
+    for (const {folder, bounds, windows} of record.live) {
+      const model = await load(folder), rows = windows.x0.map((row) => Int32Array.from(row));
+      const nats = new Array(rows.length);
+      for await (const found of ddlm.windowNats(model, rows, new ddlm.Generator(windows.seed))) nats[found.row] = found.nats;
+      close(`${folder}: nats`, nats, windows.nats, 1e-3, 1e-4);
+      for (const {text, bits} of bounds) {
+        const found = await last(ddlm.bitsPerCharacter(model, text)), {mean, low, high} = found.estimate;
+        close(`${folder}: bits of ${text}`, [mean, low, high], [bits.mean, bits.low, bits.high], 1e-4, 1e-4);
+        same('all done', [found.done], [found.total]);
+        const sum = found.perPosition.reduce((a, b) => a + b, 0);
+        close('letters and their sum', [sum / [...text].length], [mean], 1e-9, 1e-9);
+      }
+    }
+  },
+};

@@ -1,0 +1,165 @@
+// Chapter 10 (ddlm_core.sampling_options, ddlm_core.pipeline): from a model to texts.
+
+import {checkChoice, checkRange, UserError} from './errors.js';
+import {estimateBound} from './evaluation.js';
+import {denoisingSteps, sampleGenerators, SCHEDULES} from './sampler.js';
+import {PAD_ID} from './tokenizer.js';
+
+/** @typedef {import('./config.js').DiscreteDiffusionConfig} Config */
+/** @import {Model} from './model.js' */
+/** @import {Estimate} from './evaluation.js' */
+/**
+ * How a text is written; what is left out has the default of Python.
+ * @typedef {object} SamplingOptions
+ * @property {number | null} [seqLen] characters; else as many as the model takes
+ * @property {number} [numSteps] 128
+ * @property {string} [schedule] "cosine"
+ * @property {number} [temperature] 1
+ * @property {number | null} [churn] share of fresh noise; see defaultChurn
+ * @property {string | null} [template] see encodeTemplate
+ */
+
+/**
+ * Tokens of a template, and a mask, 1 where a token is given. A `_` is a blank, `_{12}` is twelve, `\_` is
+ * an underscore. Without `seqLen` the template is the whole text, with it the beginning of one.
+ * @param {string} template
+ * @param {number | null} seqLen
+ * @param {Config} config
+ * @returns {{tokens: Int32Array, mask: Uint8Array}}
+ */
+export function encodeTemplate(template, seqLen, config) {
+  const long = template.replace(/(?<!\\)_\{(\d+)\}/gu, (_, n) => '_'.repeat(Math.min(Number(n), 9999)));
+  const pieces = long.match(/\\_|./gsu) ?? [];
+  const characters = pieces.map((piece) => (piece === '_' ? null : piece === '\\_' ? '_' : piece));
+  const room = seqLen ?? config.blockSize, count = characters.length;
+  if (!(count >= 1 && count <= room)) {
+    throw new UserError(`the template has ${count} characters, there is room for 1 to ${room}`);
+  }
+  const unknown = config.tokenizer.unknownCharacters(characters.join(''));
+  if (unknown.length) {
+    throw new UserError(`the model does not know ${unknown.map((c) => `'${c}'`).join(', ')} of the template`);
+  }
+  const length = seqLen === null && !config.padded ? count : room;
+  const tokens = new Int32Array(length).fill(PAD_ID);
+  const mask = new Uint8Array(length).fill(seqLen === null ? 1 : 0); // after it: <PAD> is given, or all free
+  characters.forEach((character, i) => {
+    mask[i] = character === null ? 0 : 1;
+    if (character !== null) [tokens[i]] = config.tokenizer.encode(character);
+  });
+  if (mask.every(Boolean)) {
+    throw new UserError('the template has no blank: write _ for each character to fill in');
+  }
+  return {tokens, mask};
+}
+
+/** @param {Config} config @returns 1, or 0 for a model whose sampler can draw no fresh noise */
+export function defaultChurn(config) {
+  return config.process.supportsChurn && config.parametrization === 'denoiser' ? 1 : 0;
+}
+
+/**
+ * Arguments of denoisingSteps; a UserError if no model, or not this one, can do that.
+ * @param {SamplingOptions} options
+ * @param {Config} config
+ */
+export function samplingArguments(options, config) {
+  const {numSteps = 128, schedule = 'cosine', temperature = 1, template = null} = options;
+  const churn = options.churn ?? defaultChurn(config);
+  let seqLen = options.seqLen ?? config.blockSize;
+  checkRange(1, 100_000, {numSteps});
+  checkRange(0.001, 1000, {temperature}, false);
+  checkRange(0, 1, {churn}, false);
+  checkChoice(SCHEDULES, {schedule});
+  checkRange(1, config.blockSize, {seqLen});
+  const found = {numSteps, schedule, temperature, churn};
+  if (template === null) return {seqLen, run: found};
+  const {tokens, mask} = encodeTemplate(template, options.seqLen ?? null, config);
+  return {seqLen: mask.length, run: {...found, template: tokens, conditionMask: mask}};
+}
+
+/** A seed, drawn: 32 random bits. */
+export function drawSeed() {
+  return crypto.getRandomValues(new Uint32Array(1))[0];
+}
+
+/**
+ * The random start and each step of one text. The same seed gives the same text, as in Python.
+ * @param {Model} model
+ * @param {SamplingOptions & {seed?: number | bigint, first?: number | bigint}} [options] `first` numbers the text
+ * @returns {AsyncGenerator<import('./sampler.js').DenoisingStep & {text: string}, void, void>}
+ */
+export function generateStreaming(model, {seed = drawSeed(), first = 0, ...options} = {}) {
+  checkRange(0, 2 ** 63, {seed, first});
+  const {seqLen, run} = samplingArguments(options, model.config);
+  const [generator] = sampleGenerators(seed, 1, first);
+  return withText(denoisingSteps(model, model.config.noise, seqLen, generator, run), model.config);
+}
+
+/**
+ * @param {AsyncGenerator<import('./sampler.js').DenoisingStep, void, void>} steps
+ * @param {Config} config
+ */
+async function* withText(steps, config) {
+  for await (const step of steps) yield {...step, text: config.tokenizer.decode(step.tokens)};
+}
+
+/**
+ * A finished text; options and errors as generateStreaming.
+ * @param {Model} model
+ * @param {Parameters<typeof generateStreaming>[1]} [options]
+ */
+export async function generate(model, options) {
+  let text = '';
+  for await (const step of generateStreaming(model, options)) text = step.text;
+  return text;
+}
+
+/**
+ * What is known so far of the bound on a text.
+ * @typedef {object} BitsSoFar
+ * @property {Estimate} estimate bits per character, of the windows judged so far
+ * @property {number} done evaluations
+ * @property {number} total
+ * @property {Float64Array} perPosition bits of each token of the text, padding too; NaN where none is done yet
+ */
+
+/**
+ * A bound on the negative log-likelihood of a text, in bits per character: it gets better with each item.
+ * The last one is that of `bits_per_character` in Python for the same seed. Unknown characters count as <UNK>.
+ * @param {Model} model
+ * @param {string} text
+ * @param {{seed?: number, repeats?: number}} [options] repeats: estimates for each window (by default as in Python)
+ * @returns {AsyncGenerator<BitsSoFar, void, void>}
+ */
+export async function* bitsPerCharacter(model, text, {seed = 0, repeats} = {}) {
+  const {blockSize, padded, tokenizer} = model.config, characters = [...text].length;
+  if (!characters) throw new UserError('need a text of at least one character');
+  const rest = characters % blockSize;
+  const tokens = tokenizer.pad(text, characters + (padded && rest ? blockSize - rest : 0));
+  const cut = Math.floor(tokens.length / blockSize) * blockSize;
+  const windows = Array.from({length: cut / blockSize}, (_, i) => {
+    return tokens.slice(i * blockSize, (i + 1) * blockSize);
+  });
+  const parts = [windows, [tokens.slice(cut)]].filter((part) => part.length && part[0].length);
+  const times = parts.map((part) => repeats ?? Math.max(2, Math.floor(256 / part.length)));
+  const total = parts.reduce((sum, part, i) => sum + part.length * times[i], 0);
+  const perPosition = new Float64Array(tokens.length).fill(NaN);
+  let before = {mean: 0, variance: 0, done: 0};
+  for (const [i, part] of parts.entries()) {
+    const covered = i === 0 && parts.length > 1 ? cut : characters, unit = covered * Math.LN2;
+    let mean = 0, variance = 0, done = 0;
+    for await (const found of estimateBound(model, part, {repeats: times[i], seed})) {
+      done = before.done + found.done;
+      mean = before.mean + found.estimate.mean * part.length;
+      variance = before.variance + ((found.estimate.high - found.estimate.mean) * part.length) ** 2;
+      const reach = Math.sqrt(variance);
+      const estimate = {mean: mean / unit, low: (mean - reach) / unit, high: (mean + reach) / unit};
+      found.perPosition.forEach((nats, w) => {
+        const bits = nats.map((value) => value / Math.LN2);
+        perPosition.set(bits, (i ? cut : 0) + w * part[0].length);
+      });
+      yield {estimate, done, total, perPosition};
+    }
+    before = {mean, variance, done};
+  }
+}
