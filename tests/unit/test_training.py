@@ -527,3 +527,10 @@ def test_a_trainer_leaves_the_methods_of_the_network_alone(tmp_path):
     for module in trainer.model.modules():
         assert not {"forward", "logits", "denoise"} & vars(module).keys()
     assert not tiny_trainer(tmp_path).model.gradient_checkpointing
+
+
+def test_a_loss_is_compiled_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddlm_core.training.compiled", lambda loss_fn, device: ("compiled", device))
+    trainer = tiny_trainer(tmp_path, torch_compile=True)
+    assert trainer.loss_fn == ("compiled", trainer.accelerator.device)
+    assert isinstance(tiny_trainer(tmp_path, torch_compile=False).loss_fn, torch.nn.Module)
