@@ -17,6 +17,7 @@ check:       ## all that CI checks except the tests
 	$(PYTHON) tools/export.py --check
 	$(PYTHON) tools/notebooks.py --check
 	$(PYTHON) tools/colab.py --check
+	$(PYTHON) tools/minutes.py --check
 	$(PYTHON) tools/repository.py --check
 	$(PYTHON) tools/pins.py --check
 	$(PYTHON) tools/tracked.py

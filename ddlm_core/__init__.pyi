@@ -24,6 +24,7 @@ from . import tokenizer as tokenizer
 from . import training as training
 from .animation import Animation as Animation
 from .apps.playground import Playground as Playground
+from .apps.warm_start import warm_start as warm_start
 from .config import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .data import setup_dataloaders as setup_dataloaders
 from .evaluation import Estimate as Estimate

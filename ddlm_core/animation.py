@@ -9,8 +9,9 @@ from typing import TextIO
 
 from torch import Tensor
 
-from ddlm_core.support.drawing import PAD_MARK, Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture, harmless
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.text import with_ends
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 __all__ = [
@@ -56,16 +57,17 @@ def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[F
 
 
 def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
-    """One character a token: ``<PAD>`` becomes a dot, what a terminal would obey becomes ``�``."""
-    special = {tokenizer.unk_token_id: "�", tokenizer.pad_token_id: PAD_MARK}
-    marks = [special.get(token) or tokenizer.vocab[token] for token in tokens]
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
+    """One mark a token: ``PAD_MARK`` for ``<PAD>``, ``�`` for what a terminal would obey."""
+    shown = [mark if mark and harmless(mark) else "�" for mark in tokenizer.shown]
+    shown[tokenizer.pad_token_id] = PAD_MARK
+    return "".join([shown[token] for token in tokens])
 
 
 def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
-    """A frame as plain data: marks to watch, and the text as it is read, without ``<PAD>``."""
-    text = characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
-    return Picture(characters(frame.tokens, tokenizer), text, frame.sigma_bar, frame.changed)
+    """A frame as plain data: marks to watch, and the text as it is read (see ``with_ends``)."""
+    marks = characters(frame.tokens, tokenizer)
+    text = with_ends("" if mark == PAD_MARK else mark for mark in marks)
+    return Picture(marks, text, frame.sigma_bar, frame.changed)
 
 
 def encode_pictures(pictures: Sequence[Picture]) -> str:

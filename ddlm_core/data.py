@@ -18,9 +18,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ddlm_core import stories
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.seeds import derive_seed
-from ddlm_core.support.sources import Piece, in_blocks, read_stories, source_key
+from ddlm_core.support.sources import (
+    AS_IT_IS,
+    Piece,
+    Reading,
+    TextCounts,
+    TextSummary,
+    in_blocks,
+    read_stories,
+    source_key,
+)
 from ddlm_core.support.store import MappedArray, StoredText, stored
-from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
+from ddlm_core.tokenizer import PAD_ID, UNK_ID, CharacterLevelTokenizer
 
 __all__ = [
     "encode_stories",
@@ -38,11 +47,14 @@ __all__ = [
 
 
 def encode_stories(
-    pieces: Iterable[Piece], tokenizer: CharacterLevelTokenizer, pad_to: int | None = None
+    pieces: Iterable[Piece],
+    tokenizer: CharacterLevelTokenizer,
+    pad_to: int | None = None,
+    found: TextCounts | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Blocks of some 10^6 tokens (uint8), with ends (int64) and hashes (uint64) of the stories.
 
-    A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens.
+    A ``<PAD>`` follows each story, or so many that it has ``pad_to`` tokens. ``found`` counts.
 
     Raises:
         UserError: if a story has more than ``pad_to`` characters.
@@ -54,23 +66,35 @@ def encode_stories(
         if (fill < 0).any():
             raise UserError(f"a story of {lengths.max()} characters does not fit in {pad_to}")
         behind = np.repeat(np.cumsum(lengths), fill)  # where every <PAD> goes
-        tokens = np.insert(tokenizer.encode_numpy("".join(texts)), behind, PAD_ID)
+        tokens = tokenizer.encode_numpy(text := "".join(texts))
+        if found is not None:
+            found.count(text, int(is_end.sum()), tokens == UNK_ID)
+        tokens = np.insert(tokens, behind, PAD_ID)
         ends = end + np.cumsum(lengths + fill)
         end = ends[-1]
         yield tokens, ends[is_end], hashes
 
 
 def split_stories(
-    tokens: np.ndarray, ends: np.ndarray, hashes: np.ndarray, held_out: int, parts: int = 2
+    tokens: np.ndarray,
+    ends: np.ndarray,
+    hashes: np.ndarray,
+    held_out: int,
+    parts: int = 2,
+    whole: bool = False,
 ) -> list[np.ndarray]:
     """Training tokens, and ``parts`` that are held out (validation, test); they share no story.
 
-    A part gets at most ``held_out`` stories and a tenth of all, or a twentieth of one running text.
+    A part gets at most ``held_out`` stories and a tenth of all; fewer, if these make up more than a
+    sixth of the text. If a single one does, unless stories must stay ``whole``, the text is cut as
+    one running text, and a part gets a twentieth.
     """
-    if len(ends) < 3:  # running text
+    count = min(held_out, max(1, len(ends) // 10)) if len(ends) > 2 else 0
+    while count and not whole and len(tokens) - ends[-parts * count - 1] > len(tokens) * parts / 6:
+        count //= 2
+    if count == 0:
         twentieths = np.arange(20 - parts, 20)
         return np.split(tokens, len(tokens) * twentieths // 20)
-    count = min(held_out, max(1, len(ends) // 10))
     held: list[np.ndarray] = []
     for _ in range(parts):
         border, ends, last = ends[-count - 1], ends[:-count], ends[-count:]
@@ -92,6 +116,8 @@ class TokenWindows(Dataset):
     ``vocab`` is what the tokens mean, if that is known: a trainer compares it with its network's.
     """
 
+    summary: TextSummary  # of the text to train on, from :func:`setup_dataloaders`
+
     def __init__(
         self, tokens: np.ndarray | MappedArray, length: int, vocab: tuple[str, ...] | None = None
     ) -> None:
@@ -112,7 +138,8 @@ class WindowSampler(Sampler[int]):
 
     def __init__(self, tokens: int, length: int, seed: int = 0, aligned: bool = False) -> None:
         if tokens < length:
-            raise UserError(f"{tokens} tokens are shorter than one window of {length}")
+            found = f"{tokens} tokens are shorter than one window of {length}"
+            raise UserError(f"{found}: take more text, or a smaller context_length")
         self.tokens, self.length, self.seed, self.aligned = tokens, length, seed, aligned
         self.epoch = self.skip = 0
 
@@ -150,22 +177,22 @@ def pocket_stories(n: int, seed: int) -> Iterator[Piece]:
 def stored_tokens(
     source: str,
     tokenizer: CharacterLevelTokenizer,
+    how: Reading = AS_IT_IS,
     *,
-    split: str = "train",
-    limit: int | None = None,
-    column: str = "text",
     seed: int = 0,
     pad_to: int | None = None,
 ) -> StoredText:
     """Tokens, ends and hashes of a source's stories, memory-mapped; a second call reads no text."""
+    found = TextCounts()
     if source == POCKET:
         grammar = sha256(Path(stories.__file__).read_bytes()).hexdigest()
-        key = (source, limit, seed, grammar)
-        read = partial(pocket_stories, limit or 100_000, seed)
+        key = (source, how.limit, seed, grammar)
+        read = partial(pocket_stories, how.limit or 100_000, seed)
     else:
-        key = source_key(source, split, limit, column)
-        read = partial(read_stories, source, split, limit, column)
-    return stored((key, tokenizer.vocab, pad_to), lambda: encode_stories(read(), tokenizer, pad_to))
+        key = source_key(source, how)
+        read = partial(read_stories, source, how, found)
+    key = (key, tokenizer.vocab, pad_to)
+    return stored(key, lambda: encode_stories(read(), tokenizer, pad_to, found), found.plain)
 
 
 class Loaders(NamedTuple):
@@ -175,6 +202,12 @@ class Loaders(NamedTuple):
     val: DataLoader
     test: DataLoader
     tokenizer: CharacterLevelTokenizer
+
+    @property
+    def summary(self) -> TextSummary:
+        """What the text to train on is, and what of it the vocabulary does not have."""
+        assert isinstance(self.train.dataset, TokenWindows)
+        return self.train.dataset.summary
 
 
 def setup_dataloaders(
@@ -186,17 +219,25 @@ def setup_dataloaders(
     batch_size: int = 64,
     num_workers: int = 0,
     val_dataset_name: str | None = None,
-    text_column: str = "text",
+    text_column: str | None = None,
+    dataset_config: str | None = None,
+    encoding: str = "utf-8",
+    separator: str = AS_IT_IS.separator,
     seed: int = 0,
     tokenizer: CharacterLevelTokenizer | None = None,
 ) -> Loaders:
     """Batches of windows of ``context_length`` tokens, from any text.
 
     Args:
-        dataset_name: pocket-stories, a glob of .txt, .jsonl or .parquet files, or a name on the Hub.
-        train_samples: stories to read (megabytes, for a ``.txt``); if not given all, or 100,000 of ours.
+        dataset_name: pocket-stories, a file, folder or pattern, or a name on the Hub. A file of text
+            is a story, as is a row of a .csv, .json, .jsonl or .parquet; .gz, .bz2, .xz: as they are.
+        train_samples: stories to read (of a longer one, megabytes); else all, or 100,000 of ours.
         val_samples: stories held out for validation, and again for testing.
         val_dataset_name: validate on ``val_samples`` of this source instead; testing stays as it is.
+        text_column: of a table; by default ``text``, or the only one that holds text.
+        dataset_config: which configuration of a data set on the Hub.
+        encoding: of files without a byte order mark.
+        separator: ends a story inside a text; nothing does if it is empty.
         tokenizer: that of the network, ``model.config.tokenizer``; by default that of chapter 1.
 
     Raises:
@@ -204,17 +245,22 @@ def setup_dataloaders(
         OSError: if there is no such file, or if the Hub cannot be reached.
     """
     tokenizer, aligned = tokenizer or CharacterLevelTokenizer(), dataset_name == POCKET
-    pad_to = context_length if aligned else None
-    read = partial(stored_tokens, tokenizer=tokenizer, column=text_column, pad_to=pad_to)
+    read = partial(stored_tokens, tokenizer=tokenizer, pad_to=context_length if aligned else None)
     limit = (train_samples or 100_000) + 2 * val_samples if aligned else train_samples
-    text = read(dataset_name, limit=limit, seed=seed)
-    parts = 2 if val_dataset_name is None else 1
-    first, *held = split_stories(text.tokens[:], text.ends[:], text.hashes[:], val_samples, parts)
-    if val_dataset_name is not None:
-        other = read(val_dataset_name, split="validation", limit=val_samples, seed=seed + 1)
-        held.insert(0, other.tokens[:])
+    how = Reading("train", limit, text_column, dataset_config, encoding, separator)
+    text = read(dataset_name, how=how, seed=seed)
+    parts, row = (
+        2 if val_dataset_name is None else 1,
+        (text.tokens[:], text.ends[:], text.hashes[:]),
+    )
+    first, *held = split_stories(*row, val_samples, parts, aligned)
     windows = TokenWindows(text.tokens.first(len(first)), context_length, tokenizer.vocab)
     sampler = WindowSampler(len(first), context_length, seed, aligned)
+    share = sum(map(len, held)) / len(text.tokens)
+    windows.summary = TextSummary.of(text.about, len(sampler), share)
+    if val_dataset_name is not None:
+        how = how._replace(split="validation", limit=val_samples)
+        held.insert(0, read(val_dataset_name, how=how, seed=seed + 1).tokens[:])
     full = min(batch_size, len(sampler))
     train = DataLoader(windows, full, sampler=sampler, num_workers=num_workers, drop_last=True)
     val, test = (

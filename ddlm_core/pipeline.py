@@ -6,7 +6,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Self
@@ -21,14 +21,15 @@ from ddlm_core.animation import Animation, Frame, draw, iter_frames
 from ddlm_core.evaluation import Estimate, estimate_bound
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
-from ddlm_core.sampling_options import SamplingOptions
+from ddlm_core.sampling_options import SamplingOptions, cut_at_end, texts_of
 from ddlm_core.support.checks import check_range
 from ddlm_core.support.drawing import Picture
 from ddlm_core.support.errors import UserError, error_context
 from ddlm_core.support.hardware import pick_device
 from ddlm_core.support.live import notebook_cell, show_in_other_cells, watch
 from ddlm_core.support.models import model_folder
-from ddlm_core.tokenizer import CharacterLevelTokenizer
+from ddlm_core.support.text import END, normalized
+from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 __all__ = ["load_model", "TextStep", "PretrainedModel", "WatchedAnimation", "DiffusionPipeline"]
 
@@ -73,8 +74,24 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     """The same step of several batches as one, on the CPU."""
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
-    joined = {"tokens": tokens, "changed": changed, "texts": tokenizer.decode_batch(tokens)}
+    texts = texts_of(tokens.tolist(), tokenizer)
+    joined = {"tokens": tokens, "changed": changed, "texts": texts}
     return TextStep(**vars(parts[0]) | joined)
+
+
+def _stop_at_end(
+    steps: Iterator[TextStep], tokenizer: CharacterLevelTokenizer
+) -> Iterator[TextStep]:
+    """The same steps; the texts of the last one end where they first say so."""
+    before = None
+    for step in steps:
+        if step.index == step.num_steps:
+            cut = cut_at_end(step.tokens)
+            changed = step.changed if before is None else cut != before
+            texts = texts_of(cut.tolist(), tokenizer, stopped=True)
+            step = replace(step, tokens=cut, changed=changed, texts=texts)
+        before = step.tokens
+        yield step
 
 
 def _write(
@@ -94,18 +111,27 @@ def _write(
     generators = sample_generators(seed, num_samples, first)
     batches = [generators[i : i + rows] for i in range(0, num_samples, rows)]
     runs = [denoising_steps(model, config.noise, len(b), generator=b, **how) for b in batches]
-    return (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+    steps = (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+    return _stop_at_end(steps, config.tokenizer) if options.stop_at_end else steps
 
 
 def _text_tokens(text: str, config: DiscreteDiffusionConfig) -> Tensor:
     """The tokens of a text, int64 (N,), in whole windows if the model knows padding."""
-    if not isinstance(text, str) or not text:
+    stories = END.split(normalized(text)) if isinstance(text, str) else []
+    if not any(stories):
         raise UserError(f"need a text of at least one character, got {text!r:.50}")
-    if unknown := config.tokenizer.unknown_characters(text):
+    if unknown := config.tokenizer.unknown_characters("".join(stories)):
         few = shorten(", ".join(map(repr, unknown)), 100)
-        warnings.warn(f"the model does not know {few}: they count as <UNK>", stacklevel=4)
-    missing = -len(text) % config.block_size if config.padded else 0
-    return config.tokenizer.pad(text, len(text) + missing)
+        words = (
+            "they count as <UNK>; to read them, train with vocabulary=auto on text that has them"
+        )
+        warnings.warn(f"the model does not know {few}: {words}", stacklevel=4)
+    ended = [
+        config.tokenizer.pad(story, len(story) + 1) for story in stories
+    ]  # with one <PAD> each
+    tokens = torch.cat(ended)[:-1]
+    missing = -len(tokens) % config.block_size if config.padded else 0
+    return torch.nn.functional.pad(tokens, (0, missing), value=PAD_ID)
 
 
 def _text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Estimate:
@@ -116,7 +142,7 @@ def _text_bound(model: DiscreteDiffusionTransformer, text: str, seed: int) -> Es
     found = [estimate_bound(model, part, max(2, 256 // len(part)), seed) for part in parts]
     total = sum(e.mean * len(part) for e, part in zip(found, parts))
     reach = math.hypot(*((e.high - e.mean) * len(part) for e, part in zip(found, parts)))
-    unit = len(text) * math.log(2)
+    unit = int((tokens != PAD_ID).sum()) * math.log(2)
     return Estimate(total / unit, (total - reach) / unit, (total + reach) / unit)
 
 
@@ -156,7 +182,8 @@ class PretrainedModel:
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
         """A bound on the negative log-likelihood of a text, in bits per character, with its 95 % interval.
 
-        Unknown characters count as ``<UNK>``, with a warning. An empty text raises a ``UserError``.
+        Unknown characters count as ``<UNK>``, with a warning; ``<|endoftext|>`` is the ``<PAD>`` that it
+        stands for. An empty text raises a ``UserError``.
         """
         check_range(0, 2**63, seed=seed)
         return _text_bound(self.model, text, seed)
@@ -202,12 +229,15 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
     ) -> Iterator[TextStep]:
         """An iterator over the random start and each of ``num_steps`` steps; all else as :meth:`generate`."""
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         return _write(self.model, options, seed, num_samples, first, batch_size)
 
     def generate(
@@ -220,6 +250,7 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
@@ -234,7 +265,9 @@ class DiffusionPipeline(PretrainedModel):
         Raises:
             UserError: what was asked for cannot work; one line says why, before any work is done.
         """
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         for step in _write(self.model, options, seed, num_samples, first, batch_size):
             pass
         return step.tokens if return_tokens else step.texts
@@ -248,13 +281,16 @@ class DiffusionPipeline(PretrainedModel):
         temperature: float = 1.0,
         churn: float | None = None,
         template: str | None = None,
+        stop_at_end: bool = False,
         seed: int | None = None,
     ) -> Animation:
         """Write one text, live in a terminal or a notebook; options and errors as :meth:`generate`.
 
         ``str()`` of the animation is the text, and it has ``save`` (.html or .gif).
         """
-        options = SamplingOptions(seq_len, num_steps, schedule, temperature, churn, template)
+        options = SamplingOptions(
+            seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
+        )
         return _watched(_write(self.model, options, seed), num_steps, self.tokenizer)
 
     __call__ = generate

@@ -41,7 +41,12 @@ class TrainingConfig:
 
     dataset_name: str = "roneneldan/TinyStories"
     val_dataset_name: str | None = None
-    text_column: str = "text"
+    text_column: str | None = None  # None: "text", or the only one that holds text
+    dataset_config: str | None = None  # of a data set with several configurations
+    encoding: str = "utf-8"  # of files without a byte order mark
+    separator: str = "<|endoftext|>"  # ends a story inside running text; empty: nothing does
+    vocabulary: str | list[str] = "ascii106"  # auto: the characters of the text
+    init_from: str | None = None  # a model whose weights it begins with
     train_samples: CountOrNone = None
     val_samples: Count = 1000
     context_length: Count = 256

@@ -2,15 +2,27 @@
 """Text as characters."""
 
 import string
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddlm_core.support.errors import UserError
+from ddlm_core.support.errors import UserError, error_context
+from ddlm_core.support.text import normalized
 
-__all__ = ["UNK_ID", "PAD_ID", "SPECIAL_TOKENS", "VOCAB", "look_up", "CharacterLevelTokenizer"]
+__all__ = [
+    "UNK_ID",
+    "PAD_ID",
+    "SPECIAL_TOKENS",
+    "VOCAB",
+    "vocabulary_of",
+    "resolve_vocabulary",
+    "look_up",
+    "CharacterLevelTokenizer",
+]
 
 UNK_ID, PAD_ID = 0, 1
 SPECIAL_TOKENS = ("<UNK>", "<PAD>")
@@ -30,6 +42,44 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
     if repeated := sorted({token for token in vocab if vocab.count(token) > 1}):
         raise UserError(f"every token occurs once, but these occur again: {repeated[:5]}")
     return vocab
+
+
+def vocabulary_of(counts: Counter[str], size: int = 254) -> tuple[str, ...]:
+    """The special tokens, then the ``size`` most frequent characters; of equal ones, by code point.
+
+    U+FFFD and lone surrogates are left out: they stand for characters that are lost.
+    """
+    whole = [c for c in counts if c != "\ufffd" and not "\ud800" <= c <= "\udfff"]
+    return (*SPECIAL_TOKENS, *sorted(whole, key=lambda c: (-counts[c], c))[:size])
+
+
+def resolve_vocabulary(
+    setting: str | Sequence[str], counts: Callable[[], Counter[str]], size: int = 254
+) -> tuple[str, ...]:
+    """The vocabulary that a setting asks for, special tokens first.
+
+    Args:
+        setting: ``ascii106``, which is ``VOCAB``; ``auto``, the most frequent characters of the text;
+            a text file, whose characters they are; or a list of them.
+        counts: counts the characters of the text; only called for ``auto``.
+        size: characters at most: 254 and the special tokens fill a byte.
+
+    Raises:
+        UserError: no such file, or no list of single, distinct characters of that size.
+    """
+    if setting == "ascii106":
+        return VOCAB
+    if setting == "auto":
+        return vocabulary_of(counts(), size)
+    hint = "auto, ascii106, a text file that holds the characters, or a list of them"
+    with error_context(f"cannot use vocabulary={setting!r:.80}", hint, ValueError):
+        if isinstance(setting, str):
+            found = [*dict.fromkeys(normalized(Path(setting).read_text("utf-8-sig")))]
+        else:
+            found = [normalized(str(c)) for c in setting if c not in SPECIAL_TOKENS]
+        if not 1 <= len(found) <= size:
+            raise UserError(f"need 1 to {size} characters, got {len(found)}")
+        return _checked_vocabulary((*SPECIAL_TOKENS, *found))
 
 
 def look_up(text: str, table: np.ndarray) -> np.ndarray:

@@ -20,9 +20,9 @@ from ddlm_core.objective import NoisyBatch, TrainingLoss, draw_step
 from ddlm_core.optimizers import build_optimizers, default_lr_schedule, update_average
 from ddlm_core.settings import TrainingConfig
 from ddlm_core.support.errors import UserError
-from ddlm_core.support.hardware import autocast, make_accelerator, pick_precision
+from ddlm_core.support.hardware import autocast, compiled, make_accelerator, pick_precision
 from ddlm_core.support.progress import Report, StepResult, StopSignals
-from ddlm_core.support.runs import RunFiles, check_fit, describe_run
+from ddlm_core.support.runs import BEST, FINAL, RunFiles, check_fit, describe_run
 from ddlm_core.tokenizer import PAD_ID
 
 __all__ = ["TrainState", "update_weights", "plan_steps", "accumulate_gradients", "Trainer"]
@@ -86,14 +86,16 @@ def update_weights(
             are still those of the step before.
     """
     scaler = state.scaler
+    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+    rate_of = {"adamw": "learning_rate", "muon": "matrix_learning_rate"}
     for optimizer in state.optimizers.values():
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.gradient_clip).item()
     uniform = math.log(state.model.config.vocab_size) * (1 + 2 * config.auxiliary_loss_weight)
     if not (loss < 10 * uniform and (math.isfinite(norm) or scaler.is_enabled())):
         found = f"at step {state.step} the loss is {loss:.4g}, its gradient {norm:.4g}"
-        raise FloatingPointError(f"{found}: resume with a lower learning_rate")
-    peaks = {"adamw": config.learning_rate, "muon": config.matrix_learning_rate}
+        rates = [f"{rate_of[name]} ({peaks[name]:g})" for name in state.optimizers]
+        raise FloatingPointError(f"{found}: lower {' or '.join(rates)}")
     for name, optimizer in state.optimizers.items():
         for group in optimizer.param_groups:
             group["lr"] = peaks[name] * rate_factor
@@ -177,7 +179,7 @@ class Trainer:
         model.gradient_checkpointing = config.gradient_checkpointing
         loss_fn = loss_fn or TrainingLoss(model, config.objective, config.auxiliary_loss_weight)
         loss_fn = self.accelerator.prepare(loss_fn)
-        self.loss_fn = torch.compile(loss_fn) if config.torch_compile else loss_fn
+        self.loss_fn = compiled(loss_fn, device) if config.torch_compile else loss_fn
         self.lr_schedule = lr_schedule or default_lr_schedule(config)
         run = describe_run(config, model, (train_loader, val_loader), self.micro_batches)
         self.files = RunFiles(Path(config.checkpoint_dir), run)
@@ -246,9 +248,9 @@ class Trainer:
             bound = self.evaluate()
             if bound.nats_per_window < state.best:
                 state.best = bound.nats_per_window
-                self.files.save_weights("best_model_hf", state)
+                self.files.save_weights(BEST, state)
         if at_end:
-            self.files.save_weights("final_model_hf", state)
+            self.files.save_weights(FINAL, state)
         if stopped or at_end or self.step % self.save_interval == 0:
             self.files.save(state)
         return bound

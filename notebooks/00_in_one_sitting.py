@@ -20,7 +20,7 @@
 # prove each formula, and build the real thing.
 #
 # The code needs PyTorch and Matplotlib, nothing else. Only the last check imports the package of this book,
-# `ddlm_core`, to see that both compute the same.
+# `ddlm_core`.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -52,8 +52,8 @@ SMOKE = os.environ.get("DDLM_PRESET") == "smoke"  # a run of seconds, to see tha
 # %% [markdown]
 # ## A world of sentences
 #
-# A model is easy to judge if we know exactly what it should write. So we make up a small world, in which every
-# sentence follows one pattern, and all are equally probable.
+# A model is easy to judge if we know exactly what it should write. So we make up a small world, in which all
+# sentences follow one pattern and are equally probable.
 
 # %%
 WORDS = """\
@@ -75,13 +75,13 @@ entropy = math.log(len(world))
 print(*world[::9001], f"{len(world):,} sentences, entropy {entropy:.2f} nats", sep="\n")
 
 # %% [markdown]
-# The words are free, but two things must agree across the sentence: the name decides between *he* and *she*, and the
-# number decides both the *s* of the animal and the last word, *it* or *them*. A model that only knows which letters
-# are common near each other often gets these wrong.
+# Two things must agree across the sentence: the name decides between *he* and *she*, and the number decides both the
+# *s* of the animal and the last word, *it* or *them*. A model that only knows which letters are common near each other
+# often gets these wrong.
 #
-# With $N$ equally probable sentences, the *entropy* is $\log N$. It is the smallest average *negative log-likelihood*
-# that any model can reach. [Chapter 2](02_stories.ipynb) builds such a world for whole stories. We keep 2,048
-# sentences out of training, so that we can see later whether the model learned the rule or only a list.
+# With $N$ equally probable sentences, the *entropy* is $\log N$. It is the smallest average *negative log-likelihood*,
+# $-\log p(\text{sentence})$, that any model can reach. [Chapter 2](02_stories.ipynb) builds such a world for whole
+# stories. We keep 2,048 sentences out of training, to see later whether the model learned the rule or only a list.
 #
 # The model works on characters. Short sentences are filled up with spaces, so that all have the same length $L$
 # ([chapter 1](01_tokenizer.ipynb) has a proper tokenizer).
@@ -106,7 +106,7 @@ V, L
 # %% [markdown]
 # ## Noise
 #
-# To learn how to repair text, we need broken text. A character is broken in the simplest way: it is *resampled*,
+# To learn how to repair text, we need broken text. We break a character in the simplest way: it is *resampled*,
 # replaced by one drawn uniformly from all $V$, perhaps by itself. After a total noise $\bar\sigma$ a character has
 # survived with probability $e^{-\bar\sigma}$, so
 #
@@ -154,11 +154,11 @@ for sigma_bar in torch.tensor([0.0001, 0.1, 0.5, 1.0, 20.0]):
 #
 # It sees a noisy text and the noise level, and answers one question per position: **what was the clean character
 # here, judging by all the *other* positions?** The answer is a distribution $q$ over the alphabet, the *denoising
-# distribution*.
+# distribution*; since it leaves the character itself out, a *leave-one-out* distribution.
 #
 # Why not look at the character itself? Because we know exactly what it tells: it went through the kernel. Bayes' rule
-# adds this evidence in closed form, and the network has less to learn. **By hand**: take an alphabet of two letters,
-# *a* and *b*. The neighbors say *a* with $q_a = 0.9$. Half of the letters are resampled, so a letter is still right
+# adds this evidence in closed form, and the network has less to learn. **By hand**, with two letters, *a* and
+# *b*: the neighbors say *a* with $q_a = 0.9$. Half of the letters are resampled, so a letter is still right
 # with probability $\tfrac12+\tfrac12\cdot\tfrac12= \tfrac34$. At our position stands a *b*. Then
 #
 # $$ p(a) : p(b) = 0.9\cdot\tfrac14 : 0.1\cdot\tfrac34 = 0.225 : 0.075 = 3 : 1. $$
@@ -232,10 +232,10 @@ assert not changed[7] and changed[:7].all() and changed[8:].all()
 # %% [markdown]
 # ## The loss, and the training
 #
-# A network that must guess the clean character is graded by the *cross-entropy*, $-\log q_{x_0}$. That is all. We
+# A network that must guess the clean character is graded by the *cross-entropy*, $-\log q_{x_0}$. We
 # only have to choose which noise levels to practice on: here every share of resampled characters,
-# $1-e^{-\bar\sigma}$, counts alike, and each batch has them evenly spread. The two stacks are graded as well, with a
-# weight of 0.3 each: so each of them learns for itself what comes next, forward or backward (an *auxiliary loss*).
+# $1-e^{-\bar\sigma}$, counts alike, and each batch spreads them evenly. The two stacks are graded as well, each with a
+# weight of 0.3 (an *auxiliary loss*): so the one learns by itself what comes next, and the other what came before.
 # When the model writes, only the merge is asked.
 
 
@@ -263,24 +263,24 @@ for step in range(steps):
 seconds = time.time() - start
 
 # %% [markdown]
-# The name of the book's method is *score entropy* ([Lou, Meng and Ermon 2024](https://arxiv.org/abs/2310.16834)). Its
-# network answers with ratios, the *score* $s_y = p_t(\dots y\dots)/p_t(x_t)$: how much more probable would the noisy
-# text be with $y$ in this place? Bayes' rule turns our $q$ into these ratios in one line. With $\kappa =
-# V/(e^{\bar\sigma}-1)$,
+# The name of the book's method is *score entropy* (SEDD, [Lou, Meng and Ermon
+# 2024](https://arxiv.org/abs/2310.16834)). Its network answers with ratios, the *score* $s_y$: how many times as
+# probable would the whole noisy text be with $y$ in this place, where now $x_t$ stands? Bayes' rule turns our $q$ into
+# these ratios in one line. With $\kappa = V/(e^{\bar\sigma}-1)$,
 #
 # $$ s_y = \frac{1+\kappa\,q_y}{1+\kappa\,q_{x_t}}, \qquad
 #    \ell = \frac1V\sum_{y\ne x_t} s_y - a_y\log s_y + a_y(\log a_y - 1), $$
 #
 # where $a_y$ is the same ratio for a $q$ that knows the clean character for certain, and $\ell$ is the score entropy,
-# 0 where $s = a$. The two losses are relatives: let the noise of one character run from nothing to infinity while all
-# others stand still, and its expected score entropy adds up to exactly $-\log q_{x_0}$. So both are smallest for the
-# same $q$, and the cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and measures the
-# other).
+# 0 where $s = a$. The two losses are related: keep all other characters as they are, and let the noise of this one
+# grow from nothing to infinity; its expected score entropy, integrated, is exactly $-\log q_{x_0}$. So both are
+# smallest for the same $q$, and the cross-entropy learns faster ([chapter 8](08_training.ipynb) proves the one and
+# measures the other).
 #
 # What score entropy is for, here, is a *number* that means something: summed over all characters and integrated over
 # all the noise, it is an upper bound on the negative log-likelihood of a text, the *negative ELBO* ([chapter
-# 5](05_loss.ipynb), which also has two tiny terms from the two ends of the noise). On average over the world, no
-# model can get below the entropy.
+# 5](05_loss.ipynb) adds two tiny terms, for the least noise and the most). On average over the world, no model can
+# get below the entropy.
 
 
 # %%
@@ -309,7 +309,7 @@ bound = torch.trapezoid(torch.tensor(rates), t).item()
 # %% [markdown]
 # The figure shows where these nats come from, on sentences that the network has never seen. The area under the curve
 # is the bound. Nearly all of it lies between $t=0.6$, where 14 % of the characters are resampled, and $t=0.9$, where
-# nearly all are: there it is decided which sentence it will be. Below, most errors are easy to correct.
+# 99.7 % are: there it is decided which sentence it will be. With less noise, most errors are easy to correct.
 
 # %%
 plt.fill_between(t, rates, alpha=0.4)
@@ -328,10 +328,10 @@ plt.show()
 # $$ p(x_s = y \mid x_t) \propto \Big(e^{-\bar\sigma_s} q_y + \frac{1-e^{-\bar\sigma_s}}V\Big)
 #    \Big(e^{-(\bar\sigma_t-\bar\sigma_s)}[y=x_t] + \frac{1-e^{-(\bar\sigma_t-\bar\sigma_s)}}V\Big). $$
 #
-# It is exact for each character. The one approximation of the method is that all characters are drawn at once, each
-# without knowing what the others are about to become; so we take many steps. The *cosine* grid takes large ones at
-# first, and ever smaller ones as the text takes shape. [Chapter 7](07_sampler.ipynb) derives the step, and measures
-# what it costs to draw all characters at once.
+# If $q$ is right, this is exact for each character. But all characters are drawn at once, each without knowing what the
+# others are about to become: this is the *factorization error*, and many small steps make it small. On the *cosine*
+# grid, the share of surviving characters follows a quarter of a cosine wave, run backward: it grows fast at first, and
+# ever more slowly as the text takes shape. [Chapter 7](07_sampler.ipynb) derives the step, and measures the error.
 
 
 # %%
@@ -341,7 +341,7 @@ def reverse_step(log_q: Tensor, x_t: Tensor, sigma_bar_t: Tensor, sigma_bar_s: T
 
 
 def noise_grid(num_steps: int) -> Tensor:
-    """From much noise to none: the share of surviving characters is a quarter of a sine wave."""
+    """From much noise to none: the share of survivors is a quarter of a cosine wave, backward."""
     survival = torch.sin(torch.linspace(0, 1, num_steps + 1) * torch.pi / 2)
     return -torch.log(survival).clamp(-SIGMA_MAX, 0)
 
@@ -374,19 +374,18 @@ print(f"{len(flawless)} different sentences, {len(new)} of them never seen in tr
 # More than nine of ten are sentences, to the last letter. Some were never shown in training, about as large a share as
 # was held out, one in twelve. It has learned the pattern, not the list. The bound lies half a nat per sentence above
 # the entropy: at most that much is left to learn. [Chapter 9](09_evaluation.ipynb) asks such questions with error bars.
-# (The stored run shared its cores with other work. In another, training took 153 seconds of processor time.)
 #
 # ## Watch it write
 #
-# Here is one text on its way, in eight of its states, from noise to the last step. The frame of the sentence stands
-# first, then the words, and at the end single letters are corrected.
+# Here are eight states of one text, from noise to the last step. The frame of the sentence stands first, then the
+# words, and at the end single letters are corrected.
 
 # %%
 for i in torch.linspace(0, len(states) - 1, 8).long().tolist():
     print(f"{i:3}  {decode(states[i][0])}")
 
 # %% [markdown]
-# Run the next cell to watch it in one line; the stored page keeps the last state.
+# Run the next cell to watch it in one line.
 
 # %%
 for state in states:
@@ -397,8 +396,8 @@ for state in states:
 # ## The check: the same as the package
 #
 # In the package every formula is compared with an independent truth: a matrix exponential, a sum over all cases, a
-# world small enough to enumerate. So it is enough that both agree. The next cell (open it to see it) compares the
-# noise level, the kernel, the score, the score entropy, the reverse step and the time grid.
+# world small enough to enumerate. So it is enough that this page agrees with the package. The next cell (open it)
+# compares the two.
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import transition
@@ -442,7 +441,8 @@ if not SMOKE:
 # `test_every_position_depends_on_every_other_and_nothing_else`: edit a chapter, then `make export && pytest tests/`.
 #
 # **Exercise 1: infilling.** Fix some characters, and let the model write the rest: after each step, put the known
-# ones back. Write four sentences like `ann has ___ ___ ____. she _____ them.`
+# ones back. Write four sentences like `ann has ___ ___ ____. she _____ them.` This is an approximation: the noise
+# level that the network is told is wrong for the known characters ([chapter 8](08_training.ipynb) trains for it).
 
 
 # %% tags=["solution", "hide-input"]
@@ -462,9 +462,9 @@ assert all(text.startswith("ann has") and text.endswith("them.") for text in fil
 print(*filled, sep="\n")
 
 # %% [markdown]
-# **Exercise 2: how many steps?** Write 512 texts with 8, 16, 32, 64 and 128 steps. How does the share of flawless
-# texts grow, and why? Then let each step go all the way back to clean text, and add fresh noise up to $\bar\sigma_s$.
-# How does that compare?
+# **Exercise 2: how many steps?** Write 512 texts with 8, 16 and 32 steps. How does the share of flawless texts grow up
+# to the 64 steps above, and why? Then let each step go all the way back to clean text, and add fresh noise up to
+# $\bar\sigma_s$. Does that make a difference? Give each share $p$ its *standard error*, $\sqrt{p(1-p)/512}$.
 
 
 # %% tags=["solution", "hide-input"]
@@ -482,11 +482,22 @@ def share_of(tokens: Tensor) -> float:
     return sum(decode(x).rstrip() in every_sentence for x in tokens) / len(tokens)
 
 
-every_sentence, count = set(world), 16 if SMOKE else 512
-for num_steps in (8, 16) if SMOKE else (8, 16, 32, 64, 128):
-    one, other = write(model, count, num_steps)[-1], write_afresh(count, num_steps)
-    # Smaller steps draw less at once; what many steps leave are errors of the network.
-    print(f"{num_steps:4} steps: {share_of(one):.3f}, with fresh noise {share_of(other):.3f}")
+def with_error(p: float) -> str:
+    return f"{p:.3f} ± {math.sqrt(p * (1 - p) / len(texts)):.3f}"
+
+
+every_sentence, shares = set(world), []
+for num_steps in (8, 16) if SMOKE else (8, 16, 32):
+    shares.append(share_of(write(model, len(texts), num_steps)[-1]))
+    afresh = share_of(write_afresh(len(texts), num_steps))
+    print(f"{num_steps:2} steps: {with_error(shares[-1])}, with fresh noise {with_error(afresh)}")
+print(f"64 steps: {with_error(share)}, the texts above")
+variance = (shares[0] * (1 - shares[0]) + share * (1 - share)) / len(texts)  # of the difference
+assert SMOKE or share - shares[0] > 3 * math.sqrt(variance)
+
+# The share grows, by several standard errors: a smaller step draws fewer characters at once. It levels
+# off below 1, since what many steps leave are errors of the network. Fresh noise makes no difference that
+# 512 texts could tell from chance.
 
 # %% [markdown]
 # ## Summary
@@ -506,7 +517,7 @@ for num_steps in (8, 16) if SMOKE else (8, 16, 32, 64, 128):
 # ## Where this stands in the field
 #
 # This page is uniform-state *discrete diffusion* ([D3PM, Austin et al. 2021](https://arxiv.org/abs/2107.03006)) with
-# the bound of SEDD and a hollow network. Most large models of the kind use masks instead, such as
+# the bound of SEDD. Most large models of the kind use masks instead, such as
 # [MDLM](https://arxiv.org/abs/2406.07524) and [LLaDA](https://arxiv.org/abs/2502.09992);
 # [UDLM](https://arxiv.org/abs/2412.10193) and [Duo](https://arxiv.org/abs/2506.10892) went back to uniform noise,
 # which lets a model correct itself. [Where the ideas come from](../book/history.md) tells the rest.

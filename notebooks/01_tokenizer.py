@@ -14,7 +14,7 @@
 #
 # **We have** text: letters, digits, quotation marks, line ends.
 # **We want** a whole number for each character, and the text back from the numbers, exactly.
-# **Why**: a network reads numbers. And our noise replaces characters with other ones
+# **Why**: a network reads numbers. And our noise replaces characters with others
 # ([chapter 3](03_noise.ipynb)), so we need a finite list of everything that a character can be.
 #
 # Such a list is a *vocabulary*, its entries are *tokens*, and the place of a token in the list, counted
@@ -65,13 +65,13 @@ ids, "".join(["�", "", "a", "b", "c"][i] for i in ids)
 #   token. With 106 tokens it has 11,236 entries, and we can check every formula against it. With the 50,257
 #   tokens of GPT-2 it has 2.5 billion.
 # * **One token is one character.** Noise that changes a token changes one letter, in its place. If tokens were
-#   *bytes*, a vocabulary of 256 without any `<UNK>`, noise could leave bytes that are no text at all.
+#   *bytes*, a vocabulary of 256 without any `<UNK>`, noise could leave bytes that are not text at all.
 #
 # The price: sequences are several times longer, and the network has to learn spelling.
 #
 # If you know masked diffusion models, such as [MDLM](https://arxiv.org/abs/2406.07524) or
 # [LLaDA](https://arxiv.org/abs/2502.09992), you will look for a `<MASK>`. There is none, because our noise is
-# *uniform*: it replaces a character by a token of the list, each equally likely, and needs no extra one.
+# *uniform*: it replaces a character with a token from the list, all equally likely, and needs no extra one.
 # [Appendix A](A_absorbing.ipynb) adds the mask. Nor is there a token for the beginning or the end of a text:
 # `<PAD>` marks where it has ended.
 
@@ -116,6 +116,56 @@ def _checked_vocabulary(vocab: Iterable[str]) -> tuple[str, ...]:
     if repeated := sorted({token for token in vocab if vocab.count(token) > 1}):
         raise UserError(f"every token occurs once, but these occur again: {repeated[:5]}")
     return vocab
+
+
+# %% [markdown]
+# Text in another language gets a list of its own: `vocabulary_of` (folded) takes the most frequent characters.
+
+# %% tags=["export", "hide-input"]
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ddlm_core.support.errors import error_context
+from ddlm_core.support.text import normalized
+
+
+def vocabulary_of(counts: Counter[str], size: int = 254) -> tuple[str, ...]:
+    """The special tokens, then the ``size`` most frequent characters; of equal ones, by code point.
+
+    U+FFFD and lone surrogates are left out: they stand for characters that are lost.
+    """
+    whole = [c for c in counts if c != "\ufffd" and not "\ud800" <= c <= "\udfff"]
+    return (*SPECIAL_TOKENS, *sorted(whole, key=lambda c: (-counts[c], c))[:size])
+
+
+def resolve_vocabulary(
+    setting: str | Sequence[str], counts: Callable[[], Counter[str]], size: int = 254
+) -> tuple[str, ...]:
+    """The vocabulary that a setting asks for, special tokens first.
+
+    Args:
+        setting: ``ascii106``, which is ``VOCAB``; ``auto``, the most frequent characters of the text;
+            a text file, whose characters they are; or a list of them.
+        counts: counts the characters of the text; only called for ``auto``.
+        size: characters at most: 254 and the special tokens fill a byte.
+
+    Raises:
+        UserError: no such file, or no list of single, distinct characters of that size.
+    """
+    if setting == "ascii106":
+        return VOCAB
+    if setting == "auto":
+        return vocabulary_of(counts(), size)
+    hint = "auto, ascii106, a text file that holds the characters, or a list of them"
+    with error_context(f"cannot use vocabulary={setting!r:.80}", hint, ValueError):
+        if isinstance(setting, str):
+            found = [*dict.fromkeys(normalized(Path(setting).read_text("utf-8-sig")))]
+        else:
+            found = [normalized(str(c)) for c in setting if c not in SPECIAL_TOKENS]
+        if not 1 <= len(found) <= size:
+            raise UserError(f"need 1 to {size} characters, got {len(found)}")
+        return _checked_vocabulary((*SPECIAL_TOKENS, *found))
 
 
 # %% [markdown]
@@ -168,12 +218,10 @@ look_up("cab!", small_table)
 # ## The tokenizer
 #
 # The class keeps the list and its table together. `encode_numpy` gives the bytes in which a data set is stored,
-# `encode` the 64-bit integers that a model takes. The way back refuses ids that are not in the list, for Python
-# would silently read $-1$ as the last token:
+# `encode` the 64-bit integers that a model takes. The way back refuses ids that are not in the list, because
+# Python would silently read $-1$ as the last token:
 
 # %% tags=["export", "hide-input"]
-from collections.abc import Sequence
-
 from torch import Tensor
 
 
@@ -251,7 +299,8 @@ ids = tokenizer.encode("Hi, you…")
 ids, tokenizer.decode(ids)
 
 # %% [markdown]
-# An unknown character keeps its place: one `�` each. `unknown_characters` tells you beforehand what would be lost.
+# Each unknown character keeps its place, as one `�`. `unknown_characters` tells you beforehand what would be
+# lost.
 
 # %%
 menu = "Café ☕, naïve “soufflé”"
@@ -268,7 +317,7 @@ tokenizer.decode(tokenizer.encode(menu)), tokenizer.unknown_characters(menu)
 # cell. The striped cells with a dot are `<PAD>`.
 #
 # If you come from `transformers`, note what is missing: no attention mask, no label `-100`. To the model, `<PAD>`
-# is a token like all others. It is attended to, noised, and counted in the loss; the model writes it to say "the
+# is a token like any other. It is attended to, noised, and counted in the loss; the model writes it to say "the
 # end". Noise may also put a `<PAD>` or an `<UNK>` into the middle, and a text that the model writes may keep one.
 
 # %% tags=["hide-input"]
@@ -316,7 +365,7 @@ show_tokens(tokenizer.pad(story, 80), tokenizer)
 # %% [markdown]
 # ## The check: a round trip loses nothing
 #
-# For any text of our characters, decoding the encoding gives the text back. "Any" is a large word, so
+# For any text of our characters, decoding the encoding gives the text back. "Any" is a big word, so
 # [Hypothesis](https://hypothesis.readthedocs.io) makes up a hundred texts of the kind that `given` describes
 # (*property-based testing*). In the second test they may hold any character of Unicode. Each unknown character
 # must become one `�`, and no text may forge a special token: the five characters `<PAD>` are five ids. A third,
@@ -377,11 +426,11 @@ test_the_table_agrees_with_a_dictionary_on_all_of_unicode()
 # %% [markdown]
 # ## Change it safely
 #
-# Your stories have accents? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
-# stay. Three unit tests must fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`, because
-# they list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a valid id. Change their numbers to
-# those of the new list. A model that is already trained keeps its old list, so you need to train a new one. The
-# command: `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
+# Do your stories have accents? Append `*"éèêàçùîôâï"` **at the end** of `VOCAB`, so that the ids of the others
+# stay. Three unit tests will fail: `test_the_vocabulary_is_the_promised_one` and `test_every_id_comes_back`,
+# because they list 106 tokens, and `test_bad_ids_are_refused`, because 106 has become a valid id. Change their
+# numbers to those of the new list. A model that is already trained keeps its old list, so you need to train a new
+# one. The command: `make export && pytest tests/test_tokenizer.py tests/unit/test_tokenizer.py`.
 #
 # **Exercise 1.** Without changing `VOCAB`, make a tokenizer that also knows `é`. How many tokens does it have,
 # and what is left unknown in `menu`? (Expected: 107, and the two characters `ï` and `☕`.)
@@ -395,7 +444,7 @@ len(french), french.unknown_characters(menu), french.decode(french.encode(menu))
 # %% [markdown]
 # **Exercise 2.** The *uniform baseline*, a model that knows nothing, gives all $V$ tokens the same probability
 # $1/V$. An outcome of probability $P$ takes $\log_2(1/P)$ bits to write down ($P = \tfrac18$, one of eight: 3 bits).
-# How many is that per character? (Expected: $\log_2 106 = 6.728$. A model must do better.)
+# How many bits is that per character? (Expected: $\log_2 106 = 6.728$. A model must do better.)
 
 # %% tags=["solution", "hide-input"]
 import math
@@ -414,6 +463,7 @@ round(bits, 3)
 # |---|---|
 # | `VOCAB` | the 106 tokens, in order |
 # | `UNK_ID`, `PAD_ID`, `SPECIAL_TOKENS` | the two tokens that are not characters |
+# | `vocabulary_of(counts)`, `resolve_vocabulary` | a list for a text of your own, or from a file |
 # | `look_up(text, table)` | text → bytes through a table of code points |
 # | `CharacterLevelTokenizer` | `vocab`, `vocab_size`, `encode`, `encode_numpy`, `pad`, `decode`, `decode_batch`, `unknown_characters`, … |
 #
@@ -423,7 +473,7 @@ round(bits, 3)
 # in [ByT5](https://arxiv.org/abs/2105.13626), or
 # grouped by the network in [BLT](https://arxiv.org/abs/2412.09871) and
 # [H-Net](https://arxiv.org/abs/2507.07955). [D3PM](https://arxiv.org/abs/2107.03006), an early discrete
-# diffusion model, also generates text by characters. Our class is not a Hugging Face tokenizer: it needs no
-# `transformers`, and its vocabulary is stored in the `config.json` of the model.
+# diffusion model, also generates text at the level of characters. Our class is not a Hugging Face tokenizer: it
+# needs no `transformers`, and its vocabulary is stored in the `config.json` of the model.
 #
 # Next: [a world that we know exactly](02_stories.ipynb).

@@ -15,7 +15,7 @@
 # **We have** a tokenizer that turns any text into ids and back.
 # **We want** short stories of which we know everything: the probability of each one, how many there are, and
 # how well the best possible model could predict them.
-# **Why**: how far a model of real text still has to go, nobody can say.
+# **Why**: nobody can say how far a model of real text still has to go.
 # [Shannon](https://doi.org/10.1002/j.1538-7305.1951.tb01366.x) could only bracket the entropy of English, between
 # 0.6 and 1.3 bits per letter. In a world of our own, we see each mistake, and the distance to the best.
 
@@ -65,21 +65,21 @@ if "google.colab" in sys.modules:
 #
 # ## The lower bound
 #
-# A language model gives each text $x$ a probability $q(x)$. Its *cross-entropy* is its average NLL on the
-# stories that really come, $-\sum_x p(x) \log q(x)$. How low can that be? We need one inequality,
-# $-\log u \ge 1 - u$ for every $u > 0$: the line $1 - u$ is the tangent of $-\log u$ at $u = 1$, and the curve
-# bends upward, so it stays above. Use it with $u = q/p$, and let all sums run over the stories of the world:
+# A language model gives each text $x$ a probability $q(x)$. Its *cross-entropy* is its average NLL on the stories
+# that actually occur, $-\sum_x p(x) \log q(x)$. How low can that be? We need one inequality, $-\log u \ge 1 - u$ for
+# every $u > 0$: the line $1 - u$ is the tangent of $-\log u$ at $u = 1$, and the curve bends upward, so it stays
+# above. Use it with $u = q/p$, and let all sums run over the stories of the world:
 #
 # $$ \underbrace{-\sum_x p \log q}_{\text{cross-entropy}} - H = \underbrace{\sum_x p \log\frac{p}{q}}_{KL(p\,\|\,q)}
 #    \;\ge\; \sum_x p\,\Big(1 - \frac{q}{p}\Big) = 1 - \sum_x q \;\ge\; 0. $$
 #
 # The last step holds because $q$ sums to at most 1 over the stories; it may waste some on other texts. This is
 # *Gibbs' inequality*: no model gets below the entropy, and only $q = p$ reaches it, because $u$ must be 1 for
-# each story. What lies between is the *Kullback–Leibler divergence* $KL(p\,\|\,q)$, in nats per story: what the
-# model still has to learn. (It is infinite if $q = 0$ for some story.)
+# each story. The difference is the *Kullback–Leibler divergence* $KL(p\,\|\,q)$, in nats per story: what the model
+# still has to learn. (It is infinite if $q = 0$ for some story.)
 #
-# One warning: a diffusion model cannot tell its cross-entropy exactly, only an upper bound
-# ([chapter 5](05_loss.ipynb)). So it may look worse than it is, on average never better.
+# One warning: a diffusion model cannot give its cross-entropy exactly, only an upper bound
+# ([chapter 5](05_loss.ipynb)). So it may look worse than it is, but on average never better.
 #
 # ## Writing a world down
 #
@@ -87,13 +87,12 @@ if "google.colab" in sys.modules:
 # *template* (in the code: `plot`), in a notation with two signs:
 #
 # * `[One day|Last week]` is an *alternation*: write one of the alternatives, each with the same probability.
-#   An alternative may hold slots, but no further alternation.
+#   An alternative may contain slots, but no further alternation.
 # * `{hero}` is a *slot*: write the word that was drawn for the *variable* `hero`. The first mention draws it,
-#   evenly; each later one repeats it. `{hero.his}` writes another *form* of the same word: for Lily it is `her`.
+#   uniformly; each later one repeats it. `{hero.his}` writes another *form* of the same word: for Lily it is `her`.
 #
-# So agreement takes no rule of its own: a word brings its forms along, and a variable keeps its word. (Templates
-# alone would be a *probabilistic context-free grammar*, PCFG; memory makes it an *attribute grammar*.) We write words
-# as a table, a text for each column; a column with a single entry is repeated for all.
+# So agreement needs no rule of its own: a word brings its forms along, and a variable keeps its word. We write
+# words as a table, one string per column; a single entry in a column is repeated for all words.
 
 # %% tags=["export"]
 from typing import NamedTuple
@@ -151,11 +150,12 @@ parts_of("[Once|Soon], {hero} lost {hero.his} {thing}.")
 # %% [markdown]
 # ## What can come next
 #
-# One function holds all that the notation means. It lists what can become of a part, all equally likely, as
-# triples: the parts that take its place, the text that is written, and the word that is drawn.
+# One function holds all that the notation means. It lists what a part can become, with all options equally likely,
+# as triples: the parts that take its place, the text that is written, and the word that is drawn.
 #
 # * An alternation writes nothing yet. It is replaced by the parts of one of its alternatives.
-# * A slot writes a word: the one in the dictionary `bound`, if it was drawn before, else any word of the variable.
+# * A slot writes a word: the one in the dictionary `bound`, if it was drawn before, otherwise any word of the
+#   variable.
 # * Plain text writes itself.
 
 # %% tags=["export"]
@@ -181,7 +181,7 @@ for new_parts, text, drawn in options("{hero}", TINY, {}):
     print(text, "→", options("{hero.his}", TINY, drawn)[0][1])
 
 # %% [markdown]
-# To tell a story, pick one option at each part. The list of all picks is called the *derivation* of the text.
+# To tell a story, pick one option for each part. The list of all picks is called the *derivation* of the text.
 
 # %% tags=["export"]
 import random
@@ -214,7 +214,7 @@ HEROES = words("Lily Anna Rose Ella Nora Lucy Ruby Jane Emma Iris Cora Fern", **
 HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", **_HE)
 
 # %% [markdown]
-# Nine other variables and seven templates stand in the collapsed cells below. A need asks for its gift (whoever is
+# Nine other variables and seven templates are in the collapsed cells below. A need calls for its gift (whoever is
 # `tired` gets `a soft bed`), and the weather has three forms (*rainy*, *damp*, *rain*). The last template:
 #
 # ```
@@ -222,11 +222,11 @@ HEROES += words("Jack Finn Otto Hugo Paul Dave Rick Adam Toby Noah Luke Carl", *
 # a {look} {thing}! "[How funny|What luck|How silly]!" said {pal}. {hero} gave {pal} the {thing}.
 # ```
 #
-# All words of a variable have the same length, and so have the alternatives of an alternation; only `he` and
+# All words of a variable have the same length, and so do the alternatives of an alternation; only `he` and
 # `she` differ. Our noise replaces characters and never inserts one, so characters stay in their places. If words had
 # different lengths, a model would first have to find out, under the noise, how long each word is, because a longer
-# one shifts all characters after it. We spare our small model that; real text does
-# not ([chapter 10](10_pipeline.ipynb)).
+# one shifts all characters after it. We spare our small model that; real text will not ([chapter
+# 10](10_pipeline.ipynb)).
 
 # %% tags=["export", "hide-input"]
 VARIABLES: dict[str, tuple[Word, ...]] = {
@@ -309,7 +309,7 @@ for story in sample(3, seed=5):
 # %% [markdown]
 # ## How probable is a text?
 #
-# Now backward: how likely would our world tell exactly this text? Go through the parts in order, as `tell` does, but
+# Now backward: how likely is our world to tell exactly this text? Go through the parts in order, as `tell` does, but
 # follow all options that agree with the text. Write $P(\text{parts}, x)$ for the probability that the parts write
 # exactly the text $x$, given the words drawn so far:
 #
@@ -319,7 +319,7 @@ for story in sample(3, seed=5):
 #
 # By hand, for `Tom lost his cup.`: the first template has probability $\tfrac12$, `Tom` is one option of two, `his`
 # one of one, `cup` one of two. Together, $\tfrac12\cdot\tfrac12\cdot 1\cdot\tfrac12 = \tfrac18$. A text with two
-# derivations would get the probability of both, because we *add*.
+# derivations would get the probabilities of both, because we *add*.
 
 
 # %% tags=["export"]
@@ -353,10 +353,8 @@ for text in ("Tom slept.", "Tom lost his cup.", "Lily lost his hat."):
 
 # %% [markdown]
 # As by hand. Now the same for whole worlds, small enough to list: the six stories, and our seven templates with a
-# handful of words. The list, `every_story` in a collapsed cell, does not use our `options`, so an error there
-# would show: it fills the slots with Python's own `str.format`, which also understands fields like `{hero.his}`. (A
-# second collapsed cell adds two harder worlds, and `tests/unit` spoils a story of each template at every place: what
-# is not a story must get $-\infty$.)
+# handful of words. The list, `every_story` in a collapsed cell, does not use our `options`, so an error in those
+# would show: it fills the slots with Python's own `str.format`, which also understands fields like `{hero.his}`.
 
 # %% tags=["test", "hide-input"]
 import itertools
@@ -420,10 +418,11 @@ test_log_prob_where_slots_are_nested_or_a_text_has_many_derivations()
 # %% [markdown]
 # ## The entropy
 #
-# Our stories are too many for a sum over all. So do the alternations first and leave the slots open. What comes out
-# is a partly expanded template, or *skeleton*, such as `At noon, {hero} lost {hero.his} {look} {thing} {place}. …`.
-# There are only 534. Let $p_s$ be the probability of skeleton $s$. Its variables can be filled in $n_s$ ways, all
-# equally likely. So each of these stories has probability $p_s / n_s$, and there are $n_s$ of them:
+# There are too many stories to sum over all of them. So do the alternations first and leave the slots open. The
+# result is a partly expanded template, or *skeleton*, such as
+# `At noon, {hero} lost {hero.his} {look} {thing} {place}. …`. There are only 534. Let $p_s$ be the probability of
+# skeleton $s$. Its variables can be filled in $n_s$ ways, all equally likely. So each of these stories has
+# probability $p_s / n_s$, and there are $n_s$ of them:
 #
 # $$ H = \sum_s n_s \cdot \frac{p_s}{n_s}\,\log\frac{n_s}{p_s} = \sum_s p_s \log\frac{n_s}{p_s},
 #    \qquad \text{number of stories} = \sum_s n_s. $$
@@ -466,8 +465,8 @@ print(f"{count():,} stories")
 print(f"{entropy():.4f} nats, or {entropy() / math.log(2):.2f} bits per story")
 
 # %% [markdown]
-# On small worlds, count and entropy must agree with the lists. On ours, the average surprisal of samples must meet
-# the entropy within four standard errors, which chance alone exceeds once in 16,000 seeds.
+# On small worlds, count and entropy must agree with the lists. On ours, the average surprisal of samples must be
+# within four standard errors of the entropy; chance alone breaks that once in 16,000 seeds.
 
 
 # %% tags=["test"]
@@ -505,16 +504,16 @@ test_the_world_is_the_one_that_the_bundled_model_learned()
 # %% [markdown]
 # ## Between knowing nothing and knowing all
 #
-# The uniform baseline needs $160 \log 106 = 746$ nats for a window; the best possible model needs 18.95. *N-gram
+# The uniform baseline needs $160 \log 106 = 746$ nats per window; the best possible model needs 18.95. *N-gram
 # models* lie in between: they predict a character from the $n-1$ characters before it, by counting what followed
-# the same characters in 10,000 training stories. (*Additive smoothing*, in the collapsed cell, gives what was never
-# seen a small probability, too.) We measure on 1,000 other stories, in three units:
+# the same characters in 10,000 training stories. (*Additive smoothing*, in the collapsed cell, gives even what was
+# never seen a small probability.) We measure on 1,000 other stories, in three units:
 #
 # | unit | from $N$ nats per story | meaning |
 # |---|---|---|
 # | nats per story | $N$ | NLL of a window of 160 tokens; padding adds nothing to $H$, since the story determines it |
 # | bits per character | $N / (160 \log 2)$ | yes-or-no questions per token of the window |
-# | perplexity per character | $e^{N/160}$ | as hard as a choice among so many equally likely tokens |
+# | perplexity per character | $e^{N/160}$ | as hard as a choice among that many equally likely tokens |
 
 # %% tags=["hide-input"]
 from collections import Counter
@@ -556,9 +555,9 @@ for name, nats in levels.items():
 #
 # Surprisals add, so a story is a bill. Below is one story of each template; under each box stands its cost in nats.
 # A blue box with a solid line is the first mention of a variable, an orange one with a double line an alternation.
-# A gray box with a dotted line mentions a variable again and costs nothing: there agreement shows. The sum has one
-# item more, the template itself, $\log 7 = 1.95$. A lost thing costs most, 23.3 nats; a need with its gift costs
-# least, 16.0. All stories of a template cost the same, so our two billion stories have only seven different
+# A gray box with a dotted line mentions a variable again and costs nothing: this is where agreement shows. The sum
+# has one more item, the template itself, $\log 7 = 1.95$. A lost thing costs most, 23.3 nats; a need with its gift
+# costs least, 16.0. All stories of a template cost the same, so our two billion stories have only seven different
 # probabilities, and the average of the seven sums is the entropy, 18.95.
 
 # %% tags=["hide-input"]
@@ -602,9 +601,9 @@ HTML(f'{STYLE}<div class="bill">{"".join(bill(plot, rng) for plot in PLOTS)}</di
 # ## Judging a model
 #
 # In later chapters a model fills windows of 160 tokens. The longest story has 153 characters, so at least seven
-# `<PAD>` follow. We call a window *flawless* if its tokens are one story and then only `<PAD>`; the fraction of
+# `<PAD>` follow. We call a window *flawless* if its tokens are one story followed only by `<PAD>`; the fraction of
 # flawless samples is a *validity rate*. Because `<PAD>` decodes to nothing, a story with a hole would look fine. So we
-# pad the decoded text again and compare: a hole does not come back.
+# pad the decoded text again and compare: a hole does not survive that.
 
 # %% tags=["export"]
 from collections.abc import Sequence
@@ -620,10 +619,9 @@ def is_flawless(tokens: Sequence[int], tokenizer: CharacterLevelTokenizer) -> bo
 
 
 # %% [markdown]
-# The KL divergence bounds the fraction of flawless samples. Let $q(x)$ be the model's probability of the window
-# that holds story $x$ and then only `<PAD>`. The fraction is $m = \sum_x q(x)$, where sums run over the stories of the
-# world, as before. With the same inequality,
-# $\log u \le u - 1$, with $u = q/(mp)$:
+# The KL divergence bounds the fraction of flawless samples. Let $q(x)$ be the model's probability of the window that
+# holds story $x$ followed only by `<PAD>`. The fraction is $m = \sum_x q(x)$, where sums run over the stories of the
+# world, as before. With the same inequality, $\log u \le u - 1$, with $u = q/(mp)$:
 #
 # $$ \begin{aligned} -\,KL(p\,\|\,q) = \sum_x p \log\frac{q}{p} &= \log m + \sum_x p \log\frac{q}{m p} \\
 #    &\le \log m + \sum_x p\,\Big(\frac{q}{m p} - 1\Big) = \log m + 1 - 1. \end{aligned} $$
@@ -676,7 +674,7 @@ round(chance, 5)
 # | name | meaning |
 # |---|---|
 # | `sample(n, seed)` | $n$ stories; the same seed, the same stories |
-# | `log_prob(text)` | exact $\log p$ in nats, `-inf` for what is no story |
+# | `log_prob(text)` | exact $\log p$ in nats, `-inf` for what is not a story |
 # | `entropy()`, `count()` | exact entropy in nats per story; number of distinct stories |
 # | `is_flawless(tokens, tokenizer)` | whether a window holds one story and then only `<PAD>` |
 # | `MAX_LENGTH` | 160, the window; no story is longer |

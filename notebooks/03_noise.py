@@ -72,7 +72,7 @@ torch.linalg.matrix_power(step, 10)[0]
 #
 # $Q$ is the *rate matrix*, or *generator*. In a very short time $dt$, an `a` turns into a `b` with probability
 # $Q_{ab}\,dt$, and $Q_{ab} = 1/V$ for every two different letters. A rate is a probability per unit of time. It may
-# exceed 1; only rate times $dt$ is a probability. On the diagonal stands what is lost by leaving, $-(1 - 1/V)$.
+# exceed 1; only rate times $dt$ is a probability. On the diagonal is what is lost by leaving, $-(1 - 1/V)$.
 # Every row sums to 0, because what leaves one letter arrives at another.
 #
 # Let $dt$ go to 0. Then change can come at any moment, and what comes next depends only on the letter that is there
@@ -109,8 +109,8 @@ rate_matrix(3)
 # %% [markdown]
 # [SEDD](https://arxiv.org/abs/2310.16834) (score entropy discrete diffusion), the paper behind this book, writes
 # $J - VI$ without our $1/V$: the same process with time running $V$ times as fast. (Its code divides by $V$, as we do,
-# and calls the choice of $Q$ the *graph*.) Ours makes one unit of noise mean one jump per character, for 3 letters as
-# for 106. (SEDD also writes columns where we write rows; $Q$ is symmetric, so it makes no difference.)
+# and calls the choice of $Q$ the *graph*.) Ours makes one unit of noise mean one jump per character, whether of 3
+# letters or of 106. (SEDD also writes columns where we write rows; $Q$ is symmetric, so it makes no difference.)
 #
 # ## Many short steps: the closed form
 #
@@ -130,8 +130,9 @@ rate_matrix(3)
 #    \;\longrightarrow\; I + (1 - e^{-\bar\sigma})\,Q \qquad (n \to \infty). $$
 #
 # By hand: a letter survives ten steps of 0.1 with probability $0.9^{10} = 0.3487$. So the `a` is still there with
-# $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. With ever more and shorter steps, it survives
-# with probability $e^{-1} = 0.3679$, and is there with $0.3679 + 0.6321 \cdot \tfrac13 = 0.5786$.
+# probability $0.3487 + 0.6513 \cdot \tfrac13 = 0.5658$, as the tenth power said. With ever more and shorter steps, it
+# survives with probability $e^{-1} = 0.3679$, and is there with probability
+# $0.3679 + 0.6321 \cdot \tfrac13 = 0.5786$.
 #
 # The limit is the *matrix exponential* $e^{\bar\sigma Q}$. (Its series agrees: $Q^2 = -Q$ makes $Q^n = (-1)^{n-1} Q$
 # for $n \ge 1$, so $\sum_n \bar\sigma^n Q^n / n!$ is $I + (1 - e^{-\bar\sigma})\,Q$.) Put in $Q = U - I$:
@@ -139,10 +140,10 @@ rate_matrix(3)
 # $$ \boxed{\; e^{\bar\sigma Q} = e^{-\bar\sigma}\, I + (1 - e^{-\bar\sigma})\,\tfrac1V J \;} $$
 #
 # Read it aloud. With probability $\alpha = e^{-\bar\sigma}$ the character was never resampled, and is still there.
-# With probability $1 - \alpha$ it was resampled at least once, and is now anything, evenly. How often leaves no trace.
-# These sentences are the whole *forward process* of this book, and the matrix is its *kernel*. The number of jumps
-# has the *Poisson distribution* with mean $\bar\sigma$: at $\bar\sigma = 1$ there is one on average, but 37 % of the
-# characters get none, and some get several.
+# With probability $1 - \alpha$ it was resampled at least once, and is now any token, all equally likely. How often it
+# was resampled leaves no trace. These sentences are the whole *forward process* of this book, and the matrix is its
+# *kernel*. The number of jumps has the *Poisson distribution* with mean $\bar\sigma$: at $\bar\sigma = 1$ there is
+# one on average, but 37 % of the characters get none, and some get several.
 
 
 # %% tags=["export"]
@@ -199,7 +200,7 @@ test_closed_form_equals_matrix_exp()
 # %% [markdown]
 # The figure shows what becomes of an `a` of our three letters. The solid line is the probability of an `a`, the
 # dashed line that of a `b`. Both tend to $\tfrac13$ (dotted), the *stationary distribution*: after a noise of 5,
-# hardly anything tells which letter it was.
+# almost nothing tells which letter it was.
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -237,14 +238,14 @@ plt.show()
 # mistake stays, unless one adds a rule for correcting it.
 #
 # Under uniform noise the model must find out which characters are wrong. In return it may change any of them at any
-# step, and correct its own mistakes. That is why we take it, and why it came back:
+# step, and correct its own mistakes. That is why we use it, and why it came back:
 # [UDLM](https://arxiv.org/abs/2412.10193), [Duo](https://arxiv.org/abs/2506.10892), and, with 26 billion parameters,
 # Google's [DiffusionGemma](https://ai.google.dev/gemma/docs/diffusiongemma/explained) all start from random tokens.
 #
 # ## The schedule: how fast should the noise come?
 #
-# Up to here the rate was one jump per unit of time. Let it be $\sigma(t)$ at time $t$; the process is then
-# *time-inhomogeneous*. In a short time $dt$ the noise $\sigma(t)\,dt$ comes, so by time $t$ its total is
+# So far the rate was one jump per unit of time. Let it be $\sigma(t)$ at time $t$; the process is then
+# *time-inhomogeneous*. In a short time $dt$ an amount $\sigma(t)\,dt$ of noise is added, so by time $t$ the total is
 # $\bar\sigma(t)$, with $d\bar\sigma/dt = \sigma$. Let $p(t)$ be the row of probabilities of the $V$ tokens. A short
 # step multiplies it by $I + \sigma(t)\,dt\,Q$. Subtract $p(t)$ and divide by $dt$:
 #
@@ -252,9 +253,10 @@ plt.show()
 #    p(t) = p_{\text{clean}}\; e^{\bar\sigma(t)\,Q}, $$
 #
 # with $p_{\text{clean}}$ the row before any noise. This is the *Kolmogorov forward equation*, or master equation. To
-# see that it is solved, take the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
-# $\sigma e^{-\bar\sigma} Q$; the exponential times $\sigma Q$ is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$, the
-# same. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* says how much noise has come by time $t$.
+# check the solution, write the exponential as $I + (1 - e^{-\bar\sigma})\,Q$. Its derivative is
+# $\sigma e^{-\bar\sigma} Q$; the exponential times $\sigma Q$ is $\sigma\,\big(Q + (1 - e^{-\bar\sigma})\,Q^2\big)$,
+# the same. So time enters through $\bar\sigma(t)$ alone. A *noise schedule* says how much noise has been added by
+# time $t$.
 #
 # Ours is *geometric*: in equal times, the total noise grows by equal factors, from $\sigma_{\min}$ at $t = 0$ to
 # $\sigma_{\max}$ at $t = 1$. By hand, with $\sigma_{\min} = 0.01$ and $\sigma_{\max} = 1$: a factor of 100 in all, so
@@ -425,10 +427,10 @@ plt.show()
 #
 # $$ \frac{\log(10^{-2}/10^{-4})}{\log(20/10^{-4})} = \frac{4.605}{12.206} \approx 0.377, $$
 #
-# or 0.378 without the approximation. Is that a waste? Of the 20 jumps per character that come in all, only 0.01 come
-# in this third, so a trainer that draws its times evenly learns little there. One cure is another schedule
-# (exercise 3), at a price. The other draws more noise levels where the loss is large and gives each less weight in
-# return; [chapter 8](08_training.ipynb) does that *importance sampling*.
+# or 0.378 without the approximation. Is that a waste? Of the 20 jumps per character in all, only 0.01 fall in this
+# third, so a trainer that draws its times evenly learns little there. One cure is another schedule (exercise 3), at a
+# price. The other draws more noise levels where the loss is large and gives each less weight in return: *importance
+# sampling*, as in [chapter 8](08_training.ipynb).
 #
 # ## Change it safely
 #
@@ -437,8 +439,7 @@ plt.show()
 # `test_kernel_solves_the_equation_of_the_process`. Make `sigma` return
 # `torch.full_like(as_float_tensor(t), self.sigma_max - self.sigma_min)`, and both pass. Two unit tests still fail,
 # `test_time_is_the_inverse_and_the_ends_are_met` and `test_a_geometric_schedule_has_all_that_a_schedule_has`, because
-# they expect the geometric line and its inverse. Exercises 1 and 3 still pass, but their answers are wrong: they ask
-# `time`, which is still the inverse of the geometric line. The command:
+# they expect the geometric line and its inverse. The command:
 # `make export && pytest tests/test_noise.py tests/unit/test_noise.py`.
 #
 # **Exercise 1.** At what time are half of the characters resampled? (Expected: $t = 0.7245$.)
@@ -459,8 +460,8 @@ assert abs(different[0] - 100.2) < 0.05 and abs(different[1] - 50.6) < 0.05
 
 # %% [markdown]
 # **Exercise 3.** Which $\sigma_{\min}$ makes the almost clean part only a tenth of the time, with the same
-# $\sigma_{\max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, and not 0.01 %,
-# are already resampled at $t = 0$, where the model, running backward, stops.)
+# $\sigma_{\max}$? And what does it cost at $t = 0$? (Expected: 0.00432; now 0.43 % of the characters, instead of
+# 0.01 %, are already resampled at $t = 0$, where the model, running backward, stops.)
 
 # %% tags=["solution", "hide-input"]
 # Solve log(s) = 0.9 log(sigma_min) + 0.1 log(20) for sigma_min, with s the noise that resamples 1 %.
@@ -485,7 +486,7 @@ torch.linalg.matrix_exp(2 / 3 * others)[0]
 # ## Summary
 #
 # A character survives with probability $\alpha_t = e^{-\bar\sigma_t}$; otherwise it is anything. Noise adds up, and a
-# schedule says how much has come by time $t$.
+# schedule says how much has been added by time $t$.
 #
 # | name | meaning |
 # |---|---|
@@ -499,10 +500,11 @@ torch.linalg.matrix_exp(2 / 3 * others)[0]
 #
 # ## Where this stands in the field
 #
-# Uniform noise on tokens is *multinomial diffusion* ([Hoogeboom et al. 2021](https://arxiv.org/abs/2102.05379)), today
-# *uniform-state diffusion*. [D3PM](https://arxiv.org/abs/2107.03006) generalized it to other transition matrices,
-# masks among them, in discrete time, and [Campbell et al. 2022](https://arxiv.org/abs/2205.14987) to continuous time.
-# Our kernel is what MDLM and UDLM write as $\mathrm{Cat}(\alpha_t x_0 + (1-\alpha_t)\,\pi)$, with $\pi$ the mask or
-# uniform. [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises, so that the model learns to correct itself.
+# Uniform noise on tokens is *multinomial diffusion* ([Hoogeboom et al. 2021](https://arxiv.org/abs/2102.05379)), now
+# called *uniform-state diffusion*. [D3PM](https://arxiv.org/abs/2107.03006) generalized it to other transition
+# matrices, masks among them, in discrete time, and [Campbell et al. 2022](https://arxiv.org/abs/2205.14987) to
+# continuous time. Our kernel is what MDLM and UDLM write as $\mathrm{Cat}(\alpha_t x_0 + (1-\alpha_t)\,\pi)$, with
+# $\pi$ the mask or uniform. [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises, so that the model learns to
+# correct itself.
 #
 # Next: [corrupting text](04_forward.ipynb).

@@ -34,8 +34,8 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## By hand: a text of two letters
 #
-# The alphabet is `a`, `b`, `c`, the noise $\bar\sigma = 0.5$. By chapter 3 a letter survives with probability
-# $e^{-0.5} = 0.6065$; otherwise it is anything, evenly. So an `a` stays an `a` with probability
+# The alphabet is `a`, `b`, `c`, and the noise is $\bar\sigma = 0.5$. By chapter 3 a letter survives with probability
+# $e^{-0.5} = 0.6065$; otherwise it is any letter, all equally likely. So an `a` stays an `a` with probability
 # $0.6065 + 0.3935/3 = 0.7377$, and becomes a `b` with probability $0.3935/3 = 0.1312$.
 #
 # Each character of a text is corrupted *independently* of the others. So the probabilities multiply: the text `ab`
@@ -62,7 +62,7 @@ if "google.colab" in sys.modules:
 #
 # The noise may be one number for the whole batch, or one for each text. A small collapsed helper, `noise_column`,
 # makes both into a column, beside tokens or a table (B, L, V). It refuses other shapes, because a noise per position
-# would broadcast along the wrong axis. (If B = L, no check can tell a noise per position from one per text.)
+# would broadcast along the wrong axis. (If B = L, no check can tell a noise level per position from one per text.)
 
 # %% tags=["export", "hide-input"]
 import torch
@@ -100,11 +100,11 @@ def _check_tokens(x: Tensor) -> None:
 # ## All probabilities at once
 #
 # `transition` gives the formula for every character of a batch. It fills a table with $(1 - e^{-\Delta})/V$, and adds
-# $e^{-\Delta}$ at the token that stands there now. (`scatter_add_` adds a number at one chosen place of each row.)
+# $e^{-\Delta}$ at the token that is there now. (`scatter_add_` adds a number at one chosen place of each row.)
 #
 # Why $\Delta$, and not $\bar\sigma$? Because noise adds up, and needs no history: the same probabilities lead from the
 # clean text to a corrupted one, and from a corrupted one to a worse one. The argument is called `x_t`, whatever noise
-# that text already carries; $y$ is what stands there *after* the increment. [Chapter 7](07_sampler.ipynb) turns the
+# that text already carries; $y$ is what is there *after* the increment. [Chapter 7](07_sampler.ipynb) turns the
 # function around with Bayes' rule, to walk back through time.
 
 
@@ -176,10 +176,10 @@ def sample_prior(
 
 
 # %% [markdown]
-# And then the function that training calls at every step. For each character draw a number $u$, uniform in $[0, 1)$.
-# It is below $1 - e^{-\bar\sigma}$ with just that probability, so let that decide whether the character is resampled.
-# Draw a full set of replacements, and take one or the other. Two random numbers per character are enough; the
-# (B, L, V) table is never built.
+# Now the function that training calls at every step. For each character draw a number $u$, uniform in $[0, 1)$.
+# It is below $1 - e^{-\bar\sigma}$ with exactly that probability, so let that decide whether the character is
+# resampled. Draw a full set of replacements, and take one or the other. Two random numbers per character are enough;
+# the (B, L, V) table is never built.
 #
 # There are three options. The `mask` marks characters that are *kept*, for instance words that a user gave and the
 # model has to write around. (Papers on masked diffusion mean the opposite: their mask hides. So later chapters call
@@ -260,8 +260,8 @@ clean.shape, noisy.shape
 # %% [markdown]
 # ## Do the frequencies meet the formula?
 #
-# Draw many times, count, compare. The figure shows what 20,000 copies of token 2, of five, turn into at three noise
-# levels. Bars are measured, the short horizontal lines are the formula.
+# Draw many times, count, compare. The figure shows what 20,000 copies of token 2, one of five, turn into at three
+# noise levels. Bars are measured, the short horizontal lines are the formula.
 
 # %% tags=["hide-input"]
 # alt: Three bar charts of the tokens 0 to 4 after noise 0.2, 0.8 and 3. The bar of token 2 falls from
@@ -294,11 +294,11 @@ plt.show()
 # waiting times, and checks that p-values of right code are uniform.
 #
 # We call the code wrong if a p-value is below one in a million: right code will not fail by accident. Wrong code
-# will: 20,000 draws notice an error of three percentage points. If a token of probability $p$ gains 0.03, that adds
-# some $20000\cdot 0.03^2/p$ to $X^2$: 36 for $p = \tfrac12$, and more for a rarer one. Another token loses the same
-# 0.03, and the two probabilities sum to at most 1, so together they add at least 72. With five outcomes the limit is
-# 33.4. The first test takes every token as a start, at five noise levels in one batch, and then our real vocabulary.
-# The second takes *pairs* of neighbors, 25 outcomes, because characters must be corrupted independently.
+# will: 20,000 draws are enough to notice an error of three percentage points. If a token of probability $p$ gains
+# 0.03, that adds some $20000\cdot 0.03^2/p$ to $X^2$: 36 for $p = \tfrac12$, and more for a rarer one. Another token
+# loses the same 0.03, and the two probabilities sum to at most 1, so together they add at least 72. With five outcomes
+# the limit is 33.4. The first test takes every token as a start, at five noise levels in one batch, and then our real
+# vocabulary. The second takes *pairs* of neighbors, 25 outcomes, because characters must be corrupted independently.
 
 
 # %% tags=["test"]
@@ -342,7 +342,7 @@ test_neighbors_are_independent()
 #
 # So each character has a *waiting time* $E$: when the noise reaches it, the character jumps, once, and then rests.
 # For $u = 0.1$, $0.5$ and $0.9$ that is at noise 0.11, 0.69 and 2.30. $E$ has the *exponential distribution*,
-# $P(E > \bar\sigma) = e^{-\bar\sigma}$: just the survival probability.
+# $P(E > \bar\sigma) = e^{-\bar\sigma}$: exactly the survival probability.
 
 
 # %%
@@ -371,7 +371,7 @@ for earlier, later in zip(states, states[1:], strict=False):  # what has changed
 # ## Watch it dissolve
 #
 # To show a run we need the tokens at each moment, the noise, and which positions have just changed: a `Frame`. The
-# sampler of chapter 7 will make such frames, too, and whoever draws them needs no more. The collapsed cells after
+# sampler of chapter 7 will make such frames, too, and drawing them takes nothing more. The collapsed cells after
 # `Frame` turn frames into an `Animation`; you can skip them.
 
 # %% tags=["export:animation"]
@@ -414,21 +414,23 @@ def make_frames(tokens: Sequence[Tensor], sigma_bars: Sequence[float]) -> list[F
 
 
 # %% tags=["export:animation", "hide-input"]
-from ddlm_core.support.drawing import PAD_MARK, Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture, harmless
+from ddlm_core.support.text import with_ends
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
 def characters(tokens: Iterable[int], tokenizer: CharacterLevelTokenizer) -> str:
-    """One character a token: ``<PAD>`` becomes a dot, what a terminal would obey becomes ``�``."""
-    special = {tokenizer.unk_token_id: "�", tokenizer.pad_token_id: PAD_MARK}
-    marks = [special.get(token) or tokenizer.vocab[token] for token in tokens]
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else "�" for mark in marks)
+    """One mark a token: ``PAD_MARK`` for ``<PAD>``, ``�`` for what a terminal would obey."""
+    shown = [mark if mark and harmless(mark) else "�" for mark in tokenizer.shown]
+    shown[tokenizer.pad_token_id] = PAD_MARK
+    return "".join([shown[token] for token in tokens])
 
 
 def draw(frame: Frame, tokenizer: CharacterLevelTokenizer) -> Picture:
-    """A frame as plain data: marks to watch, and the text as it is read, without ``<PAD>``."""
-    text = characters((t for t in frame.tokens if t != tokenizer.pad_token_id), tokenizer)
-    return Picture(characters(frame.tokens, tokenizer), text, frame.sigma_bar, frame.changed)
+    """A frame as plain data: marks to watch, and the text as it is read (see ``with_ends``)."""
+    marks = characters(frame.tokens, tokenizer)
+    text = with_ends("" if mark == PAD_MARK else mark for mark in marks)
+    return Picture(marks, text, frame.sigma_bar, frame.changed)
 
 
 # %% tags=["export:animation", "hide-input"]
@@ -555,12 +557,12 @@ test_player_carries_every_frame()
 # %% [markdown]
 # In a notebook, an `Animation` shows a player: one piece of HTML that carries its frames, its style and its script,
 # and asks no server for anything. It also plays in a terminal and saves a page or a GIF. A test decodes the player in
-# Python and finds every frame again; the renderers lie in [`ddlm_core/support`](../ddlm_core/support/player.py), and
+# Python and finds every frame again; the renderers are in [`ddlm_core/support`](../ddlm_core/support/player.py), and
 # know nothing of diffusion.
 #
 # Here is Carl's story on its way from clean to pure noise, at 49 equally spaced *times* of the geometric schedule. Drag
-# the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and you see the
-# end.)
+# the slider, or focus it and use the arrow keys. (If you see only noise and no slider, scripts are off, and what you
+# see is the end.)
 
 # %%
 sigma_bars = GeometricNoise().sigma_bar(torch.linspace(0, 1, 49))
@@ -590,7 +592,7 @@ Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 # character could be anything *but* what it was: noise that still knows the text. Generation must start from noise that
 # knows nothing. Undo the change, export again, and all is well.
 #
-# **Exercise 1.** At which total noise do half of the characters *differ* from the clean text, for $V = 106$?
+# **Exercise 1.** At what total noise do half of the characters *differ* from the clean text, for $V = 106$?
 # (Expected: 0.7027.)
 
 # %% tags=["solution", "hide-input"]
@@ -611,7 +613,7 @@ assert torch.equal(x_t[keep], x_0[keep]) and keep.sum() == 76
 print(int(keep.sum()), tokenizer.decode(x_t[0]))
 
 # %% [markdown]
-# **Exercise 3.** Repair the "improvement" of the section above without giving it up: with which probability must a
+# **Exercise 3.** Repair the "improvement" of the section above without giving it up: with what probability must a
 # character move to a *different* one, so that the formula holds again? Check it with `p_value` at $\bar\sigma = 0.5$ and
 # $V = 5$. (Expected probability: 0.3148.)
 
@@ -626,7 +628,7 @@ assert p_value(counts, 100_000 * transition_matrix(0.5, 5)[2]) > 1e-6
 round(move, 4)
 
 # %% [markdown]
-# **Exercise 4.** At which noise does the *last* of 100 characters jump, on average? (Hint: it is the largest of 100
+# **Exercise 4.** At what noise does the *last* of 100 characters jump, on average? (Hint: it is the largest of 100
 # waiting times. While $k$ characters are left, none jumps within $\bar\sigma$ with probability $e^{-k\bar\sigma}$, so the
 # next jump comes after $1/k$ on average.) Check it on 20,000 texts. (Expected: 5.187.)
 

@@ -74,7 +74,7 @@ before
 # Apart from the entry of `m` itself, the two rows agree, up to the size of the increment. Why? Write $p_t(x)$
 # for the probability of letter $x$ at time $t$, when the total noise is $\bar\sigma$. An increment $\Delta$
 # turns a $y$ into one given *other* letter $x$ with probability $\Delta/V$: it is resampled with probability
-# $\Delta$, and the new letter is $x$ in one case of $V$. These are the entries $1/V$ of the matrix $Q$ in
+# $\Delta$, and the new letter is $x$ in one case out of $V$. These are the entries $1/V$ of the matrix $Q$ in
 # [chapter 3](03_noise.ipynb). So Bayes' rule says
 #
 # $$ p(\text{before}=y \mid \text{after}=x)
@@ -84,7 +84,7 @@ before
 # Here $O(\Delta^2)$ collects two jumps within one increment, and the small change of $p_t(x)$ during it.
 #
 # **The rates backward are the rates forward times a ratio of probabilities.** This is the *time reversal* of
-# a continuous-time Markov chain ([Campbell et al. 2022](https://arxiv.org/abs/2205.14987)). Whoever knows
+# a continuous-time Markov chain ([Campbell et al. 2022](https://arxiv.org/abs/2205.14987)). Anyone who knows
 #
 # $$ s(x)_y = \frac{p_t(y)}{p_t(x)} $$
 #
@@ -124,7 +124,7 @@ before
 # In training we do know $x_0$: we made $x_t$ from it. Given $x_0$ the characters are independent,
 # and [chapter 4](04_forward.ipynb) has the probability of each:
 # $p(y \mid x_0) = e^{-\bar\sigma}[y = x_0] + (1-e^{-\bar\sigma})/V$, where $[\dots]$ is 1 if true
-# and 0 if not. Divide by $(1-e^{-\bar\sigma})/V$, the chance to land on one given *other* letter:
+# and 0 if not. Divide by $(1-e^{-\bar\sigma})/V$, the chance of landing on one given *other* letter:
 #
 # $$ \frac{p(y \mid x_0)}{(1-e^{-\bar\sigma})/V} = 1 + \kappa\,[y = x_0],
 #    \qquad \kappa = \frac{V e^{-\bar\sigma}}{1-e^{-\bar\sigma}} = \frac{V}{e^{\bar\sigma}-1}. $$
@@ -202,7 +202,7 @@ posterior @ ratios, p_t / p_t[1]
 # We see an `m`, and this time we know the clean letter: it was `k`. Going backward through one increment, the
 # jump to letter $y$ has probability $\Delta\,a_y/V$: the calculation at the top of the chapter, with
 # $p(\cdot \mid x_0)$ in place of $p_t$. A model that does not know $x_0$ says $\Delta\,s_y/V$. How wrong is
-# it? The usual yardstick between a true distribution $P$ and a model's $P'$ is the KL divergence,
+# it? The usual yardstick for a model's distribution $P'$ against the true $P$ is the KL divergence,
 # $KL(P\,\|\,P') = \sum P\log (P/P')$: the excess loss, in nats, of believing $P'$. By hand, for a model that
 # says $s = 1$ to everything:
 
@@ -216,8 +216,9 @@ model = torch.tensor([delta / 3, 1 - 2 * delta / 3, delta / 3], dtype=torch.floa
 # Now in general. There are two kinds of outcomes.
 #
 # * A jump to $y$ gives $\Delta\frac{a_y}{V}\log\frac{a_y}{s_y}$.
-# * "No jump" has what is left. Let $R_a = \frac1V\sum_{y\ne x_t} a_y$ and $R_s = \frac1V\sum_{y\ne x_t} s_y$
-#   be the rates of jumping at all. With $\log(1-\Delta R) = -\Delta R + O(\Delta^2)$ it gives
+# * "No jump" has the remaining probability. Let $R_a = \frac1V\sum_{y\ne x_t} a_y$ and
+#   $R_s = \frac1V\sum_{y\ne x_t} s_y$ be the rates of jumping at all. With
+#   $\log(1-\Delta R) = -\Delta R + O(\Delta^2)$ it gives
 #   $(1-\Delta R_a)\log\frac{1-\Delta R_a}{1-\Delta R_s} = \Delta\,(R_s - R_a) + O(\Delta^2)$.
 #
 # Divide by $\Delta$ and let the increment vanish. Per unit of noise, the excess loss is
@@ -244,13 +245,13 @@ by_hand
 # $\frac1V a_y/s_y^2$ is positive everywhere. If $a_y$ varies from one clean text to another, the average
 # slope $\frac1V(1-\mathbb E[a_y]/s_y)$ is zero at $s_y = \mathbb E[a_y]$: the mean, as required.
 #
-# Left in the figure is one term of the sum against $s$, for the true ratios 0.3, 1 and 5. Each curve touches
-# zero at its own $a$, marked by a dot. To the left it rises like $-a\log s$ without end: never say
-# "impossible" to something that happens. To the right it rises like $s$. On the right is our alphabet, seen
-# from an `m`. The network must give two ratios, $s_k$ and $s_o$. For each clean letter the loss has its own
-# lowest point, a cross. The *average* loss, weighted by how likely each clean letter is given the `m`, is a
-# valley between them, drawn with contour lines. Its one lowest point, the dot, is the score. The height there
-# is not 0: no answer is right for all three.
+# On the left of the figure is one term of the sum, plotted against $s$, for the true ratios 0.3, 1 and 5.
+# Each curve touches zero at its own $a$, marked by a dot. To the left it rises like $-a\log s$ without end:
+# never say "impossible" to something that happens. To the right it rises like $s$. On the right is our
+# alphabet, seen from an `m`. The network must give two ratios, $s_k$ and $s_o$. For each clean letter the
+# loss has its own lowest point, a cross. The *average* loss, weighted by how likely each clean letter is
+# given the `m`, is a valley between them, drawn with contour lines. Its one lowest point, the dot, is the
+# score. The height there is not 0: no answer is right for all three.
 
 # %% tags=["hide-input"]
 # alt: Left: three valleys, each touching zero at its true ratio 0.3, 1 or 5, steep to the left and
@@ -408,7 +409,7 @@ test_loss_equals_the_sum()
 # [this training script](https://github.com/rickyars/diffusion-gpt/blob/0a3ebaa63caaaebd32c40f1fc423d269820359b2/scripts/training/train.py);
 # the code of the paper's authors is right. Where $x_t \ne x_0$, the sum $\sum a_y \log s_y$ is
 # $(1+\kappa)\log s_{x_0}$ plus the other $V-2$ logarithms. The buggy line counts $\log s_{x_0}$ once more,
-# among the others, and multiplies these by $(V-2)/(V-1)$. It looks like a loss, and training with it goes down.
+# among the others, and multiplies these by $(V-2)/(V-1)$. It looks like a loss, and in training it goes down.
 # But it is *negative* at the truth, and lowest elsewhere: with $V=106$, $s_{x_0}$ comes out 2, 15 and 58 % too
 # large at $\bar\sigma = 1$, 3 and 5 ([why, with a picture](deeper/loss_precision.ipynb)). The brute-force sum
 # finds it at once; the folded test shows that an example with only two letters would not.
@@ -539,7 +540,7 @@ test_denoiser_score_is_the_true_score()
 # a factor $c$, $s = c\,a$. Then one term of score entropy costs $a\,(c - 1 - \log c)$, and the square costs
 # $a^2\,(c-1)^2$. Here $a$ runs from a millionth to a million. Score entropy grows with $a$ itself: the jump
 # happens at the rate $a/V$, so a wrong ratio does its harm that often. The square grows with $a^2$, so it
-# attends to the largest ratios only. A ratio of 0.001 that should be 0.000001 costs it a millionth, and score
+# attends to only the largest ratios. A ratio of 0.001 that should be 0.000001 costs it a millionth, and score
 # entropy a thousandth. But jumps that are a thousand times too frequent are how a text gets misprints.
 #
 # Let us train the same small network on the seven words, for 800 steps, three times. The code is folded. The
@@ -547,8 +548,8 @@ test_denoiser_score_is_the_true_score()
 # first run uses the square, the second score entropy; both output $\log s$. In the third the network gives
 # $q$, and the score follows; since this network also sees the letter at the position itself, it has to learn
 # not to use it. Times $t$ are drawn uniformly, and all three losses are weighted by $\sigma(t)$, so that every
-# unit of noise counts the same ($d\bar\sigma = \sigma\,dt$). Each run has the learning rate, of 0.001, 0.003,
-# 0.01 and 0.03, that served it best.
+# unit of noise counts the same ($d\bar\sigma = \sigma\,dt$). Each run uses whichever learning rate of 0.001,
+# 0.003, 0.01 and 0.03 served it best.
 
 
 # %% tags=["hide-input"]
@@ -629,11 +630,11 @@ plt.show()
 # steps, from $\bar\sigma_{\max}$ at $t=1$ down to $\bar\sigma_{\min}$ at $t=0$, and call the texts at the two
 # ends $x_1$ and $x_{\min}$. The model writes a text like this: draw uniform noise; walk back step by step
 # with its own jump rates $s/V$; at the end, replace each character by a draw from its posterior. The texts on
-# the way are a *trajectory*, and the chance $p_\theta(x_0)$ to end at $x_0$ ($\theta$: what the network has
-# learned) is a sum over all trajectories. No one can do that sum, but a bound is enough.
+# the way are a *trajectory*, and the chance $p_\theta(x_0)$ of ending at $x_0$ ($\theta$: what the network
+# has learned) is a sum over all trajectories. No one can do that sum, but a bound is enough.
 #
 # **Step 1.** Let $P$ be the true distribution of trajectories, from the data to noise. Multiply and divide
-# by it, and use that the log of a mean is at least the mean of the log (Jensen):
+# by it, and use the fact that the log of a mean is at least the mean of the log (Jensen):
 #
 # $$ -\log p_\theta(x_0)
 #   = -\log \sum_{\text{traj.}} P(\text{traj.} \mid x_0)\,
@@ -644,9 +645,9 @@ plt.show()
 # text. The right side is the *negative ELBO* (evidence lower bound), or NELBO. From now on we call it *the
 # bound*.
 #
-# **Step 2.** Write both trajectories backward in time, one step after the other. Noise has no memory, so
-# whoever knows $x_t$ learns nothing about the cleaner texts from anything noisier. Hence, with $x_{t'}$ the
-# text one step less noisy than $x_t$,
+# **Step 2.** Write both trajectories backward in time, one step after the other. Noise has no memory, so once
+# $x_t$ is known, anything noisier says nothing more about the cleaner texts. Hence, with $x_{t'}$ the text
+# one step less noisy than $x_t$,
 #
 # $$ \begin{aligned}
 # P(\text{traj.} \mid x_0) &= p(x_1 \mid x_0)\;\prod_{\text{steps}} p(x_{t'} \mid x_t, x_0), \\
@@ -694,9 +695,9 @@ def prior_kl(sigma_bar_1: Tensor | float, vocab_size: int) -> Tensor:
 # The second term is 0 if the model walks back as the truth does. With the true score it does, except at the
 # two ends. It starts from exactly uniform noise, while the truth at $\bar\sigma = 20$ is only nearly uniform.
 # And it draws the last characters *independently of each other*, though they may depend on each other. Both
-# errors vanish as the limits go to $\infty$ and to 0. What remains is the entropy of the data, the least that
-# any model can have. **A Bayes-optimal network does not have zero loss.** It does not know $x_0$, and its loss
-# is exactly the price of not knowing.
+# errors vanish as the limits go to $\infty$ and to 0. What remains is the entropy of the data, the lowest
+# value that any model can reach. **A Bayes-optimal network does not have zero loss.** It does not know $x_0$,
+# and its loss is exactly the price of not knowing.
 
 # %% [markdown]
 # ## The area under the curve is the entropy
@@ -762,25 +763,26 @@ for name, value in {
     print(f"{name:21} {value:9.6f} nats")
 
 # %% [markdown]
-# The sum is the entropy up to 0.00006 nats, and from above, as a bound must be. The difference is the last
-# draw. Say it sees `tet`. Was it `ten`, `tea` or `net`? Drawn independently, the letters may give `nen`. With
-# a smaller $\bar\sigma_{\min}$ such a misprint is rarer, and this cost shrinks in proportion.
+# The sum is the entropy to within 0.00006 nats, and from above, as a bound must be. The difference is the
+# last draw. Say it sees `tet`. Was it `ten`, `tea` or `net`? Drawn independently, the letters may give `nen`.
+# With a smaller $\bar\sigma_{\min}$ such a misprint is rarer, and this cost shrinks in proportion.
 #
-# One version has no such ends. The area *under the true score* between any two noise levels is exactly the
-# information about $x_0$ that the noise destroys between them,
+# One version has no errors at the ends. The area *under the true score* between any two noise levels is
+# exactly the information about $x_0$ that the noise destroys between them,
 #
 # $$ \int_{\bar\sigma_1}^{\bar\sigma_2} \mathbb E\sum_i\ell_i\;d\bar\sigma
 #   = I(x_0; x_{\bar\sigma_1}) - I(x_0; x_{\bar\sigma_2}),
 # \qquad I(x_0; x_t) = \mathbb E\log\frac{p(x_0, x_t)}{p_{\text{data}}(x_0)\,p_t(x_t)}, $$
 #
-# where $I$ is the *mutual information*: how many nats $x_t$ tells about $x_0$. From here on, $\mathbb E$
-# averages over $x_0$, too. To see why, take one step from $x_{t'}$ to the noisier $x_t$. Given $x_{t'}$, the
-# text $x_t$ tells nothing new about $x_0$. So the loss of information $I(x_0; x_{t'}) - I(x_0; x_t)$ is what
-# $x_{t'}$ adds to $x_t$, which is $\mathbb E\,KL\big(p(x_{t'} \mid x_t, x_0)\,\|\,p(x_{t'} \mid x_t)\big)$.
-# This is the KL of one step, as in step 2, because the true score gives the rates of $p(x_{t'} \mid x_t)$.
-# [Jeon et al. (2025)](https://arxiv.org/abs/2510.24088) study this identity; for Gaussian noise it is known as
-# I-MMSE. Both are tested on worlds in which every text is possible, the identity to $10^{-12}$ nats and the
-# whole bound to $10^{-6}$.
+# where $I$ is the *mutual information*: how many nats of information $x_t$ gives about $x_0$. From here on,
+# $\mathbb E$ averages over $x_0$, too. To see why, take one step from $x_{t'}$ to the noisier $x_t$. Given
+# $x_{t'}$, the text $x_t$ tells nothing new about $x_0$. So the loss of information
+# $I(x_0; x_{t'}) - I(x_0; x_t)$ is what $x_{t'}$ adds to $x_t$, which is
+# $\mathbb E\,KL\big(p(x_{t'} \mid x_t, x_0)\,\|\,p(x_{t'} \mid x_t)\big)$. This is the KL of one step, as in
+# step 2, because the true score gives the rates of $p(x_{t'} \mid x_t)$. [Jeon et al.
+# (2025)](https://arxiv.org/abs/2510.24088) study this identity; for Gaussian noise it is known as I-MMSE.
+# Both are tested on worlds in which every text is possible, the identity to $10^{-12}$ nats and the whole
+# bound to $10^{-6}$.
 
 
 # %% tags=["test"]
@@ -821,21 +823,19 @@ for name, model in learned.items():
 # With the same network, data and number of steps, the square loses more than eight times as much as score
 # entropy, and the denoiser loses least.
 #
-# In training nobody can enumerate, so the integral is estimated at random noise levels. Which levels to draw,
+# In training we cannot enumerate, so the integral is estimated at random noise levels. Which levels to draw,
 # and how to weight them (*importance sampling*), is a question for [chapter 8](08_training.ipynb) and for
 # [where to spend the samples](deeper/noise_levels.ipynb).
 
 # %% [markdown]
 # ## Change it safely
 #
-# 1. In `score_entropy_loss`, weight with $1/(V-1)$: write `/ (vocab_size - 1)` in the last line.
-#    Guess which tests fail before you run them. The answer: `test_loss_equals_the_sum`, of course, but also
-#    `test_area_is_the_information_destroyed` and `test_bound_is_the_entropy_of_the_data`. The area is then
-#    twice the entropy for $V = 2$, the first world.
-# 2. Leave $x_0$ in the sum over the others, half of the common bug: scatter only
-#    `x_t[..., None]`. These three tests fail, and `test_loss_is_zero_at_the_truth_only`.
+# In `score_entropy_loss`, weight with $1/(V-1)$: write `/ (vocab_size - 1)` in the last line.
+# Guess which tests fail before you run them. The answer: `test_loss_equals_the_sum`, of course, but also
+# `test_area_is_the_information_destroyed` and `test_bound_is_the_entropy_of_the_data`. The area is then
+# twice the entropy for $V = 2$, the first world.
 #
-# After each: `make export && pytest tests/test_loss.py tests/unit/test_loss.py`.
+# The command: `make export && pytest tests/test_loss.py tests/unit/test_loss.py`.
 
 # %% [markdown]
 # ## Exercises
@@ -861,17 +861,7 @@ assert abs(total - math.log(106)) < 1e-9
 round(total, 4)
 
 # %% [markdown]
-# **2. The bug in a smaller alphabet.** The buggy loss is lowest at $s_{x_0} = 1+\kappa+\tfrac{V-2}{V-1}$. By
-# how many percent is that too large for $V = 27$ and $\bar\sigma = 5$? (Expected: 81.3 %.)
-
-# %% tags=["solution", "hide-input"]
-true_ratio = 1 + kappa(torch.tensor(5.0, dtype=torch.float64), 27).item()
-percent = 100 * (25 / 26) / true_ratio
-assert abs(percent - 81.3) < 0.1
-round(percent, 1)
-
-# %% [markdown]
-# **3. Backward.** Given all scores $s_y$ of a denoiser at one position, and $\kappa$, recover $q$.
+# **2. Backward.** Given all scores $s_y$ of a denoiser at one position, and $\kappa$, recover $q$.
 # (Expected: with $C = (V+\kappa)/\sum_y s_y$, $q_y = (C s_y - 1)/\kappa$. Sum
 # $1+\kappa q_y = C s_y$ over $y$ to see it.)
 
@@ -896,7 +886,7 @@ recovered
 #
 # | exported | what it is |
 # |---|---|
-# | `kappa(sigma_bar, vocab_size)` | $\kappa = V/(e^{\bar\sigma}-1)$, in which all noise enters |
+# | `kappa(sigma_bar, vocab_size)` | $\kappa = V/(e^{\bar\sigma}-1)$, through which all noise enters |
 # | `log_ratio(sigma_bar, x_t, x_0, vocab_size)` | $\log a_y$, the target given the clean text |
 # | `score_entropy_loss(log_score, sigma_bar, x_t, x_0)` | $\ell$ per position, nats per unit of noise |
 # | `denoiser_log_score(log_q, sigma_bar, x_t)` | from the denoising distribution to log-scores |

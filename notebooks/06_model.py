@@ -18,7 +18,7 @@
 # a little worse, and nobody notices. So every piece has a check that would notice: those of the whole are on this
 # page, those of layers in `tests/unit/test_model.py`.
 #
-# It is a GPT but for four things: it looks to both sides, never sees a position's own letter when it
+# It is a GPT except for four things: it looks both ways, never sees a position's own letter when it
 # answers for that position, is told how noisy the text is, and before training favors no letter.
 
 # %% tags=["hide-input"]
@@ -37,10 +37,10 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## By hand: what a denoiser must know
 #
-# Take seven words with how often each occurs. We see `tet`, after a total noise $\bar\sigma$. What was the last letter?
-# Go through all words. By [chapter 4](04_forward.ipynb), a letter survives with probability $e^{-\bar\sigma}$; otherwise it is
-# redrawn, here into any of four letters. Multiply, add up, divide. `leave_one_out` skips the letter at its own position;
-# two sections on, we see why.
+# Take seven words, and how often each occurs. We see `tet`, after a total noise $\bar\sigma$. What was the last letter?
+# Go through all words. By [chapter 4](04_forward.ipynb), a letter survives with probability $e^{-\bar\sigma}$; otherwise it
+# is resampled, here as any of four letters. Multiply, add up, divide. `leave_one_out` skips the letter at its own position;
+# two sections on, we will see why.
 
 # %%
 import math
@@ -74,16 +74,16 @@ show("een, first letter, noise 0.1", leave_one_out("een", 0, 0.1))
 # %% [markdown]
 # With little noise the `te` can be trusted: `tea` or `ten`, 4 to 7. With more noise it may itself be
 # wrong. At $\bar\sigma = 20$ nothing is left but how words end in general.
-# **The network must know the noise level**: the same text asks for different answers.
+# **The network must know the noise level**: the same text calls for different answers.
 #
 # For the first letter of `een`, all the help is on the right, where a GPT does not look, because what
 # comes later is the answer. This network must be *bidirectional*.
 #
 # ## From a denoiser to a score, in one line
 #
-# Loss and sampler ask for the *score* $s_y$: how many times as probable would the noisy text be with the letter $y$ at
-# this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours predicts which clean letter
-# stood here, a *parametrization* called *$x_0$-prediction*. It is enough, because the score follows from it.
+# The loss and the sampler ask for the *score* $s_y$: how many times as probable would the noisy text be with the letter $y$
+# at this position? [SEDD](https://arxiv.org/abs/2310.16834) lets the network output $\log s$ itself. Ours predicts which
+# clean letter stood here, a *parametrization* called *$x_0$-prediction*. It is enough, because the score follows from it.
 #
 # Fix the other letters, and let $q_z$ be the probability that the clean letter here was $z$, given those others. By chapter 5,
 # $z$ is then seen as $y$ with probability $\frac{1-e^{-\bar\sigma}}{V}\,(1+\kappa[y=z])$, where
@@ -94,9 +94,8 @@ show("een, first letter, noise 0.1", leave_one_out("een", 0, 0.1))
 # $$ p_t(\dots y \dots) \;\propto\; \sum_z q_z\,(1+\kappa[y=z]) = 1+\kappa q_y,
 #    \qquad\text{so}\qquad s_y = \frac{1+\kappa q_y}{1+\kappa q_{x_t}}. $$
 #
-# A score can be a millionth or a million, which networks hit badly. A distribution
-# is what they are good at, and $\kappa$ we know exactly. Check the line at $\bar\sigma = 1$ by counting how
-# probable four noisy words are:
+# A score can be a millionth or a million, and networks are bad at such ranges. Distributions are what they are good at, and
+# $\kappa$ we know exactly. Check that line at $\bar\sigma = 1$ by counting how probable four noisy words are:
 
 
 # %% tags=["hide-input"]
@@ -134,15 +133,15 @@ for name, answer in (("left out", left_out), ("counted twice", truth)):
     print(f"own letter {name:14} {loss:.4f} nats per unit of noise")
 
 # %% [markdown]
-# Counting twice costs. Most networks of the field see the whole noised text, and must learn to leave their own letter out.
-# To hide it is harder than it looks: in the first layer a neighbor hears of our letter, and in the second we hear
-# of it from the neighbor. The *hollow transformer* below does hide it. And because there is
-# nothing to copy, [chapter 8](08_training.ipynb) can train it with plain cross-entropy on the clean letter, at every position.
+# Counting twice costs. Most networks in the field see the whole noised text, and must learn to leave their own letter out.
+# Hiding it is harder than it looks: in the first layer a neighbor learns of our letter, and in the second we learn of it
+# from the neighbor. The *hollow transformer* below does hide it. And because there is nothing to copy, [chapter
+# 8](08_training.ipynb) can train it with plain cross-entropy on the clean letter, at every position.
 #
-# Below, B is the number of texts and L of tokens per text; $d$ is `n_embd`, the features per position, which attention
-# cuts into $h$ heads (`n_head`); and $c$ (`cond`) is the noise level as features.
+# Below, B is the number of texts and L the number of tokens per text; $d$ is `n_embd`, the features per position, which
+# attention cuts into $h$ heads (`n_head`); and $c$ (`cond`) is the noise level as features.
 #
-# Sizes, alphabet and noise stand in one frozen dataclass, `DiscreteDiffusionConfig`, saved beside the weights.
+# Sizes, alphabet and noise are kept in one frozen dataclass, `DiscreteDiffusionConfig`, saved beside the weights.
 # Its `graph` is the kind of noise: uniform up to chapter 10, absorbing in [appendix A](A_absorbing.ipynb).
 # A [deeper page](deeper/network_engineering.ipynb) shows how networks are saved, and why some lines choose a precision.
 
@@ -318,7 +317,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 # ## Rotary positions (RoPE)
 #
 # Attention compares what one position looks for, its *query*, with what another has to offer, its *key*, by an inner product.
-# That alone does not know who stands where: `tea` and `eat` would be the same bag of letters.
+# That alone does not tell which letter is where: `tea` and `eat` would be the same bag of letters.
 # *Rotary position embedding* ([Su et al. 2021](https://arxiv.org/abs/2104.09864)) takes two features at a time, as an arrow in the
 # plane, and rotates the arrow of position $i$ by the angle $i\,\omega$:
 #
@@ -326,7 +325,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 #
 # An inner product of arrows depends on their lengths and on the angle between them. Rotating the query by
 # $i\omega$ and the key by $j\omega$ changes that angle by $(j - i)\,\omega$: only the *distance* counts, with its sign.
-# With $\omega = 0.5$, a query at position 2 and a key at 5; both five positions further; and the other way around:
+# Here, with $\omega = 0.5$, are a query at position 2 and a key at 5; both five positions further; and the other way
+# around:
 
 
 # %% tags=["hide-input"]
@@ -363,8 +363,9 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# A distance helps only if there is something to recognize at its other end. In heavy noise there is not, but our stories all start
-# at position 1. So each position also gets a learned vector, `position_embedding` (*learned absolute positions*), zero at first.
+# A distance helps only if there is something to recognize at its other end. In heavy noise there is nothing, but our
+# stories all start at position 1. So each position also gets a learned vector, `position_embedding` (*learned absolute
+# positions*), zero at first.
 #
 # ## Attention and QK-norm
 #
@@ -417,16 +418,16 @@ class Attention(nn.Module):
 # ## One block
 #
 # A block adds to the residual stream twice: the result of attention, then that of a *feed-forward* map (MLP) at each
-# position, which goes up to four times as many features, through GELU, a smooth $\max(x, 0)$, and down again.
+# position, which expands to four times as many features, through GELU, a smooth $\max(x, 0)$, and down again.
 # `Modulation` gives shift, scale and gate for each of the two. Merge blocks also normalize, scale and shift their context.
 #
 # **A short convolution.** Letters make words with their neighbors, and attention is a roundabout way to a neighbor. So in
 # `causal` blocks (next section), each of the two maps gets the position itself plus a weighted sum of the three before it, with one
 # learned weight for each feature and each step back: a *depthwise causal convolution*, depthwise because features do not
-# mix, causal because it looks only back. With one feature, the text `1, 2, 4, 8`, and weights 10 for one back
+# mix, causal because it looks only backward. With one feature, the text `1, 2, 4, 8`, and weights 10 for one back
 # and 100 for two back, the last position becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. Its weights and the gate both start at
-# zero; that is safe, because the position itself passes and gives the gate a gradient. On TinyStories the convolution is worth
-# [0.05 to 0.06 bits per character](../benchmarks/README.md).
+# zero; that is safe, because the position itself passes through and gives the gate a gradient. On TinyStories the
+# convolution is worth [0.05 to 0.06 bits per character](../benchmarks/README.md).
 
 # %% tags=["export"]
 from torch.utils.checkpoint import checkpoint
@@ -489,8 +490,8 @@ class Block(nn.Module):
 #
 # How do we put blocks together so that no position learns of its own letter? A *hollow transformer*
 # ([Sun et al. 2023](https://arxiv.org/abs/2211.16750)) has two readers and a judge: a *left-to-right stack* of blocks, which at position
-# $i$ knows the letters before it, a *right-to-left stack*, which knows those after it, and *merge blocks*, which listen to both.
-# Three things keep a stack blind:
+# $i$ knows the letters before it, a *right-to-left stack*, which knows those after it, and *merge blocks*, which attend to
+# both. Three things keep a stack blind:
 #
 # * *Shift.* At position $i$ the left-to-right stack starts from the embedding of letter $i-1$, the right-to-left stack from
 #   that of $i+1$, and zeros beyond the ends.
@@ -508,10 +509,11 @@ class Block(nn.Module):
 # Each column holds all letters but one. The merge blocks start
 # from the sum of both stacks at position $i$, and attend to the left-to-right stack at $j \le i$ and to the right-to-left
 # stack at $j \ge i$. They must not attend to merge states: the one at position 1 knows `ea`, and through
-# it position 2 would hear of its own `e`. For the same reason they have no convolution.
+# it position 2 would learn of its own `e`. For the same reason they have no convolution.
 #
 # Of 6 blocks, 2 go to each stack and 2 to the merge, at about the cost of 6 plain blocks. The price is depth: a letter passes through at
-# most 4 of the 6, and the two sides meet only in the merge; [benchmarks](../benchmarks/README.md) compare it with a bidirectional network.
+# most 4 of the 6, and the two sides meet only in the merge; [benchmarks](../benchmarks/README.md) compare it with a plain
+# bidirectional network.
 
 
 # %% tags=["export"]
@@ -551,7 +553,7 @@ def hollow_attention(
 # %% [markdown]
 # ## The picture
 #
-# On the left is the whole network, on the right one block. Thick blue is the residual stream; an orange $c$
+# On the left is the whole network, on the right one block. The thick blue line is the residual stream; an orange $c$
 # marks where the noise level enters. The dashed boxes exist in causal blocks only. "Given" and "condition" come next.
 
 # %% tags=["hide-input"]
@@ -652,7 +654,7 @@ plt.show()
 # characters are certain, whatever the noise. `condition_mask`, true where a token is given, adds one learned vector,
 # `condition_embedding`, to their embeddings. It hides nothing, unlike a mask in masked diffusion.
 #
-# Follow the shapes with the default sizes. The embedding makes 16 texts of 256 tokens a table (16, 256, 128), and
+# Follow the shapes with the default sizes. The embedding turns 16 texts of 256 tokens into a table (16, 256, 128), and
 # all blocks keep that shape. Attention cuts the 128 features into 4 heads of 32 and compares 256 × 256 pairs of positions, in merge
 # blocks 256 × 512. The noise (16,) becomes $c$, (16, 64), and in each block six parts (16, 1, 128). The head makes (16, 256, 106): for each
 # position, a number per token. Of the 1.57 million weights, each block has [0.25 million](deeper/network_engineering.ipynb).
@@ -770,7 +772,7 @@ class DiscreteDiffusionTransformer(nn.Module, PyTorchModelHubMixin):
 # %% [markdown]
 # ## It starts at nothing, and learns from the top
 #
-# A fresh network of the default size, and what it says about a text:
+# Here is a fresh network of the default size, and what it says about a text:
 
 # %% tags=["hide-input"]
 torch.manual_seed(0)
@@ -782,7 +784,7 @@ with torch.no_grad():
 print(f"log q from {log_q.min():.4f} to {log_q.max():.4f}; log(1/106) = {-math.log(106):.4f}")
 
 # %% [markdown]
-# Exactly uniform. But a zero head would say so even after random gates. So the check, on a small network,
+# Exactly uniform. But a zero head would say so even with random gates. So the check, on a small network,
 # looks at the modulations themselves.
 
 # %% tags=["test"]
@@ -810,7 +812,7 @@ test_fresh_network_is_the_uniform_baseline()
 
 # %% [markdown]
 # Head and gates both zero: is that not forbidden? No: the head multiplies the residual stream, which
-# reaches it past the gates. The sizes of gradients before each of four steps on one text:
+# reaches it past the gates. Here are the sizes of the gradients before each of four steps on one text:
 
 # %% tags=["hide-input"]
 from ddlm_core.forward import perturb_batch
@@ -934,35 +936,12 @@ test_score_is_the_mean_ratio_whatever_the_network_says()
 # 2. Overwrite the zeros: at the end of the network's `__init__`, loop over `self.modules()` and call
 #    `nn.init.normal_(m.weight, std=0.02)` for each `nn.Linear` `m`. `test_fresh_network_is_the_uniform_baseline` fails, even
 #    if you spare `self.head`.
-# 3. Forget the norm of the keys: where they are rotated, write `k` for `self.key_norm(k)`. Nothing on this page
-#    fails, but the unit test `test_attention_is_the_formula` does.
 #
 # After each: `make export && pytest tests/`.
 #
 # ## Exercises
 #
-# **1. Two zeros in a row.** Set `attention.out.weight` of every block to zero as well, train 20 steps as above,
-# and look at its largest entry. (Expected: still 0.)
-
-# %% tags=["solution", "hide-input"]
-torch.manual_seed(0)
-stuck = DiscreteDiffusionTransformer(config)
-for block in stuck.blocks:
-    nn.init.zeros_(block.attention.out.weight)
-optimizer, g = torch.optim.SGD(stuck.parameters(), lr=0.1), torch.Generator().manual_seed(0)
-for _ in range(20):
-    optimizer.zero_grad()
-    mean_loss(stuck, g).backward()
-    optimizer.step()
-block = stuck.blocks[0]
-attention_gate = block.modulation.linear.weight[2 * 128 : 3 * 128]
-feed_forward_gate = block.modulation.linear.weight[5 * 128 :]
-largest = [w.abs().max().item() for w in (block.attention.out.weight, attention_gate)]
-assert largest == [0, 0] and feed_forward_gate.abs().max() > 0
-largest
-
-# %% [markdown]
-# **2. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`), and swap the first
+# **1. A bag of letters.** Take away the position embedding, the rotations and the convolutions (`conv_size=0`), and swap the first
 # two letters of seven. Does the output for the last one change, in a network of one block, which merges, and in one
 # of six? (Expected: not with one, to which all but the neighbors are a bag; but with six, where who may attend to whom tells the order.)
 
@@ -984,7 +963,7 @@ assert (x_t != swapped).any() and same == [True, False]
 same
 
 # %% [markdown]
-# **3. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and compare it with the
+# **2. Close the circle.** Train a small network on the seven words with cross-entropy on the clean letters, and compare it with the
 # first output. (Expected: within 0.05 of the exact $q$.)
 
 # %% tags=["solution", "hide-input"]
@@ -1020,12 +999,12 @@ round(gap, 3)
 # %% [markdown]
 # ## Summary
 #
-# The network predicts the clean letter at each position from all other positions and the noise level; Bayes' rule adds its own
-# letter, and turns $q$ into the score. Blocks only add, and zero-initialized gates decide how much.
+# The network predicts the clean letter at each position from all other positions and the noise level; Bayes' rule adds the
+# position's own letter, and turns $q$ into the score. Blocks only add, and zero-initialized gates decide how much.
 #
 # | exported | what it is |
 # |---|---|
-# | `DiscreteDiffusionConfig`, `GRAPHS` | what a checkpoint says of itself |
+# | `DiscreteDiffusionConfig`, `GRAPHS` | what a checkpoint says about itself |
 # | `sinusoidal_features(sigma_bar, size)`, `NoiseEmbedding` | from $\bar\sigma$ to $c$ |
 # | `Modulation`, `modulate(x, shift, scale)` | adaLN-zero |
 # | `rope_angles(length, head_size)`, `apply_rope(x, angles)` | positions as rotations |
@@ -1037,11 +1016,10 @@ round(gap, 3)
 #
 # The blocks are those of the *diffusion transformer* (DiT), with RoPE, as in
 # SEDD and the masked model [MDLM](https://arxiv.org/abs/2406.07524). Those are plain bidirectional encoders: a
-# position sees itself. With masks that leaks nothing, and the noise level need not be told either
-# ([Ou et al. 2024](https://arxiv.org/abs/2406.03736)), nor is it in [LLaDA](https://arxiv.org/abs/2502.09992).
-# With uniform noise, [Gourevitch et al. 2026](https://arxiv.org/abs/2605.22765) show that the usual objective is optimized by the leave-one-out
-# distribution and not by the denoising posterior. Hollow transformers return in
-# [Zhao et al. 2024](https://arxiv.org/abs/2407.21243), to correct samples of masked models. Short convolutions are in
-# [Primer](https://arxiv.org/abs/2109.08668) and, as *Canon layers*, in [Allen-Zhu 2025](https://arxiv.org/abs/2512.17351).
+# position sees itself. With masks that leaks nothing, and the network need not be told the noise level either ([Ou et al.
+# 2024](https://arxiv.org/abs/2406.03736)); [LLaDA](https://arxiv.org/abs/2502.09992) is not. With uniform noise,
+# [Gourevitch et al. 2026](https://arxiv.org/abs/2605.22765) show that the usual objective is optimized by the leave-one-out
+# distribution and not by the denoising posterior. Hollow transformers return in [Zhao et al.
+# 2024](https://arxiv.org/abs/2407.21243), to correct samples of masked models.
 #
 # Next: [chapter 7](07_sampler.ipynb) walks from noise to text with it.

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # How good is it, really?
 #
-# *About 50 minutes. You need: the entropy of [chapter 2](02_stories.ipynb), the bound of [chapter 5](05_loss.ipynb), the
+# *About 45 minutes. You need: the entropy of [chapter 2](02_stories.ipynb), the bound of [chapter 5](05_loss.ipynb), the
 # sampler of [chapter 7](07_sampler.ipynb). You will have: confidence intervals that were put to the test, and an ideal
 # network to compare with.*
 #
@@ -17,9 +17,6 @@
 # **We want** numbers that say how good the model is, each with an honest interval.
 # **Why**: one nice story proves nothing, and almost any single number can be cheated: a sampler that always writes
 # the same correct story has no flaws at all.
-#
-# So we look from four sides: the *bound*, beside the least possible; *samples*, and how many are flawless; *speed*, and
-# what it costs; and the *competition*, an autoregressive model.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -142,13 +139,12 @@ plt.show()
 # ## The bound is an estimate, too
 #
 # Our model has only the bound on $-\log p$, the *negative ELBO*: an average over all ways to corrupt the text. We draw some of
-# these ways and take the mean, so we have to know how single draws scatter.
+# these ways and take the mean, so we have to know how much single draws vary.
 #
-# Try it where the answer is known. For a language of independent letters, a good network says the same about every
-# position, at every noise level and whatever it sees: *a* with probability $q$. The letter at the position itself enters
-# later, through the ratio. So this network needs no training. As a model of texts it is just as simple: a text has the product of the
-# probabilities of its letters. And its bound is *equal* to $-\log$ of that product, because all its ratios
-# belong to one distribution of texts ([chapter 5](05_loss.ipynb)). So the bound of `UnigramModel`, folded, can be checked by counting.
+# Try it where the answer is known. In a language of independent letters the other letters tell nothing about this one. So
+# `UnigramModel`, folded, gives the same answer at every position and noise level, without training: *a* with probability $q$.
+# To a text it gives the product of the probabilities of its letters. Its bound is *equal* to $-\log$ of that product, because
+# all its ratios belong to one distribution of texts ([chapter 5](05_loss.ipynb)), and so it can be checked by counting.
 
 
 # %% tags=["export:reference", "hide-input"]
@@ -204,12 +200,12 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 # ### A heavy-tailed estimator at the clean end
 #
 # Which noise levels should we draw? [Chapter 8](08_training.ipynb) trains on levels uniform in $f$. For measuring, that goes
-# wrong: of intervals that should contain the truth 95 times in 100, only 83 % did (two windows, 64 levels each; exercise 3).
+# wrong: only 83 % of the 95 % intervals contained the truth (exercise 3).
 #
-# Here is why. At a small $f$ nearly every window of $L$ letters comes through unchanged, and its loss is modest. With a
-# probability of about $Lf$ one letter is different, and *then* the loss is large: the true ratio of
-# the clean letter to the one that stands there is $1+\kappa = 1+V(1-f)/f$, about $V/f$ for $V$ letters, and the ratio of a
-# network that is not sure of that letter is of order 1, too small by orders of magnitude. With the weight
+# At a small $f$ nearly every window of $L$ letters comes through unchanged, and its loss is modest. With a
+# probability of about $Lf$ one letter is different, and *then* the loss is large. The true ratio of
+# the clean letter to the one that stands there is $1+\kappa = 1+V(1-f)/f$, about $V/f$ for $V$ letters. A network that is
+# not sure of that letter answers with a ratio of order 1, too small by orders of magnitude. With the weight
 # $1/V$ of the score entropy, this costs about $1/f$ times a logarithm, which we leave out.
 #
 # So the mean is harmless, $Lf\cdot\tfrac1f = L$ at each level. But the mean *square* is $Lf\cdot\tfrac1{f^2} = L/f$, and over all levels
@@ -219,9 +215,9 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
 # Each power of ten has an equal part in it, but the lowest, from $10^{-4}$ to $10^{-3}$, receives one level in a thousand.
 # Such an estimator is *heavy-tailed*: whoever has not met one of the rare draws reports an error that is too small.
 #
-# Times uniform in $t$ do not have this problem. At the clean end their density over $f$ is proportional to $1/f$, and each draw
-# is divided by that density (*importance sampling*), so it stays bounded. In exchange they leave few levels for noisier texts,
-# where a trained network pays most. So use both, **half of the levels uniform in $f$, half uniform in $t$**. The density of this
+# Times uniform in $t$ do not have this problem. At the clean end their density over $f$ is proportional to $1/f$. Each draw
+# is divided by that density (*importance sampling*), which turns a loss of $1/f$ into a constant. In exchange they leave few levels
+# for noisier texts, where a trained network pays most. So use both, **half of the levels uniform in $f$, half uniform in $t$**. The density of this
 # *mixture proposal* is never below half of either one, so no draw counts more than twice what it would under the better.
 # [Where to spend the samples](deeper/noise_levels.ipynb) compares proposals exactly, on a small world.
 #
@@ -291,11 +287,11 @@ def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.G
 
 
 # %% [markdown]
-# In the picture each dot is one draw, from a window of twenty letters. On the left the levels are
+# In the picture each dot is one draw from a window of twenty letters, on the left with levels
 # uniform in $f$. The row near 9 nats holds the windows that came through unchanged. Above it are the draws with a changed
-# letter: the lower the noise, the rarer and the larger. The mixture, on the right, has a ceiling.
+# letter: the lower the noise, the rarer and the larger. The mixture, on the right, stays near or below 200 nats; draws
+# below 0.3 are shown at 0.3.
 
-# %% tags=["hide-input"]
 # %% tags=["hide-input"]
 from ddlm_core.objective import compute_loss, proposal_times
 
@@ -387,8 +383,8 @@ for q in (0.5, 0.75, 0.9):
 # ### Measuring the coverage
 #
 # Do 95 of 100 intervals contain the truth? Repeat the measurement two hundred times. First with two windows: the truth is
-# the bound of *these two*. Then with sixty new ones each time, from a language that makes it hard: a window is all *a* or
-# all *b*, so windows differ as much as they can.
+# the bound of *these two*. Then with sixty new ones each time, from a hard language: each window is all *a* or
+# all *b*.
 
 
 # %% tags=["test"]
@@ -422,7 +418,7 @@ print(f"the language:      {coverage(0.9, windows=60, repeats=8, fixed=False):.1
 print(f"a single window:   {coverage(0.6, windows=1, repeats=64, fixed=True):.1%} of 200 cover")
 
 # %% [markdown]
-# The first two are within the 1.5 points by which such a count itself scatters. But the tail is shortened, not cut off: for a *single* window
+# The first two are within 1.5 points of 95 %, the standard error of such a count. But the tail is shortened, not cut off: for a *single* window
 # 64 levels are too few, and only 86 % of the intervals contain the truth. With 256 it is 93 %. So take 256 draws or more.
 #
 # ## The bundled model
@@ -463,14 +459,14 @@ print(
 print(f"bound with {len(again)} seeds: standard deviation {again.std():.2f} nats")
 
 # %% [markdown]
-# Padding costs nats, but is not counted as characters here; the table of units in [chapter 2](02_stories.ipynb) divides by all 160 tokens.
+# Padding costs nats, but does not count as characters here; [chapter 2](02_stories.ipynb) divides by all 160 tokens.
 #
 # The last line shows what the interval covers. With other seeds, *the same stories* give values with a standard deviation of 0.98
-# nats, which would make ±1.9; ±3.6 is printed. So **for a fixed text the interval is conservative**: it also covers which
-# windows were drawn, and it treats windows as independent although they share one stratified set of levels. On 40,000 characters
-# of TinyStories six seeds had a standard deviation of 0.021 bits per character, which makes ±0.041; ±0.215 was printed, five times as wide.
+# nats. The noise alone would make that ±1.9, but ±3.6 is printed. So **for a fixed text of many windows the interval is conservative**: it also
+# covers which windows were drawn, and it treats windows as independent although they share one stratified set of levels.
 #
-# The gap to the entropy is what a better model could still gain. Chapter 2 showed what it promises: of samples drawn exactly from the model,
+# From here on, the gap is the bound minus the entropy. It is the KL divergence plus the looseness of the bound, and a better network could gain
+# all of it. Chapter 2 showed what a divergence promises: of samples drawn exactly from the model,
 # at least a fraction $e^{-\text{gap}}$ is flawless. More stories give a narrower interval; `benchmarks/sampling.py` took 512 and stored the result.
 
 # %% tags=["hide-input"]
@@ -489,7 +485,7 @@ print(
 )
 
 # %% [markdown]
-# With a gap of nearly 6 nats the promise is worth little: 0.3 %. The truth may be far better, because nats are strict: a single
+# With a gap of nearly 6 nats the promise is only 0.3 %. The truth may be far better, because nats are strict: a single
 # letter that the model holds for impossible costs as much as a hundred small doubts.
 #
 # ## A network that cannot be improved
@@ -615,8 +611,8 @@ class BayesDenoiser:
 
 
 # %% [markdown]
-# One number judges all that this book has built. The answers of this network belong to
-# one distribution, that of the stories, so its bound is an equality: on some stories it must be their mean surprisal.
+# This network tests noise, loss and bound at once. Its answers belong to one distribution, that of the stories, so its bound
+# is an equality: on some stories it must be their mean surprisal.
 
 
 # %% tags=["test"]
@@ -685,12 +681,13 @@ for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 1.0), (0, 1.0)):
 # %% [markdown]
 # More than two thirds of the bound are paid where more than three quarters of the letters are resampled. There a model has to *decide* what the
 # story is about, and even the ideal one pays for that: it is the entropy. Once half of the letters can be read, the rest is spelling and
-# agreement, and costs little. Two thirds of the gap are in the noise, too.
+# agreement, and costs little. Two thirds of the gap are in the noise, too. That the ideal network pays 19.8 here, above the
+# entropy of 19.0, is chance, with 32 texts per bin. The gap varies less, because both networks read the same texts.
 #
 # ## Samples: a share and its interval
 #
-# Of $n$ samples, $h$ are flawless. The measured *validity rate* $\hat\pi = h/n$ is a mean of ones and zeros, and such a number has
-# variance $\pi(1-\pi)$. But $\hat\pi \pm 1.96\sqrt{\hat\pi(1-\hat\pi)/n}$ has a hole: if all of 16 samples are flawless, it
+# Of $n$ samples, $h$ are flawless. The measured *validity rate* $\hat\pi = h/n$ is a mean of ones and zeros. If $\pi$ is the true rate, each of
+# them has the variance $\pi(1-\pi)$. But $\hat\pi \pm 1.96\sqrt{\hat\pi(1-\hat\pi)/n}$ has a hole: if all of 16 samples are flawless, it
 # says 100 % ± 0. The mistake is to put the measured $\hat\pi$ in place of $\pi$.
 # [Wilson](https://doi.org/10.1080/01621459.1927.10502953) (1927) asks the other way round: *for which $\pi$ would our
 # $\hat\pi$ be at most $z = 1.96$ standard errors away?* That is a quadratic equation, and its solutions are the ends of the *Wilson interval*:
@@ -759,10 +756,10 @@ for text in written[:2]:
     print(textwrap.fill(text, 100))
 
 # %% [markdown]
-# Sixteen samples would have left everything open, and 200 still leave nine points.
+# Sixteen samples leave everything open, and 200 an interval of nine points.
 #
-# A model that has memorized its training data writes flawless stories, too. So count the samples that are training stories, word for word.
-# A copy alone proves nothing, for a perfect model repeats a training story now and then: among $n$ samples we expect
+# A model that has memorized its training data writes flawless stories, too. So count the samples that are training stories.
+# A copy alone proves nothing, for a perfect model repeats one now and then: among $n$ samples we expect
 # $n\sum p(x)$ of them, over all training stories $x$. Clearly more would be *memorization*. The stored table has 1000 samples:
 
 
@@ -781,11 +778,11 @@ print(
 )
 
 # %% [markdown]
-# Three copies, where chance would give six: no sign of memorization. And 93 % are flawless, where the gap promised 0.3 %.
+# Three copies, where chance would give six: no sign of memorization. And 93 % are flawless, where the gap promised only 0.3 %.
 #
 # ## What breaks, and whose fault is it?
 #
-# `first_flaw`, folded, reads a broken sample with the grammar in hand and tells where it first cannot be continued: at a misspelled word,
+# `first_flaw`, folded, reads a broken sample by the grammar and tells where it first breaks: at a misspelled word,
 # at the end, or at a word that breaks an *agreement*, such as a name or a pronoun that does not fit an earlier one.
 
 
@@ -834,8 +831,8 @@ words = sum(kind in ("spelling", "end", "padding") for kind in kinds)
 print(f"of {len(kinds)} broken samples, {words} break a word and {len(kinds) - words} an agreement")
 
 # %% [markdown]
-# Spelling is local; agreement often spans half a story. [Which flaws?](deeper/which_flaws.ipynb) finds a
-# few blind spots, such as *Cora* and *Nora*, and [The birth of a flaw](deeper/birth_of_a_flaw.ipynb) watches one come to be.
+# A text that breaks at its end or in the padding counts with the broken words. Spelling is local; agreement often spans half a story.
+# [Which flaws?](deeper/which_flaws.ipynb) finds a few blind spots, such as *Cora* and *Nora*.
 #
 # Is it the sampler's fault, which draws all letters at once, or the network's? Let the Bayes-optimal denoiser write, without churn:
 
@@ -845,23 +842,21 @@ for num_steps in (2, 3, 4, 6, 8, 16):
     print(f"Bayes-optimal denoiser, {num_steps:2} steps: flawless {share:.2f}")
 
 # %% [markdown]
-# With eight steps it is at 0.98; ours, without churn, is at 0.65 with 64. So on these stories drawing all letters at once costs next to no
-# flaws. It is our network that makes them.
+# In few steps that ruins even the ideal network's stories. From eight steps on it costs next to nothing: 0.98 are flawless.
+# Ours, without churn, is at 0.65 with 64 steps. There it is our network that makes the flaws.
 #
-# At which noise? One would like to let the two networks take turns in a run, ours above some $f$, the ideal one below. But mind the
-# control: give the Bayes-optimal denoiser *random letters*, labeled as text with $f = 0.3$, and all 64 samples come out flawless, since it
-# believes in stories only. [A relay, and its control](deeper/relay.ipynb) shows what can be learned nevertheless.
+# At which noise? [A relay, and its control](deeper/relay.ipynb) lets the two networks take turns, and shows how easily that misleads.
 #
 # ## Faster, and still diverse
 #
-# How many steps does a sample need, and which sampler? A table of flawless shares would answer that, if it could not be cheated. A temperature below 1
+# How many steps does a sample need, and which sampler? Flawless shares alone could be cheated. A temperature below 1
 # prefers what the model is sure of: fewer flaws, but perhaps always the same names (*mode collapse*). So each share needs
 # a measure of *diversity* beside it. Take all words of all samples, with shares $\pi_w$, and compute their *unigram entropy*
 #
 # $$ H_\text{words} = -\sum_w \pi_w\log \pi_w . $$
 #
 # It falls if some words come too often, and rises if words are misspelled, since each wrong spelling is a new word.
-# Lots of fresh stories, equally many, tell what is right, and how much it scatters.
+# So compare with twenty lots of fresh stories, each as large: they show the right value, and how far chance moves it.
 
 
 # %% tags=["export"]
@@ -881,9 +876,9 @@ def word_entropy(texts: list[str]) -> float:
 
 
 # %% [markdown]
-# A run that repeats itself *and* misspells could still land in the middle. So take a second measure for our 200 samples: the *total variation*
-# between their openings, the first two words, and the true distribution of openings. It is 0 for equal distributions and 1 for disjoint ones,
-# and even fresh stories are above 0, because 200 of them cannot match 150 shares exactly.
+# A run that repeats itself *and* misspells could still land between. So take a second measure for our 200 samples: the *total variation*
+# between their openings, the first two words, and the true distribution of openings. It is 0 for equal distributions and 1 for disjoint ones.
+# Fresh stories are above 0, because 200 cannot match 150 shares exactly.
 
 # %% tags=["hide-input"]
 from collections.abc import Iterable
@@ -914,9 +909,9 @@ for name, measure in (("word entropy", word_entropy), ("total variation", total_
 print(f"{len(true_share)} openings; distinct samples: {len(set(written))} of {len(written)}")
 
 # %% [markdown]
-# On both measures the samples cannot be told from fresh stories.
+# By both measures the samples are as diverse as fresh stories.
 #
-# Now the stored table, with the names of [chapter 7](07_sampler.ipynb) and temperature $T$. Each step is one *function evaluation* (NFE) per sample. The band
+# Now the stored table, with temperature $T$. Each step is one *function evaluation* (NFE) per sample. The band
 # is 1.96 standard deviations of such lots to both sides.
 
 
@@ -941,9 +936,9 @@ for samples, band in usual.items():
 assert all(row["distinct"] == row["samples"] for row in stored["samplers"])  # no text comes twice
 
 # %% tags=["hide-input"]
-# alt: Two panels against the number of steps. On the left, shares of flawless samples: with churn they rise
-#   from 0.48 to 0.93, without from 0.35 to 0.65. On the right, word entropy: with churn in the band of fresh
-#   stories from 16 steps on, without churn above it.
+# alt: Two panels against the number of steps. On the left, shares of flawless samples: on the cosine grid they
+#   rise from 0.48 to 0.93 with churn, from 0.35 to 0.65 without. On the right, word entropy: with churn in the
+#   band of fresh stories from 16 steps on; without churn above it, but for the linear grid with 256 steps.
 figure, axes = plt.subplots(1, 2)
 large = [row for row in stored["samplers"] if row["samples"] == max(usual)]
 curves: dict[str, list[dict]] = {}
@@ -967,11 +962,11 @@ plt.show()
 
 # %% [markdown]
 # A curve that is high on the left *and* within its gray band on the right is good. One that is high
-# and below the band lacks diversity; one above it writes words that do not exist. The figure shows the runs of 1000 samples.
+# and below the band lacks diversity; one above it has too many different words, as misspelling produces them. The figure shows the runs of 1000 samples.
 #
 # How do we compare two rows? Overlapping intervals do not prove them equal. Test the *difference*: its standard error is the root of the sum of both squared
-# errors. And twelve tests at the 5 % level call at least one difference "clear" by chance in 46 of 100 cases. So we test each at
-# $0.05/12$ (the *Bonferroni correction*): it must be at least 2.87 standard errors.
+# errors. And twelve independent tests at the 5 % level would call at least one difference "clear" by chance in 46 of 100 cases. So we test each at
+# $0.05/12$ (the *Bonferroni correction*, which needs no independence): it must be at least 2.87 standard errors.
 
 # %% tags=["hide-input"]
 base = {
@@ -1006,22 +1001,23 @@ for question, pair in questions.items():
     )
 
 # %% [markdown]
-# - **Churn helps most, and costs no evaluation.** At 64 steps 0.930 instead of 0.654 are flawless: four fifths of the
+# - **Churn helps clearly, and costs no evaluation.** At 64 steps 0.930 instead of 0.654 are flawless: four fifths of the
 #   broken stories are gone.
-# - **More steps** help up to 64. Between 64 and 256, `cosine` and `fraction`, Euler and the analytic step, churn 1 and 0.5
-#   no difference can be made out; `linear` is clearly behind.
+# - **More steps** help up to 64. From 64 to 256 no difference can be made out, nor can it between `cosine` and `fraction`, Euler and
+#   the analytic step, or churn 1 and 0.5. `linear` is clearly behind.
 # - **Temperature** 0.5 helps clearly without churn. With churn, 0.8 looks better twice, but not clearly so.
-# - **Diversity**: no row lies below its band. With churn, all from 16 steps on are within; those above have broken words.
+# - **Diversity**: no row lies below its band. With churn, all from 16 steps on are within; the rows above have no churn or only eight steps.
 #
 # What can be seen at all? With 1000 samples each and shares near 0.9, the standard error of a difference is
-# $\sqrt{2\cdot0.9\cdot0.1/1000} = 0.013$. A single test at the 5 % level finds a true difference of 0.038, 2.8 standard errors, four times out of five: its *power* is 0.8.
+# $\sqrt{2\cdot0.9\cdot0.1/1000} = 0.013$. To be called clear four times out of five (a *power* of 0.8), a true difference must be
+# $2.87+0.84=3.71$ of these, or 0.050.
 #
 # ## A fair opponent
 #
-# How much of this is diffusion, and how much is any network of 1.6 million parameters? The usual language model is *autoregressive* (AR): it predicts each
+# How much of this is due to diffusion? The usual language model is *autoregressive* (AR): it predicts each
 # character from those before it, and $-\log p(x) = -\sum_i \log p(x_i \mid x_{<i})$, exactly.
-# Let all six blocks of the very same network read from the left, and train it with the same data, optimizers, batches and number of steps. Each step
-# costs one forward and one backward pass in both. The diffusion partner in `benchmarks/autoregressive.py` had the auxiliary loss of the bundled model, and was sampled without churn.
+# Let all six blocks of the same network read from the left, and train it with the same data, optimizers, batches and number of steps.
+# The diffusion partner in `benchmarks/autoregressive.py` had the auxiliary loss of the bundled model, and was sampled without churn.
 
 # %% tags=["hide-input"]
 match = json.loads((results / "autoregressive.json").read_text(encoding="utf-8"))
@@ -1043,25 +1039,24 @@ print(
 )
 
 # %% [markdown]
-# Plainly: **at this budget the autoregressive model is far ahead.** After 400 steps it is at 21.1 nats, 2.2 above
-# the entropy, and writes a third of its stories without a flaw. Diffusion is at 58.5 and writes none; another measurement at 400 steps gave 73.
-# Presumably because AR answers one kind of question, with clean text to the left, and diffusion one for every way to corrupt a text.
+# **At this budget the autoregressive model is far ahead.** After 400 steps it is at 21.1 nats, about 2 above
+# the entropy, and writes about a third of its stories without a flaw. Diffusion is at 58.5 and writes none. AR answers
+# one kind of question, with clean text to the left; diffusion answers one for every way to corrupt a text.
 #
 # What was *not* measured is both models after an equal, long training. The bundled diffusion model took 7,500 steps to reach 24.8 nats, with 0.65 flawless
-# stories without churn and 0.93 with. To set that against an AR model of 400 steps would be no comparison. It shows only that a *worse* bound can go
+# stories without churn and 0.93 with. Beside an AR model of 400 steps, that shows only that a *worse* bound can go
 # with better samples, since a bound may be loose, and most of its gap lies in the noise.
 #
-# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion always the whole text. And the table does not show what
-# diffusion buys: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)) and correct what it wrote.
+# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion always the whole text. What
+# diffusion buys is not in the table: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)) and correct what it wrote.
 #
 # ## Change it safely
 #
 # In `estimate_bound`, trust the noise alone: replace `max(of_noise, of_windows)` by `of_noise`. The interval becomes narrower, and
 # `test_interval_covers_the_bound_of_a_language` fails. The other one passes, since for a fixed text the noise *is* all there is.
 #
-# Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights. The numbers look
-# fine. Both tests of the intervals fail, with `test_bound_of_the_perfect_network_is_the_entropy` and, in `tests/unit/test_evaluation.py`,
-# `test_times_follow_the_mixture_and_weights_keep_the_integral`. The command: `make export && pytest tests/`.
+# Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights: both tests of the intervals fail.
+# The command: `make export && pytest tests/`.
 #
 # ## Exercises
 #
@@ -1136,14 +1131,14 @@ before, after
 # | SEDD | uniform / masks | ≤ 1.47 / ≤ 1.39 | [SEDD v3](https://arxiv.org/abs/2310.16834), table 2 |
 # | MD4 / GenMD4 | masks | ≤ 1.37 / ≤ 1.34 | [MD4 v4](https://arxiv.org/abs/2406.04329), section 7.1 |
 #
-# Compare them with each other, not with our numbers: bits per character mean something only on the same text. [MDLM](https://arxiv.org/abs/2406.07524)
+# Compare them with each other, not with our numbers: that takes the same text. [MDLM](https://arxiv.org/abs/2406.07524)
 # has a simple bound for masks, [UDLM](https://arxiv.org/abs/2412.10193) a tighter one for uniform noise; [Duo](https://arxiv.org/abs/2506.10892) narrows the
 # distance between the two, and [GIDD](https://arxiv.org/abs/2503.04482) mixes both noises.
 #
 # On real text nobody can count flaws. The common substitute is *generative perplexity*, the perplexity of the samples under a large AR model. It rewards repetition and
 # misleads [without a measure of diversity](https://arxiv.org/abs/2409.02908), and even [with entropy as a guard](https://arxiv.org/abs/2606.08417);
-# [generative frontiers](https://arxiv.org/abs/2604.02718) look at both together, and [MAUVE](https://arxiv.org/abs/2102.01454) compares the distributions of samples and true texts in the
-# embeddings of a large model. Our world needs none of these, because its judge is exact. As for the opponent: where data is scarce and compute is abundant, masked
+# [generative frontiers](https://arxiv.org/abs/2604.02718) show both, and [MAUVE](https://arxiv.org/abs/2102.01454) compares the distributions of samples and true texts in the
+# embeddings of a large model. Our world needs none of these, because its judge is exact. Where data is scarce and compute is abundant, masked
 # diffusion has been found to [beat autoregression](https://arxiv.org/abs/2507.15857). Our stories are the opposite case.
 #
 # Next: [TinyStories on a GPU](10_pipeline.ipynb).

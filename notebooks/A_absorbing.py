@@ -18,10 +18,10 @@
 # **We want** another kind of noise: characters disappear under a mask, `░`, and the model uncovers them.
 #
 # **Why**: many diffusion language models work this way. [D3PM](https://arxiv.org/abs/2107.03006) and
-# [SEDD](https://arxiv.org/abs/2310.16834) try it beside the uniform noise;
+# [SEDD](https://arxiv.org/abs/2310.16834) try it alongside uniform noise;
 # [MDLM](https://arxiv.org/abs/2406.07524), [LLaDA](https://arxiv.org/abs/2502.09992) and
-# [Dream](https://arxiv.org/abs/2508.15487) use nothing else. The formulas become so short that one can see
-# through them.
+# [Dream](https://arxiv.org/abs/2508.15487) use nothing else. The formulas become so short that you can take
+# them in at a glance.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -43,8 +43,8 @@ if "google.colab" in sys.modules:
 # rest `o`. Now each letter is masked with probability $f = 0.6$, the *mask ratio*. What do we see? A `k` with
 # probability $0.4\cdot0.5=0.2$, an `m` with $0.12$, an `o` with $0.08$, and a mask with $0.6$.
 #
-# Going back is easy. A letter was never touched: it *is* the clean letter. A mask says nothing about
-# what it covers, so under it is a `k` with probability 0.5, as in all texts. Suppose that one step
+# Going back is easy. A letter that we see was never touched: it *is* the clean letter. A mask says nothing
+# about what it covers, so under it is a `k` with probability 0.5, as in all texts. Suppose that one step
 # back, the mask ratio was $f' = 0.45$. Then of the masks that we see, $0.45/0.6=\tfrac34$ were there
 # already. One mask in four is *unmasked* by this step, and shows a `k` half of the time.
 
@@ -78,10 +78,10 @@ step | {"░": one_back / now}
 # written. So we add a token, the 107th, at the end: the other ids stay what they are.
 #
 # Noise now has a direction. A letter turns into the mask at rate 1, and the mask stays. Such a state is
-# called *absorbing*. Whatever the letter, it survives with probability $e^{-\bar\sigma}$, and else is masked.
-# That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: where does noise put a
-# token? There it was a random one; here it is the mask. Pure noise, where sampling starts, is nothing but
-# masks.
+# called *absorbing*. Whatever the letter, it survives with probability $e^{-\bar\sigma}$, and otherwise is
+# masked. That is `perturb_batch` of [chapter 4](04_forward.ipynb) with another `sample_prior`: what does
+# noise turn a token into? There it was a random one; here it is the mask. Pure noise, where sampling starts,
+# is nothing but masks.
 
 # %% tags=["export", "hide-input"]
 from collections.abc import Sequence
@@ -214,8 +214,8 @@ for text in ("░░", "a░", "░c"):
 #
 # $$ s_y = \frac{(1-f)\,q_y}{f} = \frac{q_y}{e^{\bar\sigma}-1}. $$
 #
-# At a letter there is no way back, for nothing turns into a letter. The ratios there are not 0, but no jump
-# uses them; the code puts 0, and 1 at $y=x_t$, as always.
+# At a letter there is no way back, because nothing turns into a letter. The ratios there are not 0, but no
+# jump uses them; the code puts 0, and 1 at $y=x_t$, as always.
 
 # %% tags=["export"]
 from torch.nn.functional import one_hot
@@ -274,7 +274,8 @@ test_score_is_the_ratio_of_the_marginals()
 #
 # With uniform noise every rate is $1/V$. Here $Q(y\to x_t)$ is 1 if $x_t$ is the mask, and 0 if it is a
 # letter: letters cost nothing. As in chapter 5, training knows $x_0$, so $a_y$ is the ratio *given* $x_0$. At
-# a mask it is $a_{x_0}=(1-f)/f=1/(e^{\bar\sigma}-1)$ for the clean letter and 0 for all others, which leave just $s_y$:
+# a mask it is $a_{x_0}=(1-f)/f=1/(e^{\bar\sigma}-1)$ for the clean letter and 0 for all others, where only
+# $s_y$ remains:
 #
 # $$ \ell = \sum_{y\ne x_0,\,x_t} s_y + a_{x_0}\,(e^{d}-1-d), \qquad d = \log s_{x_0}-\log a_{x_0}. $$
 #
@@ -347,7 +348,7 @@ test_loss_of_a_denoiser_is_cross_entropy()
 # | the product | $(f-f')\,q_y$ | $f'$ |
 #
 # The product uses $e^{-\bar\sigma_{t'}}(1-e^{-\Delta}) = e^{-\bar\sigma_{t'}}-e^{-\bar\sigma_t} = f-f'$, and
-# its sum over $y$ is $f$. Divide, and the formula from above is there. At a letter, only the same letter can
+# its sum over $y$ is $f$. Divide, and there is the formula from above. At a letter, only the same letter can
 # have become it. It survived with probability $e^{-\Delta}$, a factor that cancels, so the code puts 1 in its
 # place: in the first step, where $\Delta=\infty$, a given letter would otherwise get $0/0$.
 
@@ -373,18 +374,18 @@ def mask_likelihood(x_t: Tensor, delta_sigma: Tensor | float, vocab_size: int) -
 # %% [markdown]
 # ## One interface for both noises
 #
-# Everything that training, bound and sampler ask of a noise process stands in one abstract class. SEDD calls
-# it the *graph*, for it says which token may turn into which, and so do we: `Graph`, in the module `graph`,
-# with `UNIFORM` as the first of its kind. The code of that module is folded: most methods hand on to a
-# function that you know. Beside it stand two *protocols*, which say what a model is to the code of this book.
-# To learn and to measure, it must give log-scores when it is called (`ScoreModel`). To write, it also has a
-# method `denoise`, which gives $\log q$ (`Denoiser`).
+# Everything that training, bound and sampler ask of a noise process is in one abstract class. SEDD calls
+# it the *graph*, because it says which token may turn into which, and so do we: `Graph`, in the module
+# `graph`, with `UNIFORM` as the first of its kind. The code of that module is folded: most methods pass on to
+# a function that you know. Beside it are two *protocols*, which say what a model is to the code of this book.
+# To learn and to measure, it must give log-scores when it is called (`ScoreModel`). To write, it must also
+# have a method `denoise`, which gives $\log q$ (`Denoiser`).
 #
 # | what is asked | uniform | absorbing |
 # |---|---|---|
 # | `schedule` of the noise | `GeometricNoise` | `LogLinearNoise` |
 # | `states` of a position | the tokens | the tokens and the mask |
-# | `sample_prior`: where noise puts a token | any token | the mask |
+# | `sample_prior`: what noise turns a token into | any token | the mask |
 # | `prior_kl`: what the text at $t=1$ still tells | almost nothing | nothing, if the noise is infinite there |
 # | `log_score`: from $q$ to the score | `denoiser_log_score` | `mask_log_score` |
 # | `loss` | `score_entropy_loss` | `mask_loss` |
@@ -648,8 +649,8 @@ test_each_mask_opens_with_the_share_that_opens()
 #
 # Where does $\tfrac1t$ come from? Between $t$ and $t-dt$ a letter is unmasked with probability $dt$, and only then does it cost
 # something. The sum under the integral counts it whenever it is still *masked* at $t$, which has probability
-# $t$. Either way each other letter is visible with probability $1-t$, so the two differ just by the factor $t$, and
-# dividing by it sets that right.
+# $t$. Either way each other letter is visible with probability $1-t$, so the two differ only by the factor
+# $t$, and dividing by it sets that right.
 #
 # For our world: nine words, 16 texts, and an integrand that is a polynomial in $t$. Eight nodes of
 # Gauss–Legendre quadrature integrate it exactly. Nothing is sampled.
@@ -684,8 +685,8 @@ print("area    {:.12f} nats\nentropy {:.12f} nats".format(*exact_area()))
 #
 # ## Sampling
 #
-# The loop of chapter 7 runs as it is. Here is the Bayes-optimal network of our world, in four steps of equal
-# share:
+# The loop of chapter 7 runs as it is. Here is the Bayes-optimal network of our world, in four steps with
+# equal shares:
 
 # %%
 from ddlm_core.sampler import denoising_steps, sample_generators
@@ -699,8 +700,8 @@ for step in denoising_steps(world, LogLinearNoise(), 6, 2, generator=generators,
 
 # %% [markdown]
 # A letter that is unmasked never changes again. That is a property of this *sampler*, the usual one for
-# masked models, and no law of the noise: ReMDM masks some letters again on the way, and so corrects itself. With
-# uniform noise every step may revise.
+# masked models, and not a law of the noise: ReMDM masks some letters again on the way, and so corrects
+# itself. With uniform noise every step may revise.
 #
 # How far is the result from the true language? Letters unmasked in the same step are drawn independently,
 # which is the *factorization error* of chapter 7. Look at the fourth word: both of its letters come in one
@@ -757,10 +758,10 @@ print("ba, bb, bc:", found[4:7].numpy().round(4))
 # %% [markdown]
 # ## The same training
 #
-# Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one word more:
-# `graph="absorbing"` in the configuration. It is small, and the run is short. An untrained network takes all
-# 106 tokens for equally likely, so a window of 160 costs $160\log 106 = 746$ nats. What is printed is an estimate from
-# 16 windows, each at one mask ratio; before training, its standard deviation is 46 nats.
+# Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one more word:
+# `graph="absorbing"` in the configuration. It is small, and the run is short. An untrained network considers
+# all 106 tokens equally likely, so a window of 160 costs $160\log 106 = 746$ nats. What is printed is an
+# estimate from 16 windows, each at one mask ratio; before training, its standard deviation is 46 nats.
 
 # %% tags=["hide-input"]
 import os
@@ -789,7 +790,7 @@ print(
 )
 
 # %% [markdown]
-# So short a training makes no stories, but it shows what a run looks like. Masks disappear, and what is
+# Training this short yields no stories, but it shows what a run looks like. Masks disappear, and what is
 # visible stays.
 
 # %%
@@ -802,16 +803,17 @@ pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fra
 # What did the trainer minimize? Not `mask_loss`, but the plain cross-entropy of chapter 8: $-\log q$ of the clean
 # letter at every position that is not given, masked or visible, without a weight. With uniform noise this was
 # only related to the bound. **With masks, it *is* the bound**, on average. The network does not see the letter at its own
-# position, so its $q$ there is the same whether that letter is masked or not. To count a letter always, with
-# weight 1, or only when it is masked, with probability $t$ and weight $\tfrac1t$, comes to the same, since the
-# trainer draws $t$ uniformly. The first has less variance: a visible letter teaches as much as a masked one.
+# position, so its $q$ there is the same whether that letter is masked or not. Counting a letter always, with
+# weight 1, or only when it is masked, with probability $t$ and weight $\tfrac1t$, comes to the same thing,
+# since the trainer draws $t$ uniformly. The first has less variance: a visible letter teaches as much as a
+# masked one.
 #
 # ## Two noises compared
 #
 # Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
 # twice, with 1.56 million parameters, on the same stories in the same order, from the same seed, with the
 # same optimizers and 1,000 steps instead of 7,500. Only the graph differs; 107 tokens instead of 106 add 257
-# parameters. It was run once. In brackets are 95 % intervals; samples are without churn.
+# parameters. It was run once. The brackets hold 95 % intervals; samples are without churn.
 
 # %% tags=["hide-input"]
 import json
@@ -835,7 +837,7 @@ for graph, found in match["graphs"].items():
         )
 
 # %% [markdown]
-# The figure shows the validation bound on the way, from fewer windows, for the uniform graph (circles) and
+# The figure shows the validation bound along the way, from fewer windows, for the uniform graph (circles) and
 # the absorbing one (squares), above the entropy (dashed).
 
 # %% tags=["hide-input"]
@@ -854,7 +856,7 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# At this budget masks are ahead, by 7 nats of 40. That fits what we saw by hand: a visible letter can be
+# At this budget masks are ahead, by 7 nats out of 40. That fits what we saw by hand: a visible letter can be
 # trusted, so there is less to find out. In the samples it does not show: none of 32 is flawless with either
 # noise, which leaves room for a share of up to 11 %. So this compares how fast two networks *begin* to learn, of
 # one size, on one world, from one seed, and no more.
@@ -862,7 +864,7 @@ plt.show()
 # %% [markdown]
 # ## Change it safely
 #
-# 1. Forget that the mask is no letter: in `mask_posterior`, drop the `index_fill`, so that `q` is
+# 1. Forget that the mask is not a letter: in `mask_posterior`, drop the `index_fill`, so that `q` is
 #    `log_q.log_softmax(-1)`. The unit test `test_posterior_never_believes_in_the_mask` fails. So does
 #    `test_step_is_a_distribution_at_the_extremes`, which asks that no mask be left at the end, and
 #    `test_loss_of_a_denoiser_is_cross_entropy`.
@@ -881,8 +883,8 @@ plt.show()
 # with probability $\sum_k (\Delta f_k)^2$, where $\Delta f_k$ is the share unmasked in step $k$. Compare
 # `cosine` with `fraction` at 8 steps: by this formula, and by `distance_of`. (Expected: 0.1537 against
 # 0.1250, times the distance of one step, 0.5467. A sum of squares is least when all are equal. In chapter 7
-# it was the other way round, for there early mistakes can be corrected. The pipeline's default is `cosine`
-# for both noises; for a masked model you can ask for `schedule="fraction"`.)
+# it was the other way around, because there early mistakes can be corrected. The pipeline's default is
+# `cosine` for both noises; for a masked model you can ask for `schedule="fraction"`.)
 
 # %% tags=["solution", "hide-input"]
 from ddlm_core.noise import resample_probability
@@ -932,11 +934,12 @@ beliefs
 # %% [markdown]
 # ## Summary
 #
-# With a mask, noise hides letters and does not falsify them. The kernel, the score and the step back are one
+# With a mask, noise hides letters instead of falsifying them. The kernel, the score and the step back are one
 # line each; score entropy becomes cross-entropy with the weight $1/t$; the total noise must grow to infinity, and
 # the simplest schedule has the mask ratio $f = t$. The area under the loss is the entropy of
-# the data, exactly. The loss, the trainer, the measurements and the loop of the sampler ask the noise through
-# one interface; only churn, the Euler step and networks that output scores are for uniform noise alone.
+# the data, exactly. The loss, the trainer, the measurements and the loop of the sampler query the noise
+# through one interface; only churn, the Euler step and networks that output scores are for uniform noise
+# alone.
 #
 # | exported name | meaning |
 # |---|---|
@@ -962,7 +965,7 @@ beliefs
 # samplers do not unmask at random: [MaskGIT](https://arxiv.org/abs/2202.04200), for images, keeps the
 # predictions of which the model is most confident, and
 # [entropy-bounded unmasking](https://arxiv.org/abs/2505.24857) chooses how many.
-# [Block diffusion](https://arxiv.org/abs/2503.09573) writes block after block, which allows texts of any
+# [Block diffusion](https://arxiv.org/abs/2503.09573) writes block by block, which allows texts of any
 # length and a key–value cache. [GIDD](https://arxiv.org/abs/2503.04482) mixes masks with uniform noise so
 # that the model learns to correct, and [UDLM](https://arxiv.org/abs/2412.10193) and
 # [Duo](https://arxiv.org/abs/2506.10892) return to uniform noise, the noise of this book.

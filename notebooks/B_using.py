@@ -15,7 +15,7 @@
 #
 # **We want** to use them, each once: write stories, fill in blanks, save them, train on a text of our own, write in a browser, share a model.
 #
-# **Why**: the other chapters tell how it works. This one needs none of them.
+# **Why**: the other chapters explain how it works. This one needs none of them.
 #
 # | you want | take |
 # |---|---|
@@ -28,14 +28,14 @@
 # | the beginning given, the rest free | `--template 'Lily wanted to ' --seq-len 160` |
 # | it faster | `--num-steps 32` |
 # | fewer mistakes | `--temperature 0.8` |
-# | to click, not to type | `ddlm-ui` |
+# | to click instead of type | `ddlm-ui` |
 # | a model of your own text | `ddlm-train dataset_name=poem.txt num_epochs=100` |
-# | to go on after a stop | the same command, and `+resume_from=checkpoints/checkpoint_latest.pth` |
+# | to continue after a stop | the same command, plus `resume_from=checkpoints/checkpoint_latest.pth` |
 # | stories inside your own program | `DiffusionPipeline` |
 # | controls in a notebook | `Playground`, in [chapter 10](10_pipeline.ipynb) |
 #
-# To install the package, go to a copy of the repository and type `pip install -e .` there. It brings all three commands, and PyTorch 2.9
-# or newer if you have none. On Colab the next cell does it.
+# To install the package, go to a copy of the repository and type `pip install -e .` there. It installs all three commands,
+# and PyTorch 2.9 or newer if you have none. On Colab the next cell does it.
 
 # %% tags=["hide-input"]
 # On Colab this installs the package of the book. Elsewhere it does nothing.
@@ -114,23 +114,24 @@ def in_process(line: str) -> tuple[int, str]:
 # ## Let it write
 #
 # `ddlm-generate` needs no arguments: it loads the model that ships with the package. We give it a seed, so that you get this story, too. A GPU,
-# or another kind of CPU, rounds differently, and then it may be another one. Without `--seed` a seed is drawn and printed to stderr, as
-# `seed 1729`. So you can get any story again.
+# or another kind of CPU, rounds differently, and then you may get another one. Without `--seed` a seed is drawn and printed
+# to stderr, as `seed 1729`. So you can get any story again.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --seed 1")
 
 # %% [markdown]
 # Ask for several, and the first is the one that you would get alone, however many you ask for. But a seed means the same story only with the same
-# model and the same options. Here we take 32 steps and not 128, the default, so the first is a new story.
+# model and the same options. Here we take 32 steps instead of 128, the default, so the first is a new story.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32")
 
 # %% [markdown]
-# Read them twice. A story can look fine and still not agree with itself: a name changes on the way, a *he* follows a girl's name, one thing is lost and
-# another one is found. How many are flawless, to the last character? [Chapter 9](09_evaluation.ipynb) counts
-# a share of 0.930 among 1,000 stories of 64 steps (95 % interval 0.912 to 0.944), and finds no difference with 256 steps. With 8 steps the story comes at once, and words begin to fall apart:
+# Read them twice. A story can look fine and still not agree with itself: a name changes along the way, a *he* follows a
+# girl's name, one thing is lost and another one is found. How many are flawless, to the last character? [Chapter
+# 9](09_evaluation.ipynb) counts a share of 0.930 among 1,000 stories written in 64 steps (95 % interval 0.912 to 0.944),
+# and finds no difference with 256 steps. With 8 steps the story comes at once, and words begin to fall apart:
 
 # %% tags=["hide-input"]
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
@@ -138,11 +139,12 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 8")
 # %% [markdown]
 # Four more options decide how a text is written.
 #
-# * `--temperature 0.8` makes likely characters more likely: in 64 steps a share of 0.956 is then flawless, and chapter 9 finds no sign that they are less diverse.
+# * `--temperature 0.8` makes likely characters more likely: in 64 steps a share of 0.956 is then flawless, and chapter 9
+#   finds no sign that the stories are less diverse.
 # * `--churn`, from 0 to 1, says how much of its noise each step draws afresh. At 1, the default, a character that was drawn wrongly gets a new chance in each step. At
 #   0, as in the paper of this method ([SEDD](https://arxiv.org/abs/2310.16834)), it mostly stays, and a share of 0.654 is flawless.
-# * `--schedule` says where the steps are: `cosine`, the default, makes them shorter towards the end. `fraction` and `linear` are the
-#   other time grids of [chapter 7](07_sampler.ipynb).
+# * `--schedule` says where the steps are: `cosine`, the default, makes them shorter toward the end. `fraction` and `linear`
+#   are the other time grids of [chapter 7](07_sampler.ipynb).
 # * `--device` says where: `cpu`, `cuda`, or `mps` on a Mac. Only `cpu` has been tried.
 #
 # ### Blanks
@@ -160,8 +162,8 @@ run(f"ddlm-generate --template '{lost}' --seed 1 --num-samples 2 --num-steps 32"
 filled = outputs[-1]
 
 # %% [markdown]
-# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Both times it is Lily; there are twelve girls' names, so that
-# happens. Counts save you from counting underscores: `_{40}` is forty blanks.
+# The two blanks of a story should get the same name, and one that goes with *her* and *She*. Both times it is Lily; there
+# are twelve girls' names, so this can happen. Counts save you from counting underscores: `_{40}` is forty blanks.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --template 'It was misty. _{4} sat inside with _{60}' --seed 2 --num-steps 32")
@@ -180,9 +182,10 @@ run("ddlm-generate --template 'It was misty. ' --seq-len 160 --seed 2 --num-step
 # ### Watch
 #
 # `ddlm-generate --visualize` draws each step over the one before. What a step has changed is
-# magenta, bold and underlined. A dot is padding, which in the end should stand only after the story; `↵` is a line
-# break, `⇥` a tab, `�` an unknown character. The line below counts the steps, says how much noise is left (pure noise is 20, a finished text 0), and how many characters the step has
-# changed. Ctrl-C stops it. Here are three of the pictures that it draws, without the colors:
+# magenta, bold and underlined. A dot is padding, which in the end should appear only after the story, or a `¶` before
+# more text; `↵` is a line break, `⇥` a tab, `�` an unknown character. The line below counts the steps, and says how much noise is left (pure noise
+# is 20, a finished text 0) and how many characters the step has changed. Ctrl-C stops it. Here are three of the pictures
+# that it draws, without the colors:
 
 # %% tags=["hide-input"]
 import pty
@@ -216,9 +219,9 @@ for number in (len(drawn) // 4, len(drawn) // 2, 3 * len(drawn) // 4):
 # %% [markdown]
 # ### Files and pipes
 #
-# With `--output`, the ending of the name decides. `.txt` holds one text per line. `.jsonl` also holds all
-# that it takes to write each text again. `.html` is a page with a player, for one
-# text, and `.gif` a picture of it. A file appears when it is complete. If you stop a run, the old one is still there.
+# With `--output`, the extension of the name decides. `.txt` holds one text per line. `.jsonl` also holds everything needed
+# to write each text again. `.html` is a page with a player, for one text, and `.gif` a picture of it. A file appears only
+# when it is complete. If you stop a run, the old one is still there.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --num-samples 2 --seed 1 --num-steps 32 --output stories.jsonl")
@@ -227,8 +230,8 @@ for record in map(json.loads, (here / "stories.jsonl").read_text(encoding="utf-8
 run("ddlm-generate --seed 1 --num-steps 32 --output story.gif")
 
 # %% [markdown]
-# The output of the command is the texts and nothing else, so other programs can read it. `--null` ends each text with a NUL character, for texts that
-# hold line breaks themselves. How many words are in three stories?
+# The output of the command is the texts and nothing else, so other programs can read it. `--null` ends each text with a NUL
+# character, for texts that contain line breaks themselves. How many words are in three stories?
 
 # %% tags=["hide-input"]
 run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32 | wc -w")
@@ -237,13 +240,13 @@ run("ddlm-generate --num-samples 3 --seed 1 --num-steps 32 | wc -w")
 # ### When something is wrong
 #
 # Here is a mistake, on purpose. It gets one line that says what is wrong and what to do about it, and the exit code 2, before any work is done. A traceback
-# and the exit code 1 would be a mistake of ours. `DDLM_DEBUG=1` in the environment shows the traceback of every error.
+# and the exit code 1 would be a bug of ours. `DDLM_DEBUG=1` in the environment shows the traceback of every error.
 
 # %% tags=["hide-input"]
 run("ddlm-generate --template 'Lily _{170}'", code=2)
 
 # %% [markdown]
-# `ddlm-generate --help` lists all options with their defaults, and an example of each. It begins like this:
+# `ddlm-generate --help` lists all options with their defaults and an example of each. It begins like this:
 
 # %% tags=["hide-input"]
 run("ddlm-generate --help | head -16")
@@ -251,13 +254,14 @@ run("ddlm-generate --help | head -16")
 # %% [markdown]
 # ## Train it on your own text
 #
-# Any text will do whose characters the models of this book know: the letters, digits and signs of an
-# American keyboard, space, tab, line break, and `“”‘’—–…`. Every other one is read as the same unknown character, `�`: the
-# umlauts of a German text, all of a Greek one. [Chapter 1](01_tokenizer.ipynb) lists the alphabet. For another one, train from
-# Python: `setup_dataloaders` takes a `tokenizer`, and `DiscreteDiffusionConfig` its `vocab`.
+# Any text will do. The models of this book know the letters, digits and signs of an
+# American keyboard, space, tab, line break, and `“”‘’—–…` ([chapter 1](01_tokenizer.ipynb)). Every other one is read as the same
+# unknown character, `�`: the umlauts of a German text, all of a Greek one. With `vocabulary=auto` the model learns the
+# characters of its text, the 254 most frequent ones; `vocabulary=letters.txt` takes those in a file.
 #
-# The text may be a `.txt`, a `.jsonl` or `.parquet` with a column `text`, or several files by a pattern. Ours is a poem of 2,000 lines. A few lines of
-# Python write it, so that we know all about it: each line is five choices out of four, so it carries exactly 10 bits.
+# The text may be any file of text, a table (`.csv`, `.json`, `.jsonl`, `.parquet`), a folder of them, or a pattern. Ours is a
+# poem of 2,000 lines. A few lines of Python write it, so that we know all about it: each line is five choices among four
+# options, so it carries exactly 10 bits.
 
 # %%
 import random
@@ -276,7 +280,7 @@ print(f"{len(poem):,} characters of {least:.2f} bits each")
 
 # %% [markdown]
 # Settings are written as `key=value`, and whatever you leave out keeps its default. Ours
-# make the network tiny, since a cell should take seconds. `progress=false` turns off the progress bar, and
+# make the network tiny, so that the cell takes only seconds. `progress=false` turns off the progress bar, and
 # `tail` leaves out the list of all settings, which comes first.
 
 # %% tags=["hide-input"]
@@ -284,17 +288,19 @@ tiny = "context_length=64 batch_size=16 model.n_layer=2 model.n_head=2 model.n_e
 first_part = (
     f"dataset_name=poem.txt num_epochs=100 {tiny} progress=false max_steps={4 if smoke else 60}"
 )
-run(f"ddlm-train {first_part} | tail -6")
+run(f"ddlm-train {first_part} | tail -8")
 
 # %% [markdown]
 # `before` and `after` are measured on text that the run does not train on, here a twentieth of the poem.
 # A *window* is what the network sees at once: `context_length` characters. A nat is 1.44 bits.
 #
-# An untrained network of this book takes all 106 tokens for equally likely. That costs $\log_2 106 = 6.73$ bits per character, 298 nats per window of 64. The number
-# at `before` is a rough estimate of it, from 53 windows at one random noise level each, and happens to be high: over 400 seeds of the noise, such an estimate had a
-# mean of 298 nats and a standard deviation of 25, and seven of the 400 were 357 or more, as here.
+# An untrained network of this book considers all 106 tokens equally likely. That costs $\log_2 106 = 6.73$ bits per
+# character, 298 nats per window of 64. The number at `before` is a rough estimate of it, from 53 windows at one random
+# noise level each, and happens to be high: over 400 seeds of the noise, such an estimate had a mean of 298 nats and a
+# standard deviation of 25, and seven of the 400 were 357 or more, as here.
 #
-# After 60 steps a character is much cheaper. Let the model write. Below, we list the words that the poem has, too:
+# After 60 steps a character is much cheaper. Let the model write. Below it, we list those of its words that the poem has,
+# too:
 
 # %% tags=["hide-input"]
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
@@ -313,38 +319,36 @@ print("words of the poem:", words_of_the_poem(outputs[-1]))
 #
 # ### Stop, and go on
 #
-# You can stop a run with Ctrl-C at any time. It saves where it is, and tells you how to go on: with the same
-# command, and `+resume_from=`. (The `+` adds a key that the configuration does not have.) If nothing else
-# changes, the run ends with exactly the weights it would have had without the stop.
+# You can stop a run with Ctrl-C at any time. It saves where it is, and tells you how to continue: with the same command,
+# plus `resume_from=`. If nothing else changes, the run ends with exactly the weights it would have had without the stop.
 #
 # A run that is over can also be made longer, as here, from 60 steps to 400. That is *not* the run that 400 steps would have been from the start: the
 # learning rate had fallen to 0 at step 60, and now rises again.
 
 # %% tags=["hide-input"]
 second_part = first_part.replace("max_steps=60", "max_steps=400")
-resume = "+resume_from=checkpoints/checkpoint_latest.pth"
+resume = "resume_from=checkpoints/checkpoint_latest.pth"
 run(f"ddlm-train {second_part} {resume} | tail -3")
 run("ddlm-generate --model checkpoints/best_model_hf --num-samples 2 --seed 1")
 print("words of the poem:", words_of_the_poem(outputs[-1]))
 
 # %% [markdown]
-# Many words come out right now, and parts of lines. A perfect model would pay little more than 0.3 bits, so this run is not at its end. We stop here only because a cell should be short.
+# Many words now come out right, and parts of lines. A perfect model would pay little more than 0.3 bits, so this run has
+# further to go. We stop here only because a cell should be short.
 #
-# Four things go wrong most often with a text of one's own.
+# Four things go wrong most often with a text of your own.
 #
 # * **It ends too soon.** One *epoch* is one pass through the text. `num_epochs` is 1 unless you say
-#   otherwise, and a small text is over in a few steps, whatever `max_steps` says. The command tells you so.
+#   otherwise, and a small text is used up in a few steps, whatever `max_steps` says. The command tells you so.
 # * **The text is too small.** Then the model memorizes it: it *overfits*. Watch the bits per character of the part that was
 #   held out: when they rise again, stop. They are measured every `eval_every_steps` steps; `train_log.jsonl` and `curve.png`, beside the models, keep them.
-#   `best_model_hf` is the model that had the lowest, `final_model_hf` the last one.
-# * **The second model replaces the first.** A new run writes to the same folder, `checkpoints`. Give it one of its own,
-#   as with `checkpoint_dir=checkpoints/rain`.
-# * **The name needs quotes.** Settings have a grammar of their own, that of
-#   [Hydra](https://hydra.cc), in which brackets, commas, `=` and accents mean something. Put
-#   such a value in single quotes, and all of it in double quotes for the shell. The command shows you how:
+#   `best_model_hf` is the model with the lowest, `final_model_hf` the last one.
+# * **The second run moves the first.** It uses the same folder, `checkpoints`; what lies there goes to
+#   `checkpoints/earlier-1`. Give it a folder of its own, as with `checkpoint_dir=checkpoints/rain`.
+# * **There is a slip in a name.** The command says what it could not read:
 
 # %% tags=["hide-input"]
-run("ddlm-train dataset_name=poem_[ab].txt", code=2)
+run("ddlm-train 'dataset_name=poem [ab].txt'", code=2)
 
 # %% [markdown]
 # `--cfg job` shows the configuration that a command would have, and trains nothing. `ddlm-train --help` lists all keys with their defaults.
@@ -366,23 +370,24 @@ for line in map(json.loads, log.splitlines()):
 run("ddlm-generate --model tinystories-cpu --seed 1")
 
 # %% [markdown]
-# The uniform baseline is 6.73 bits, so most is won before the first row. Then the gains get small, and in
-# the end the model still writes words and short phrases, not sentences. That is what an hour of one core buys for English; the stories of our grammar, which are far
-# easier, took 28 minutes of two cores. `--config-name` picks a ready-made configuration: `pocket` trains the bundled model again, `smoke` sees in seconds whether
-# everything runs, `cpu`, `gpu` and `gpu-large` take TinyStories. The two for a GPU have never been run. No command trains
-# a bundled model further: for that it takes the checkpoint of a run, which does not ship.
+# The uniform baseline is 6.73 bits, so most of the gain comes before the first row. Then the gains get small, and in
+# the end the model still writes words and short phrases, not sentences. That is what an hour on one core buys for English;
+# the stories of our grammar, which are far easier, took 28 minutes on two cores. `--config-name` picks a ready-made
+# configuration: `pocket` trains the bundled model again, `smoke` checks in seconds whether everything runs, `cpu`, `gpu`
+# and `gpu-large` take TinyStories. The two for a GPU have never been run. `init_from=tinystories-cpu`
+# begins with the weights of a bundled model.
 #
 # ## In a browser
 #
-# `ddlm-ui` serves a page and prints one line: where. It listens to your own machine alone, unless you say
+# `ddlm-ui` serves a page and prints one line that says where. Only your own machine can reach it, unless you say
 # `--server-name 0.0.0.0` (everybody in your network) or `--share` (everybody, through a server of Gradio).
 #
 # ![The page of ddlm-ui: on the left a template with two blanks, example settings, and the buttons Generate and Stop; on the right the finished story; below it the controls](../book/_static/ddlm-ui.png)
 #
 # *Generate* starts a run, and the text appears on the right while it is written. Each button under *Examples* is a set of settings to begin with, such as
 # *In a hurry: 16 steps* or *As in the paper: no churn*. *Model* offers the one that you named with `--model`, and those that ship with the package. *Churn* is off for
-# a model that cannot do it. The story in the picture is a broken one: Cora lost the ball, and Nora says thank you. The bundled model mixes up
-# these two above all.
+# a model that cannot do it. The story in the picture is broken: Cora lost the ball, and Nora says thank you. The bundled
+# model mixes up these two more than any others.
 #
 # Whatever the page does, it asks its server to do, and a program can ask the same. The collapsed cell starts the command, asks for the template from above, and
 # stops it as Ctrl-C would.
@@ -425,7 +430,7 @@ print(textwrap.fill(story, 96))
 
 # %% [markdown]
 # `generate_with_visualization` shows one text while it is written, in a notebook or in a terminal. In a notebook the player
-# then stands in its place. `str()` of what comes back is the text, and `animation.save("story.gif")` writes a file.
+# then takes its place. `str()` of what comes back is the text, and `animation.save("story.gif")` writes a file.
 
 # %%
 animation = pipeline.generate_with_visualization(num_steps=num_steps, seed=1)
@@ -449,11 +454,11 @@ for text in (tale, poem[:131]):
 
 # %% [markdown]
 # Each is at home in its own text and lost in the other's. The bundled model has been trained much longer, so it is more sure of its own stories, and also more
-# surprised by anything else: 13 bits per character are twice the uniform baseline.
+# surprised by anything else: 13 bits per character is twice the uniform baseline.
 #
 # A model is a folder of two files, and a `README.md` for you to fill in. `save_pretrained` writes it,
-# `from_pretrained` and `--model` read it. `push_to_hub` uploads the same folder to the Hugging Face Hub, private or not. Log in once with `hf auth login`.
-# The cell uploads only if you set `DDLM_PUSH_TO` to a name such as `your-name/poet`.
+# `from_pretrained` and `--model` read it. `push_to_hub` uploads the same folder to the Hugging Face Hub, public or private.
+# Log in once with `hf auth login`. The cell uploads only if you set `DDLM_PUSH_TO` to a name such as `your-name/poet`.
 
 # %% tags=["hide-input"]
 poet.save_pretrained(here / "poet")
@@ -470,7 +475,7 @@ run("ddlm-generate --model poet --seed 1 --template 'Two ____ geese ____ by the 
 #
 # ## Change it safely
 #
-# The commands are no part of the method. They are written by hand, in
+# The commands are not part of the method. They are written by hand, in
 # `ddlm_core/apps`, and `pytest tests/integration` checks them. Give `ddlm-generate` an
 # option `--upper` that prints all texts in capitals: one line in `parser`, one in `write_texts`, where the
 # texts are printed. Then `test_help_has_an_example_of_each_option` fails, until `--help` has an example of it. The command: `make export && pytest tests/`.
@@ -487,9 +492,9 @@ run(
 )
 
 # %% [markdown]
-# **2.** You have two files, `poem.txt` and a second one, `rain.txt`. Which setting validates on the second
-# and not on a part of the first? Look through the keys in `ddlm-train --help`, and check without training
-# that the command understands yours. (Expected: the second line of `--cfg job` is your setting.)
+# **2.** You have two files, `poem.txt` and a second one, `rain.txt`. Which setting validates on the second instead of on a
+# part of the first? Look through the keys in `ddlm-train --help`, and check without training that the command understands
+# yours. (Expected: the second line of `--cfg job` is your setting.)
 
 # %% tags=["solution", "hide-input"]
 run("ddlm-train dataset_name=poem.txt val_dataset_name=rain.txt --cfg job | head -2")
@@ -513,5 +518,7 @@ assert "val_dataset_name: rain.txt" in outputs[-1]
 # ## Where this stands in the field
 #
 # The pipeline follows the conventions of Hugging Face's libraries: a folder with `config.json` and [safetensors](https://github.com/huggingface/safetensors), `from_pretrained`,
-# `push_to_hub`. It needs neither `transformers` nor `diffusers`. For large diffusion language models to use, begin with those whose weights are open, such as
-# [LLaDA](https://arxiv.org/abs/2502.09992) and [Dream](https://arxiv.org/abs/2508.15487); both use masks ([appendix A](A_absorbing.ipynb)). The page is made with [Gradio](https://www.gradio.app), the settings with Hydra.
+# `push_to_hub`. It needs neither `transformers` nor `diffusers`. If you want to use large diffusion language models, begin
+# with those whose weights are open, such as [LLaDA](https://arxiv.org/abs/2502.09992) and
+# [Dream](https://arxiv.org/abs/2508.15487); both use masks ([appendix A](A_absorbing.ipynb)). The page is made with
+# [Gradio](https://www.gradio.app), the settings with Hydra.

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +56,29 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, network = tmp_path_factory.mktemp("models") / "tiny", _tiny_network()
     network.save_pretrained(folder, config=asdict(network.config))
     return folder
+
+
+@pytest.fixture
+def train_command(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """``ddlm-train`` in this process: exit code, and what it wrote to stdout and stderr."""
+    from ddlm_core.apps import train
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ddlm-train", *arguments])
+        capfd.readouterr()
+        try:
+            train.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    before, showwarning = signal.getsignal(signal.SIGTERM), warnings.showwarning
+    yield run
+    signal.signal(signal.SIGTERM, before)
+    warnings.showwarning = showwarning
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,11 @@ import lazy_loader
 __version__ = {version!r}
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 '''
-BY_HAND = {
+BY_HAND = {  # public names that no chapter exports
     "apps.playground": ["Playground"],
+    "apps.warm_start": ["warm_start"],
     "support.element": ["Live"],
-}  # public names that no chapter exports
+}
 FOLDERS_BY_HAND = ("support", "apps")  # below and above the chapters
 
 

@@ -40,6 +40,21 @@ def one_line_errors(command: str) -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Variables of the environment that hold inside only."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def drop_output() -> None:
     """Forget output that cannot be written, so that Python does not try again when it exits."""
     try:

@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import re
 import secrets
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -13,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.apps.commandline import OneLineParser, one_line_errors
+from ddlm_core.support.drawing import harmless
 from ddlm_core.support.errors import UserError
 
 EXAMPLES = r"""examples:
@@ -35,12 +38,17 @@ EXAMPLES = r"""examples:
                                                    \_ a real underscore; the template is the whole text
   ddlm-generate --template 'Lily wanted to ' --seq-len 160
                                                    with a length, it is only how the text begins
+  ddlm-generate --template 'Two lines:\n_{20}'     \n is a line break, \t a tab; with \\n and \\t
+                                                   these signs themselves are meant
+  ddlm-generate --model checkpoints/best_model_hf --stop-at-end
+                                                   nothing behind the first <|endoftext|>
   ddlm-generate --num-samples 9 --null | xargs -0 -n 1 echo
                                                    texts apart, even if there are line breaks in them
 
-Each text ends with a line break, or with a NUL character after --null. The seed that was drawn goes
-to stderr. What is wrong with your input is printed there too, in one line, with exit code 2. A file
-appears when it is complete; one of the same name is then replaced.
+Each text ends with a line break, or with a NUL character after --null. A line <|endoftext|> in it is
+where one text of the model ends and another begins; templates can have it, too. The seed that was
+drawn goes to stderr. What is wrong with your input is printed there too, in one line, with exit code 2.
+A file appears when it is complete; one of the same name is then replaced.
 """
 
 
@@ -74,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="0 to 1: how much of each step's noise is fresh (default: 1, for most models)",
     )
     p.add_argument("--template", help="text with blanks to fill in")
+    p.add_argument("--stop-at-end", action="store_true", help="end each text where it first ends")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and printed)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
     p.add_argument("--output", type=Path, help="file to write: .txt, .jsonl, .html or .gif")
@@ -85,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
     args = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_: print(f"ddlm-generate: {message}", file=sys.stderr)
     with one_line_errors("ddlm-generate"):
         try:
             write_texts(args)
@@ -103,6 +113,8 @@ def write_texts(args: argparse.Namespace) -> None:
         )
         asked = {field.name: getattr(args, field.name) for field in fields(SamplingOptions)}
         asked = {name: value for name, value in asked.items() if value is not None}
+        if args.template is not None:
+            asked["template"] = typed(args.template)
         options = asdict(SamplingOptions(**asked))  # what is left out has its default
         options["churn"] = asked.get("churn", default_churn(pipeline.config))
         options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
@@ -111,7 +123,8 @@ def write_texts(args: argparse.Namespace) -> None:
             print(f"seed {options['seed']}", file=sys.stderr)
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
-        visible = args.visualize and sys.stdout.isatty()
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        visible = args.visualize and terminal
         if path is not None and path.suffix in MOVING:
             from ddlm_core.animation import Animation
 
@@ -120,10 +133,18 @@ def write_texts(args: argparse.Namespace) -> None:
             save(path, texts(pipeline, args, options, visible), {"model": args.model, **options})
         else:
             for text in texts(pipeline, args, options, visible):
+                if terminal:  # a model of strangers may know what a terminal obeys
+                    text = "".join(c if harmless(c) else "�" for c in text)
                 if not visible:
                     print(text, end="\0" if args.null else "\n", flush=True)
     if path is not None:
         print(f"wrote {args.output}", file=sys.stderr)
+
+
+def typed(template: str) -> str:
+    r"""A template as it was typed: ``\n`` becomes a line break, ``\t`` a tab, ``\\n`` the signs ``\n``."""
+    signs = {"n": "\n", "t": "\t"}
+    return re.sub(r"(\\?)\\([nt])", lambda m: m[0][1:] if m[1] else signs[m[2]], template)
 
 
 def save(path: Path, lines: Iterable[str], options: dict[str, Any]) -> None:
@@ -139,11 +160,14 @@ def texts(
     pipeline: Any, args: argparse.Namespace, options: dict[str, Any], visible: bool
 ) -> Iterator[str]:
     """The texts as they come: one by one if somebody watches, as many at once as a GPU can take."""
+    from ddlm_core.sampling_options import texts_of
+
     at_once = 1 if args.visualize or pipeline.device.type == "cpu" else 64
     for first in range(0, args.num_samples, at_once):
         if visible:
             frames = write_one(pipeline, options | {"first": first}, visible)
-            yield pipeline.tokenizer.decode(frames[-1].tokens)
+            last, stopped = frames[-1].tokens, options["stop_at_end"]
+            yield from texts_of([last], pipeline.tokenizer, stopped)
         else:
             count = min(at_once, args.num_samples - first)
             yield from pipeline.generate(count, first=first, **options)

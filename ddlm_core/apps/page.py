@@ -39,8 +39,9 @@ SETTINGS: dict[str, dict[str, Any]] = {  # name, and the settings that differ fr
 MOST_SAMPLES, MOST_STEPS, MOST_TEXT = 8, 512, 2000  # enforced here, whatever a browser sends
 CONTROLS = (  # what a run is asked for, in the order in which the page sends it
     *("model", "template", "go_on", "seq_len", "num_samples", "num_steps", "schedule"),
-    *("temperature", "churn", "seed"),
+    *("temperature", "churn", "seed", "stop_at_end"),
 )
+IN_EXAMPLES = tuple(name for name in CONTROLS if name not in ("model", "seed"))
 
 
 class Models:
@@ -155,13 +156,13 @@ def write_files(folder: Path, kept: list[tuple], texts: list[str], tokenizer: An
 
 
 def examples(config: Any, defaults: dict[str, Any]) -> dict[str, list[Any]]:
-    """Rows of settings that a model can take, by name: all ``CONTROLS`` but the model and the seed."""
+    """Rows of settings that a model can take, by name: of each of ``IN_EXAMPLES``."""
     rows = {}
     for name, changes in SETTINGS.items():
         row = defaults | changes
         fits = "⚠" not in count(row["template"] if not row["go_on"] else "", config)
         if fits and (changes.get("churn") is None or defaults["churn"]):
-            rows[name] = [row[control] for control in CONTROLS[1:-1]]
+            rows[name] = [row[control] for control in IN_EXAMPLES]
     return rows
 
 
@@ -238,11 +239,12 @@ def build_page(models: Models) -> Any:
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
             made["go_on"] = gr.Checkbox(label="Go on after the template, up to Length")
+            made["stop_at_end"] = gr.Checkbox(label="Stop where the text first ends")
         rows = examples(config, first)
         with shown:
             gr.Examples(
                 [*rows.values()],
-                [made[name] for name in CONTROLS[1:-1]],
+                [made[name] for name in IN_EXAMPLES],
                 example_labels=[*rows],
                 elem_id="examples",
                 label="Examples: settings to begin with",

@@ -1,12 +1,17 @@
 """``ddlm-ui``: a web page to write with (Gradio)."""
 
 import argparse
+import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from ddlm_core.apps.commandline import OneLineParser, one_line_errors
-from ddlm_core.support.errors import UserError
+from ddlm_core.apps.commandline import OneLineParser, environment, one_line_errors
+from ddlm_core.support.errors import UserError, error_context
 
 EXAMPLES = """examples:
   ddlm-ui                                          the model that ships with ddlm
@@ -49,12 +54,38 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Load the model, open the page, and wait until somebody stops it."""
+    with own_temporary_folder():
+        open_and_wait(args)
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """A folder for Gradio's files that no other user can read; it goes at the end.
+
+    Its usual place is one for all users of a machine, where the first one owns it. Gradio reads the
+    variable when it is imported.
+    """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        named, hint = Path(os.environ["GRADIO_TEMP_DIR"]), "name a folder that you can write"
+        with error_context(f"cannot use GRADIO_TEMP_DIR={named}", f"{hint}, or unset it"):
+            named.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=named).close()
+        yield
+        return
+    own = TemporaryDirectory(prefix="ddlm-ui-", ignore_cleanup_errors=True)
+    with own as folder, environment(GRADIO_TEMP_DIR=folder):
+        yield
+
+
+def open_and_wait(args: argparse.Namespace) -> None:
+    """Load the model, open the page, and wait."""
     port = free_port(args.server_name, args.port)  # before the model: that takes longer
     from ddlm_core.apps.page import Models, build_page
     from ddlm_core.pipeline import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(args.model, device=args.device)
-    page = build_page(Models(pipeline, args.model))
+    with near():  # Gradio looks for proxies already when it is imported
+        page = build_page(Models(pipeline, args.model))
     launch(page, server_name=args.server_name, server_port=port, share=args.share)
     public = f" and on {page.share_url}" if getattr(page, "share_url", None) else ""
     print(f"listening on {page.local_url}{public} (Ctrl-C stops)", flush=True)
@@ -99,15 +130,36 @@ def launch(page: Any, **where: Any) -> None:
         checkbox_border_color="*neutral_500",
         checkbox_border_color_dark="*neutral_400",
     )
-    page.launch(
-        **where,
-        quiet=True,
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        footer_links=[],
-        theme=theme,
-        css=live_css(),
-    )
+    with near(where.get("server_name"), where.get("share")):
+        page.launch(
+            **where,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=live_css(),
+        )
+
+
+@contextmanager
+def near(host: str | None = None, share: bool | None = False) -> Iterator[None]:
+    """Without a proxy to what is on this machine.
+
+    Gradio asks the new page whether it is there, which no proxy knows. To share it, it has to reach a
+    server of its own, perhaps through the proxy.
+    """
+    kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    local = ",".join(filter(None, [kept, "127.0.0.1,localhost,::1", host]))
+    without = local if share else "*"
+    hint = "pip install 'httpx[socks]', or leave out --share"
+    with environment(no_proxy=without, NO_PROXY=without):
+        try:
+            yield
+        except ImportError as error:
+            if "SOCKS" not in str(error):
+                raise
+            raise UserError(f"cannot share the page through a SOCKS proxy: {hint}") from error
 
 
 def live_css() -> str:

@@ -68,7 +68,7 @@ def find_checkpoint(path: Path) -> tuple[dict[str, Any], Path]:
     Raises:
         UserError: if there is no whole checkpoint.
     """
-    previous = path.with_name(PREVIOUS)
+    previous = path.parent / PREVIOUS
     try:
         return read_checkpoint(path), path
     except (DamagedCheckpoint, FileNotFoundError) as error:
@@ -87,7 +87,16 @@ def differences(
     """``key: old value → new value`` for each key that differs and is not harmless, in order."""
     keys = [key for key in {**before, **now} if key not in harmless]
     return [
-        f"{key}: {before.get(key)!r} → {now.get(key)!r}"
+        f"{key}: {change(before.get(key), now.get(key))}"
         for key in keys
         if before.get(key) != now.get(key)
     ]
+
+
+def change(before: Any, now: Any) -> str:
+    """``old value → new value``; of long lists, what only one of them has."""
+    if isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)) and len(before) > 8:
+        gone = " ".join(repr(v) for v in before if v not in now)
+        new = " ".join(repr(v) for v in now if v not in before)
+        return f"without {gone or 'none':.60}, with {new or 'none':.60}"
+    return f"{before!r:.80} → {now!r:.80}"

@@ -1,6 +1,7 @@
 """The GIF view: a grid of characters, with its lines broken between the words of the cleanest frame."""
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ddlm_core.support.drawing import ARROWS, PAD_MARK, Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture, visible
 
 
 def _lay_out(text: str, width: int) -> list[tuple[int, int]]:
@@ -37,19 +38,32 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+def _warn_of_missing(text: str, font: ImageFont.FreeTypeFont) -> None:
+    """Say so if the font has no picture of a character."""
+    nothing = bytes(font.getmask("\uffff"))
+    missing = [
+        c for c in dict.fromkeys(text) if c != "\uffff" and bytes(font.getmask(c)) == nothing
+    ]
+    if shown := "".join(c for c in missing if not c.isspace()):
+        words = "a .gif shows a box for each; an .html file has the fonts of its reader"
+        warnings.warn(f"the font {font.getname()[0]} lacks {shown:.40}: {words}", stacklevel=4)
+
+
 def _images(pictures: Sequence[Picture]) -> Iterator[Image.Image]:
     """One image per picture: a grid of characters, with what changed in red and underlined."""
     font, columns = _font(16), 64
     cleanest = min(pictures, key=lambda picture: picture.sigma_bar)
-    cells = _lay_out(cleanest.marks, columns)
-    bottom = 8 + 22 * (max((row for row, _ in cells), default=0) + 1)
+    if isinstance(font, ImageFont.FreeTypeFont):
+        _warn_of_missing(cleanest.text, font)
+    places = _lay_out(cleanest.marks, columns)
+    bottom = 8 + 22 * (max((row for row, _ in places), default=0) + 1)
     for step, picture in enumerate(pictures):
         image = Image.new("RGB", (columns * 10 + 24, bottom + 36), "white")
         draw, changed = ImageDraw.Draw(image), set(picture.changed)
-        for i, mark in enumerate(picture.marks):
-            x, y = 12 + 10 * cells[i][1], 8 + 22 * cells[i][0]
+        for i, (mark, shown) in enumerate(zip(picture.marks, visible(picture.marks))):
+            x, y = 12 + 10 * places[i][1], 8 + 22 * places[i][0]
             ink = "#b34700" if i in changed else "#222" if mark not in f"{PAD_MARK}\n\t" else "#bbb"
-            draw.text((x, y), mark.translate(ARROWS), ink, font)
+            draw.text((x, y), shown, ink, font)
             if i in changed:
                 draw.line((x, y + 19, x + 9, y + 19), ink)
         status = f"step {step} of {len(pictures) - 1}   noise {picture.sigma_bar:.3g}"

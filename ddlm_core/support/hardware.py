@@ -4,9 +4,11 @@ import os
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from textwrap import shorten
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from ddlm_core.support.errors import UserError, error_context
 
@@ -47,6 +49,18 @@ def pick_precision(name: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which matrix products have the precision of :func:`pick_precision`."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "no")
+
+
+def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module, compiled if a compiler is at hand; a line is compiled first, to see whether one is."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+    except Exception as error:  # noqa: BLE001  it depends on the compiler, which is none of ours
+        reason = " ".join(str(error).split()).partition(" Set TORCH")[0] or type(error).__name__
+        hint = "install a C++ compiler, on a GPU triton, too"
+        warnings.warn(f"torch_compile is off ({shorten(reason, 200)}): {hint}", stacklevel=3)
+        return module
+    return cast("nn.Module", torch.compile(module))
 
 
 def adamw(use_8bit: bool) -> Callable[..., torch.optim.Optimizer]:

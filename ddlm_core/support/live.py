@@ -9,7 +9,7 @@ from itertools import groupby
 from math import exp
 from typing import Any
 
-from ddlm_core.support.drawing import ARROWS, PAD_MARK, Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture, visible
 from ddlm_core.support.terminal import render_terminal
 
 SECONDS_BETWEEN = 0.08  # what is redrawn more often only looks restless
@@ -17,11 +17,11 @@ CSS = files("ddlm_core.support").joinpath("live.css").read_text("utf-8")
 
 
 def text_html(marks: str, changed: Iterable[int]) -> str:
-    """One text: ``<b>`` marks what has changed, ``<i>`` the dots of ``<PAD>``."""
-    marks, moved = marks.translate(ARROWS), set(changed)
+    """One text: ``<b>`` marks what has changed, ``<i>`` the dots and ``¶`` of ``<PAD>``."""
+    moved = set(changed)
     kinds = ["b" if i in moved else "i" if mark == PAD_MARK else "" for i, mark in enumerate(marks)]
     html = ""
-    for kind, group in groupby(zip(kinds, marks), key=lambda pair: pair[0]):
+    for kind, group in groupby(zip(kinds, visible(marks)), key=lambda pair: pair[0]):
         text = escape("".join(mark for _, mark in group))
         html += f"<{kind}>{text}</{kind}>" if kind else text
     return f"<pre>{html}</pre>"

@@ -35,7 +35,8 @@ def model_folder(source: str | Path | None, revision: str | None = None) -> Path
             raise UserError(f"{name!r} lies on this disk: only models of the Hub have a revision")
         return on_disk
     hint = f"name a folder, a Hub id (user/model), {', '.join(bundled)}"
-    with error_context(f"no model {name!r}", hint, errors.HTTPError, errors.HFValidationError):
+    kinds = (errors.HTTPError, errors.HFValidationError, ImportError)  # of what a SOCKS proxy needs
+    with error_context(f"no model {name!r}", hint, *kinds):
         if Path(name).parent.is_dir():
             raise FileNotFoundError("no such folder")
         return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))

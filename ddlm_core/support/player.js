@@ -32,12 +32,23 @@ const layOut = (pre, marks, pad) => {
     return cell;
   });
 };
+// The first padding before more text is where a text ends: a pilcrow to see, and END to copy. A sign that
+// joins the letter before it (an accent, a vowel of Hindi) is drawn in that letter's cell.
+const END = "<|endoftext|>\n", JOINS = /[\p{M}\u200c\u200d]/u, NARROW = /[\0-\u058f\u1e00-\u22ff\ufffd]/;
 const draw = (cells, { text, changed }, pad) => {
   const end = text.reduce((end, mark, i) => (mark === pad ? end : i), -1);
+  let letter = null;
   cells.forEach((cell, i) => {
-    const name = { "\n": "newline", "\t": "tab", [pad]: i > end ? "end" : "pad" }[text[i]];
-    cell.textContent = text[i] === pad ? "" : text[i];
-    cell.className = (name ? `ddlm-${name}` : "") + (changed.has(i) ? " ddlm-changed" : "");
+    const mark = text[i], joins = letter && JOINS.test(mark);
+    const padding = i > end ? "end" : text[i - 1] === pad ? "pad" : "stop";
+    const kind = { "\n": "newline", "\t": "tab", [pad]: padding }[mark];
+    const name = kind || (joins ? "joined" : NARROW.test(mark) ? "" : "wide");
+    cell.className = name && `ddlm-${name}`;
+    cell.textContent = joins || mark === pad ? "" : mark;
+    if (name === "stop") cell.textContent = i ? `\n${END}` : END;
+    if (joins) letter.textContent += mark;
+    else letter = kind || mark === " " ? null : cell;
+    if (changed.has(i)) (joins ? letter : cell).classList.add("ddlm-changed");
   });
 };
 

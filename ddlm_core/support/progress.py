@@ -7,6 +7,7 @@ signals that ask a run to stop.
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -18,6 +19,7 @@ from typing import Any, Self
 from ddlm_core.support.files import atomic_write
 
 LOG, CURVE = "train_log.jsonl", "curve.png"
+SECONDS_BETWEEN_LINES = 30  # in a log file
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,56 @@ def save_curve(lines: list[dict[str, Any]], path: Path) -> None:
     atomic_write(path, lambda part: figure.savefig(part, format="png"))
 
 
+def has_bar() -> bool:
+    """Whether somebody watches who can see a bar move: in a terminal, or in a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
+
+
+class ExpectedTime:
+    """A callback that says once, after a few steps, how long the run is going to take."""
+
+    def __init__(self, first: int, total: int, every: int, measuring: float) -> None:
+        """From step ``first`` to ``total``, with a measurement of so many seconds ``every`` so often."""
+        self.first, self.total = first + 1, total  # the first step is slower: it prepares much
+        self.more = measuring * (total // every - first // every)
+        self.start: float | None = None
+
+    def __call__(self, done: StepResult) -> None:
+        """Count a step; speak if it is due."""
+        from tqdm import tqdm
+
+        if done.step == self.first:
+            self.start = time.perf_counter()
+        if self.start is None:
+            return
+        steps, seconds = done.step - self.first, time.perf_counter() - self.start
+        if steps >= 3 and (seconds >= 3 or steps >= 50):
+            left = seconds / steps * (self.total - done.step) + self.more
+            tqdm.write(f"expected: {minutes(left)} to step {self.total:,}")
+            self.start = None  # said
+
+
+def minutes(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 60:
+        return "less than a minute"
+    if seconds < 2 * 3600:
+        return f"about {max(2, round(seconds / 60))} minutes"
+    return f"about {seconds / 3600:.1f} hours"
+
+
 class Report:
-    """A context that shows and logs the steps of a run: bar, log, TensorBoard, and at its end the curve."""
+    """A context that shows and logs the steps of a run: bar, log, TensorBoard, and at its end the curve.
+
+    Where no bar can move, in a log file, it writes a line from time to time instead.
+    """
 
     def __init__(self, folder: Path, step: int, total: int, every: int, show: bool) -> None:
         """The run goes on after ``step`` of ``total`` steps, and logs ``every`` so many."""
         self.folder, self.step, self.total = folder, step, total
-        self.every, self.show = every, show
+        self.every, self.show = every, show and has_bar()
+        self.lines = show and not self.show
         self.characters, self.bits = 0, ""
 
     def __enter__(self) -> Self:
@@ -136,6 +181,7 @@ class Report:
         before = self.log.lines[-1]["seconds"] if self.log.lines else 0.0
         self.last = time.perf_counter()
         self.start = self.last - before
+        self.told = self.last
         return self
 
     def __call__(self, done: StepResult) -> None:
@@ -150,7 +196,11 @@ class Report:
         now = time.perf_counter()
         speed = round(self.characters / (now - self.last))
         self.characters, self.last = 0, now
-        self.bar.set_postfix_str(f"loss {done.loss:.3f}, {self.bits}{speed:,} char/s")
+        words = f"loss {done.loss:.3f}, {self.bits}{speed:,} char/s"
+        self.bar.set_postfix_str(words)
+        if self.lines and (measured or now - self.told >= SECONDS_BETWEEN_LINES):
+            self.told = now
+            print(f"step {done.step:,} of {self.total:,}: {words}", file=sys.stderr, flush=True)
         line = {"step": done.step, "loss": done.loss, "seconds": round(now - self.start, 3)}
         line |= {"characters_per_second": speed} | measured
         self.log.write(line)

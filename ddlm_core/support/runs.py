@@ -1,5 +1,9 @@
 """What a run is, and the files that it leaves: how a stop in the middle costs nothing."""
 
+import json
+import math
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -7,9 +11,16 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
-from ddlm_core.support.checkpoints import LATEST, differences, find_checkpoint, save_checkpoint
-from ddlm_core.support.errors import UserError
+from ddlm_core.support.checkpoints import (
+    LATEST,
+    differences,
+    find_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from ddlm_core.support.errors import UserError, error_context
 from ddlm_core.support.files import atomic_write
+from ddlm_core.support.progress import CURVE, LOG
 from ddlm_core.support.store import fingerprint
 
 # what may differ between a run and its continuation
@@ -35,11 +46,25 @@ HARMLESS = frozenset(
         "log_every_steps",
         "progress",
         "model",
+        "vocabulary",
+        "init_from",
     ]  # windows_per_step and the network are compared instead of some of them
 )
 SAME_TEXT = frozenset(
-    ["dataset_name", "val_dataset_name", "text_column", "train_samples", "val_samples"]
+    [
+        "dataset_name",
+        "val_dataset_name",
+        "dataset_config",
+        "text_column",
+        "encoding",
+        "separator",
+        "train_samples",
+        "val_samples",
+    ]
 )
+BEST, FINAL = "best_model_hf", "final_model_hf"
+WEIGHTS = ("checkpoint_*.pth*", f"{BEST}*", f"{FINAL}*")  # what would be missed
+LEFT = (*WEIGHTS, LOG, CURVE, "tensorboard")  # all that a run leaves
 
 
 class Network(Protocol):
@@ -52,6 +77,7 @@ class State(Protocol):
     """What changes during a run, such as ``TrainState`` of chapter 8."""
 
     step: int
+    best: float  # lowest bound in nats per window
     average: Any  # a network with ``config`` and ``save_pretrained``
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,9 +123,8 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
     texts = ("training_text", "validation_text")
     same_text = all(before.get(name) == now[name] for name in texts)
     if found := differences(before, now, HARMLESS | SAME_TEXT if same_text else HARMLESS):
-        raise UserError(
-            f"the checkpoint is of another run ({'; '.join(found)}): go on with its settings"
-        )
+        hint = "go on with its settings, or start anew (init_from= begins with given weights)"
+        raise UserError(f"the checkpoint is of another run ({'; '.join(found)}): {hint}")
 
 
 class RunFiles:
@@ -108,6 +133,7 @@ class RunFiles:
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
         """``run`` is what :func:`describe_run` says."""
         self.folder, self.run = folder, run
+        self.changed: list[str] = []  # settings that differ from those of the checkpoint
 
     def save(self, state: State) -> None:
         """Write the latest checkpoint; the one before it is kept."""
@@ -119,23 +145,77 @@ class RunFiles:
         save = partial(state.average.save_pretrained, config=config)
         atomic_write(self.folder / name, save)
 
+    def step_of(self, name: str) -> int | None:
+        """After how many steps the weights in a folder were written; None if there are none."""
+        with suppress(OSError, ValueError, KeyError):
+            return json.loads((self.folder / name / "config.json").read_text("utf-8"))["step"]
+        return None
+
     def load(self, path: Path, state: State, total_steps: int) -> Path:
         """Put a checkpoint of the same run into ``state``; which file it was read from.
 
         Raises:
-            UserError: if it is damaged or of another run; then nothing has changed.
+            UserError: if it is damaged or of another run, or if there is nothing left to train and no
+                final model; then nothing has changed.
         """
         content, source = find_checkpoint(path)
         if missing := {"run", "step"} - content.keys():
             raise UserError(f"{source} is no checkpoint of ddlm-train: it has no {sorted(missing)}")
         check_same_run(content["run"], self.run)
-        if content["step"] > total_steps:
-            found = f"the checkpoint has {content['step']} steps, the settings {total_steps}"
+        step = content["step"]
+        finished = self._is_ours(source) and self.step_of(FINAL) == total_steps
+        if step > total_steps or (step == total_steps and not finished):
+            found = f"the checkpoint is at step {step}, this run would end at step {total_steps}"
             raise UserError(f"{found}: raise max_steps or num_epochs")
         state.load_state_dict(content)
+        self.changed = differences(content["run"], self.run, frozenset(["model"]))
         return source
 
     def set_aside(self, path: Path) -> None:
         """Keep a damaged checkpoint of this folder as ``*.damaged``; those of other folders stay."""
-        if path.exists() and path.parent.resolve() == self.folder.resolve():
+        if path.exists() and self._is_ours(path):
             path.replace(path.with_name(path.name + ".damaged"))
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.parent.resolve() == self.folder.resolve()
+
+    def take_folder(self, state: State, resumed: Path | None = None) -> str:
+        """Make the folder that of this run alone: then no resume can go on with another one.
+
+        What another run has left moves to ``earlier-N`` in it. A run that goes on from a checkpoint of
+        another folder brings its log and its best model.
+
+        Returns:
+            Whose files were moved, and where to; empty if there were none.
+        """
+        if resumed is not None and self._is_ours(resumed):
+            return ""
+        with error_context(f"cannot use the folder {self.folder}", "name another checkpoint_dir"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            told = self._move_earlier_run()
+            if resumed is not None:
+                self._bring(resumed.parent, state)
+        return told
+
+    def _move_earlier_run(self) -> str:
+        if not any(path for name in WEIGHTS for path in self.folder.glob(name)):
+            return ""
+        names = (self.folder / f"earlier-{number}" for number in range(1, 10**9))
+        place = next(path for path in names if not path.exists())
+        whose = "an earlier run"
+        with suppress(UserError, OSError, KeyError):
+            content = read_checkpoint(self.folder / LATEST)
+            whose = f"a run of {content['step']:,} steps on {content['run']['dataset_name']}"
+        place.mkdir()
+        for name in LEFT:
+            for path in self.folder.glob(name):
+                path.rename(place / path.name)
+        return f"{self.folder} had the files of {whose}: they are in {place} now"
+
+    def _bring(self, source: Path, state: State) -> None:
+        if (source / LOG).exists():
+            shutil.copyfile(source / LOG, self.folder / LOG)
+        if (source / BEST).is_dir():
+            atomic_write(self.folder / BEST, partial(shutil.copytree, source / BEST))
+        else:
+            state.best = math.inf  # the best weights are not at hand: the next ones count

@@ -12,8 +12,8 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,13 @@ from zlib import crc32
 
 import numpy as np
 
-from ddlm_core.support.files import not_written
+from ddlm_core.support.files import atomic_write, not_written
+from ddlm_core.support.progress import has_bar
 
 # a row of tokens, and where its stories end, and a hash of each story
 FIELDS = {"tokens": np.uint8, "ends": np.int64, "hashes": np.uint64}
 Block = tuple[np.ndarray, ...]  # one array for each field
-VERSION = 1  # of what lies in a folder
+VERSION = 2  # of what lies in a folder
 
 
 class Unwritable(OSError):
@@ -70,6 +71,7 @@ class StoredText(NamedTuple):
     tokens: MappedArray  # uint8
     ends: MappedArray  # int64: where its stories end
     hashes: MappedArray  # uint64, one for each story
+    about: dict[str, Any]  # what else was said about it, plain values
 
 
 def cache_folder() -> Path:
@@ -79,24 +81,46 @@ def cache_folder() -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "ddlm"
 
 
-def stored(key: Any, blocks: Callable[[], Iterable[Block]]) -> StoredText:
+def _name_of(key: Any) -> str:
+    return sha256(repr((VERSION, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def remembered(key: Any, make: Callable[[], Any]) -> Any:
+    """What ``make`` gave, plain values, when it was called for the same ``key``, if that is in the cache."""
+    path = cache_folder() / f"{_name_of(key)}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        made = make()
+    with suppress(OSError):  # then it is made again next time
+        atomic_write(path, lambda part: part.write_text(json.dumps(made), encoding="utf-8"))
+    return made
+
+
+def stored(
+    key: Any,
+    blocks: Callable[[], Iterable[Block]],
+    about: Callable[[], dict[str, Any]] = dict,
+) -> StoredText:
     """The blocks of a text, joined to one memory-mapped array for each field.
 
-    They come from the cache if ``key`` is the same. If the cache cannot be written, they go to a
-    temporary folder, with a warning.
+    ``about`` is asked after the last block, and what it says is kept with them. All comes from the
+    cache if ``key`` is the same. If the cache cannot be written, it goes to a temporary folder,
+    with a warning.
     """
-    name = sha256(repr((VERSION, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    name = _name_of(key)
     try:
-        folder = _prepare(cache_folder() / name, blocks)
+        folder = _prepare(cache_folder() / name, blocks, about)
     except Unwritable as error:
         other = Path(tempfile.mkdtemp(prefix="ddlm-"))
         atexit.register(shutil.rmtree, other, ignore_errors=True)
         warnings.warn(f"{error}; the tokens go to {other}, for this run only", stacklevel=4)
-        folder = _prepare(other / name, blocks)
-    return StoredText(*(MappedArray(folder / field, dtype) for field, dtype in FIELDS.items()))
+        folder = _prepare(other / name, blocks, about)
+    arrays = {field: MappedArray(folder / field, dtype) for field, dtype in FIELDS.items()}
+    return StoredText(**arrays, about=_contents(folder)["about"])
 
 
-def _prepare(folder: Path, blocks: Callable[[], Iterable[Block]]) -> Path:
+def _prepare(folder: Path, blocks: Callable[[], Iterable[Block]], about: Callable) -> Path:
     """Fill a folder, unless it is whole already; of several processes, one does, the others wait."""
     from huggingface_hub.utils import WeakFileLock
 
@@ -112,20 +136,21 @@ def _prepare(folder: Path, blocks: Callable[[], Iterable[Block]]) -> Path:
                 shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         part = folder.with_name(f"{folder.name}.part-{uuid.uuid4().hex[:8]}")
         stack.callback(shutil.rmtree, part, ignore_errors=True)
-        _write(part, blocks())
+        _write(part, blocks(), about)
         with _writing(folder):
             part.rename(folder)
     return folder
 
 
-def _write(folder: Path, blocks: Iterable[Block]) -> None:
+def _write(folder: Path, blocks: Iterable[Block], about: Callable[[], dict[str, Any]]) -> None:
     from tqdm.auto import tqdm
 
     with ExitStack() as stack:
         with _writing(folder):
             folder.mkdir()
             files = [stack.enter_context((folder / field).open("wb")) for field in FIELDS]
-        progress = tqdm(desc="preparing tokens", unit="B", unit_scale=True, leave=False, delay=5)
+        how = partial(tqdm, unit="B", unit_scale=True, leave=False, disable=not has_bar())
+        progress = how(desc="preparing tokens", delay=5)
         stack.enter_context(progress)  # the delay in seconds: short texts show nothing
         for block in blocks:
             with _writing(folder):
@@ -137,13 +162,18 @@ def _write(folder: Path, blocks: Iterable[Block]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             sizes = {field: file.tell() for field, file in zip(FIELDS, files)}
-            (folder / "sizes.json").write_text(json.dumps(sizes))
+            (folder / "contents.json").write_text(json.dumps({"sizes": sizes, "about": about()}))
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """How long every file is, and what was said about the text."""
+    return json.loads((folder / "contents.json").read_text())
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether every file is there, as long as it was when it was written."""
     try:
-        sizes = json.loads((folder / "sizes.json").read_text())
+        sizes = _contents(folder)["sizes"]
         return all((folder / field).stat().st_size == sizes[field] for field in FIELDS)
     except (OSError, ValueError, KeyError, TypeError):
         return False

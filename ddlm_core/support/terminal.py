@@ -8,16 +8,21 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TextIO
 
-from ddlm_core.support.drawing import ARROWS, Picture
+from ddlm_core.support.drawing import Picture, cells, visible
 
 
-def _rows(text: str, changed: Iterable[int], width: int) -> list[str]:
-    """Rows of ``width`` cells for a terminal; what changed is bold, underlined and magenta."""
+def _rows(marks: str, changed: Iterable[int], width: int) -> list[str]:
+    """Rows of at most ``width`` cells for a terminal; what changed is bold, underlined and magenta."""
     on, off, marked = "\x1b[1;4;35m", "\x1b[0m", set(changed)
-    marks = text.translate(ARROWS)
-    cells = [f"{on}{mark}{off}" if i in marked else mark for i, mark in enumerate(marks)]
-    lines = ["".join(cells[start : start + width]) for start in range(0, len(cells), width)]
-    return [line.replace(off + on, "") for line in lines]
+    rows, room = [""], width
+    for i, mark in enumerate(visible(marks)):
+        if cells(mark) > room:
+            rows, room = [*rows, ""], width
+        if not rows[-1] and not cells(mark):  # an accent needs a letter
+            mark, room = f"◌{mark}", room - 1
+        room -= cells(mark[-1])
+        rows[-1] += f"{on}{mark}{off}" if i in marked else mark
+    return [row.replace(off + on, "") for row in rows]
 
 
 def _write(stream: TextIO, text: str) -> None:

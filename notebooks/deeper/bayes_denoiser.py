@@ -43,10 +43,11 @@ if "google.colab" in sys.modules:
 #
 # ## Layouts
 #
-# Real stories have templates, alternations, and words that come twice. Choose the template and each of its alternatives: that is a *skeleton* of
-# [chapter 2](../02_stories.ipynb), with probability $p_s$. Choose also, for each variable, how long its word is in all its forms. In our grammar this matters for *he* and
-# *she* and for little else. Now every place in the window belongs either to a fixed letter or to exactly one variable. We call this a *layout*. Our grammar
-# has 1,068. Within a layout the words of the variables are independent and equally likely, so
+# Real stories have templates, alternations, and words that appear twice. Choose the template and each of its alternatives:
+# that is a *skeleton* of [chapter 2](../02_stories.ipynb), with probability $p_s$. Choose also, for each variable, how long
+# its word is in all its forms. In our grammar this matters for *he* and *she* and little else. Now every place in the
+# window belongs either to a fixed letter or to exactly one variable. We call this a *layout*. Our grammar has 1,068. Within
+# a layout the words of the variables are independent and equally likely, so
 #
 # $$ p(\text{layout}\mid x_t)\;\propto\;p(\text{layout})\,(1+\kappa)^{m_\text{fixed}}
 #    \prod_{\text{variables }v}\ \frac1{n_v}\sum_{\text{words}}(1+\kappa)^{m_\text{word}}, $$
@@ -54,8 +55,9 @@ if "google.colab" in sys.modules:
 # with $n_v$ the number of words of variable $v$ that have this length. A word that a story names twice is compared at *both* places, and so are its
 # pronouns. That is all there is to agreement: the evidence from all places of a variable is counted together.
 #
-# From the probabilities of the layouts, and of the words within each, those of the letters at each place follow by adding up. At last, our
-# denoising distribution must not have seen the letter at its own place: divide its factor $1+\kappa$ out again where it agreed, and normalize.
+# From the probabilities of the layouts, and of the words within each, those of the letters at each place follow by adding
+# up. Finally, our denoising distribution must not have seen the letter at its own place: divide its factor $1+\kappa$ out
+# again where it agreed, and normalize.
 #
 # In the code of chapter 9, `_templates` lists the layouts, and a *slot* is a set of places with the words that may fill them. Layouts share
 # most of their slots, so each slot is compared with the noisy text only once.
@@ -120,7 +122,7 @@ print(f"largest difference of a probability: {worst:.1e}")
 # %% [markdown]
 # ## What it says
 #
-# Corrupt a story until a third of its letters is resampled, and ask for the most probable letter at each place:
+# Corrupt a story until a third of its letters are resampled, and ask for the most probable letter at each place:
 
 # %%
 story = stories.sample(1, seed=6)[0]

@@ -11,7 +11,7 @@
 #
 # *About 15 minutes. You need: [chapter 7](../07_sampler.ipynb). You will have: a look into a run, step by step, up to the moment at which it goes wrong.*
 #
-# The network that comes with the package writes a story in 64 plain steps of `cosine`, without churn. It reads well, and it
+# The network that comes with the package writes a story in 64 plain steps of `cosine`, without churn. It reads well, but it
 # is broken. Where does the flaw come from?
 
 # %% tags=["hide-input"]
@@ -61,7 +61,7 @@ assert not stories.is_flawless(run[-1].tokens[0].tolist(), tokenizer)
 
 # %% [markdown]
 # By the grammar of [chapter 2](../02_stories.ipynb), three places hold one and the same name, that of the hero: the first word, the
-# one who wants to trade, and the one who is happy in the end. The hero is Lucy, but it is Luke who is happy.
+# one who wants to trade, and the one who is happy at the end. The hero is Lucy, but it is Luke who is happy.
 #
 # ## How sure is the network?
 #
@@ -71,7 +71,8 @@ assert not stories.is_flawless(run[-1].tokens[0].tolist(), tokenizer)
 # $$ H_i(x_t) = -\sum_y p(x_0^i=y\mid x_t)\,\log p(x_0^i=y\mid x_t), $$
 #
 # is 0 where the model is certain, and $\log106=4.66$ for the uniform distribution. The sum over all places counts a choice once for each letter that
-# depends on it: the four letters of *kite* are one choice. So the sum is an upper bound of what the model has left to decide, and seldom equal to it.
+# depends on it: the four letters of *kite* are one choice. So the sum is an upper bound on what the model has left to
+# decide, and seldom equal to it.
 
 
 # %%
@@ -94,8 +95,9 @@ for k in (0, 8, 16, 24, 32, 48):
 print(f"entropy of the stories:         {stories.entropy():5.1f} nats")
 
 # %% [markdown]
-# Letters at their true frequencies add up to 319 nats, as chapter 7 computes, and a Bayes-optimal denoiser would begin there, for pure noise tells nothing. Ours begins
-# at 297: there it is a little too sure of itself. Then the sum falls fast. After 16 of 64 steps it has fallen below the 19 nats that a whole story has.
+# Letters at their true frequencies add up to 319 nats, as chapter 7 computes, and a Bayes-optimal denoiser would begin
+# there, because pure noise tells nothing. Ours begins at 297: there it is a little too sure of itself. Then the sum falls
+# fast. After 16 of 64 steps it has fallen below the 19 nats that a whole story has.
 #
 # Which words does the model decide last? Add up the uncertainty in each word of the finished text, and look for the last
 # step before which it was above half a nat.
@@ -112,8 +114,8 @@ for last, word, in_word in sorted(settled, key=lambda entry: -entry[0])[:8]:
     print(f"{place:47}" + "".join(f"{in_word[k]:6.1f}" for k in steps))
 
 # %% [markdown]
-# The name stays open longest in the sentence about the trade, and the first word of the story is not settled before step 28, long after most of the words
-# behind it. Ask for the most probable letters at the three places of the hero:
+# The name stays open longest in the sentence about the trade, and the first word of the story is not settled before step
+# 28, long after most of the words that follow it. Ask for the most probable letters at the three places of the hero:
 
 # %%
 places = [(0, 4), (83, 87), (115, 119)]
@@ -122,14 +124,15 @@ for k in (4, 8, 16, 20, 24, 28, 44):
     print(f"after {k:2} steps:  " + "  ".join(likely[first:last] for first, last in places))
 
 # %% [markdown]
-# After 16 steps all three places lean to *Luke*. But the second is still half noise, and while that is drawn anew it reads as *Lace*, as
-# *Luck*, as *Lack*, which are not names. *Luke* and *Lucy* are both near. In the end the first place turns to *Lucy*, and the
-# second follows. The third should follow and does not: the network has been sure of it since step 17, and plain steps
-# keep what the network is sure of. That is how the flaw was born. A churned step would draw the third place again.
+# After 16 steps all three places lean toward *Luke*. But the second is still half noise, and while that is being redrawn it
+# reads as *Lace*, as *Luck*, as *Lack*, which are not names. *Luke* and *Lucy* are both close. In the end the first place
+# turns to *Lucy*, and the second follows. The third should follow and does not: the network has been sure of it since step
+# 17, and plain steps keep what the network is sure of. That is how the flaw was born. A churned step would draw the third
+# place again.
 #
 # ## The picture
 #
-# Above is the whole text, a row for each of the first 48 steps; bright means unsure. Below is the beginning of the text,
+# Above is the whole text, one row for each of the first 48 steps; bright means unsure. Below is the beginning of the text,
 # with the characters that the sampler holds at that step.
 
 # %% tags=["hide-input"]
@@ -156,11 +159,11 @@ bar.outline.set_visible(False)
 plt.show()
 
 # %% [markdown]
-# * **Fixed phrases settle first**, and the padding behind the story.
-# * **Color and characters tell different things.** After 32 steps nearly every third letter is noise still, and the model is
-#   sure of most of the text. It sees through the noise that is left.
+# * **Fixed phrases settle first**, and the padding after the story.
+# * **Color and characters tell different things.** After 32 steps nearly every third letter is still noise, and the model
+#   is sure of most of the text. It sees through the noise that is left.
 #
-# ## Errors that are born where all is sure
+# ## Errors that are born where all seems settled
 #
 # A run of four steps from the same noise writes a word that does not exist:
 
@@ -181,9 +184,10 @@ for k in (1, 2, 3):
         print("  " + "   ".join(f"{a} {b}" for a, b in zip(letters, chances, strict=True)))
 
 # %% [markdown]
-# Before step 3 the network wavers: the third letter is most likely *k* and the fourth *l*, with *t* and *e* behind. No word of the grammar has both *t* and
-# *l* there. But the two are drawn independently, and out come *t* and *l*, from different words. That is the factorization error. In the last step the network asks for
-# *gate*, but with 19 % it keeps the *l* that stands there, which is an error of its own: a Bayes-optimal denoiser that is 99 % sure of the *t* could
-# not give more than 1 % to the *l*. The draw takes the *l*, and no step is left to correct it.
+# Before step 3 the network wavers: the third letter is most likely *k* and the fourth *l*, with *t* and *e* close behind.
+# No word of the grammar has both *t* and *l* there. But the two are drawn independently, and out come *t* and *l*, from
+# different words. That is the factorization error. In the last step the network asks for *gate*, but with a probability of
+# 19 % it keeps the *l* that is there, which is an error of its own: a Bayes-optimal denoiser that is 99 % sure of the *t*
+# could not give more than 1 % to the *l*. The draw takes the *l*, and no step is left to correct it.
 #
 # [Chapter 9](../09_evaluation.ipynb) counts such flaws. Back to [chapter 7](../07_sampler.ipynb).

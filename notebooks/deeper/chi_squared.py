@@ -59,8 +59,9 @@ from ddlm_core.noise import transition_matrix
 #
 # $$ P(X^2 > c) = e^{-c/2} \sum_{j=0}^{k/2-1} \frac{(c/2)^j}{j!}. $$
 #
-# For odd $k$ no such sum exists, but the same function of $k$, the *regularized incomplete gamma function* $\Gamma(k/2, c/2)/\Gamma(k/2)$, goes
-# on being right. Chapter 4 uses PyTorch's; here both agree, at the limit that chapter 4 sets and elsewhere:
+# For odd $k$ no such sum exists, but the same function of $k$, the *regularized incomplete gamma function*
+# $\Gamma(k/2, c/2)/\Gamma(k/2)$, remains right. Chapter 4 uses PyTorch's; here both agree, at the limit that chapter 4 sets
+# and elsewhere:
 
 
 # %%
@@ -87,7 +88,8 @@ for k, c in ((2, 4.0), (4, 33.4), (24, 30.0), (100, 120.0)):
 #
 # If the formula under test is right, and Pearson's theorem applies, *p-values are uniform*: below 0.5 in half of all experiments, below 0.1 in
 # a tenth, below 0.01 in a hundredth. (The p-value falls as $X^2$ grows. So it is below 0.1 exactly when $X^2$ exceeds the value that it exceeds
-# with probability 0.1.) Two thousand experiments of a thousand draws each; chance alone moves the three shares by about 0.011, 0.007 and 0.002:
+# with probability 0.1.) Here are two thousand experiments of a thousand draws each; chance alone moves the three shares by
+# about 0.011, 0.007 and 0.002:
 
 # %%
 generator, expected = torch.Generator().manual_seed(3), 1000 * transition_matrix(0.8, 5)[2]
@@ -103,7 +105,8 @@ for share, chance in ((0.5, 0.011), (0.1, 0.007), (0.01, 0.0022)):
 # proportion to the number of draws, 72 in chapter 4's example, and no rough edge of the approximation comes near that.
 #
 # **Exercise.** How many draws does it take until an error of one percentage point, at a probability of $\tfrac12$, adds 33.4 to $X^2$? (Expected:
-# about 83,500. The error counts twice, for another token must lose what one gains; take that one to have probability $\tfrac12$, too.)
+# about 83,500. The error counts twice, because another token must lose what one gains; take that one to have probability
+# $\tfrac12$, too.)
 
 # %% tags=["solution", "hide-input"]
 needed = 33.4 / (2 * 0.01**2 / 0.5)

@@ -32,14 +32,14 @@ if "google.colab" in sys.modules:
 # ## Operations
 #
 # The preset has 10 layers of width 640 and takes 64 windows of 256 characters in a step. PyTorch counts the matrix products of one
-# forward and backward pass. On a CPU it does not see those inside of attention, nor those of Muon, so we add both by formula.
+# forward and backward pass. On a CPU it does not see those inside attention, nor those of Muon, so we add both by formula.
 #
-# *Attention.* A block with $M$ positions in its context multiplies $L$ queries with $M$ keys and $L\times M$ weights with $M$ values: $4LMd$
-# operations per window, a multiplication and an addition counted as two. The backward pass takes twice as much as the forward pass.
-# In the merge blocks $M = 2L$.
+# *Attention.* A block with $M$ positions in its context multiplies $L$ queries by $M$ keys and $L\times M$ weights by $M$
+# values: $4LMd$ operations per window, a multiplication and an addition counted as two. The backward pass takes twice as
+# much as the forward pass. In the merge blocks $M = 2L$.
 #
-# *Muon.* Each of five Newton–Schulz iterations on a matrix with $m \le n$ sides takes three products, $XX^\top$, its square, and
-# the result with $X$: $4m^2n + 2m^3$ operations. It does not depend on the batch.
+# *Muon.* Each of five Newton–Schulz iterations on a matrix with $m \le n$ sides takes three products, $XX^\top$, its
+# square, and the result times $X$: $4m^2n + 2m^3$ operations. It does not depend on the batch.
 
 # %%
 import torch
@@ -124,8 +124,8 @@ for card, peak in (("T4", 65e12), ("RTX 4090", 165e12), ("H100", 989e12)):
 # %% [markdown]
 # ## Numbers of 16 bits
 #
-# Much hardware multiplies numbers of 16 bits several times as fast as those of 32. There are two kinds. *bf16* has the range of float32 with fewer digits, and needs no care. *fp16* has
-# more digits and a small range, in which small gradients become 0:
+# Much hardware multiplies 16-bit numbers several times as fast as 32-bit ones. There are two kinds. *bf16* has the range of
+# float32 with fewer digits, and needs no care. *fp16* has more digits and a small range, in which small gradients become 0:
 
 # %%
 small = torch.tensor(1e-8)

@@ -34,9 +34,10 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## One row of tokens
 #
-# A source is `pocket-stories`, local files, or a data set on the Hugging Face Hub. In `.jsonl` and `.parquet` files every row is a
-# story; a `.txt` file is one running text. `read_stories` gives pieces of text, each with a yes or no: does a
-# story end after it? `encode_stories` turns them into one row of tokens with a `<PAD>` (token 1) behind each story:
+# A source is `pocket-stories`, local files and folders, or a data set on the Hugging Face Hub. In tables (`.csv`, `.json`, `.jsonl`, `.parquet`)
+# every row is a story, and so is any other file of text, unless `<|endoftext|>` cuts it into several. Line ends become `\n`, and letters get one form
+# in Unicode (NFC): an `a` and the two dots for above it become one `ä`. `read_stories` gives pieces of text, each with a yes or no: does a
+# story end after it? `encode_stories` turns them into one row of tokens with a `<PAD>` (token 1) after each story:
 
 # %%
 from ddlm_core.data import WindowSampler, encode_stories, setup_dataloaders, split_stories
@@ -56,10 +57,10 @@ print("hashes:", [hex(value) for value in hashes.tolist()])
 # ## On disk
 #
 # Each block is appended to a file, and the trainer never loads that file. It *maps* it (`numpy.memmap`): the operating
-# system brings in the pages that a window touches, and drops them when memory gets short. The files lie in the cache of
+# system brings in the pages that a window touches, and drops them when memory runs short. The files are in the cache of
 # the Hugging Face libraries, in a folder whose name is a hash of everything that the tokens depend on: which files, how
-# long, changed when; which vocabulary; which options. The folder gets its name when it is complete, so a second start finds all
-# of it or nothing. Here is the second start, which reads no text:
+# long they are, when they changed; which vocabulary; which options. The folder gets its name when it is complete, so a
+# second start finds all of it or nothing. Here is the second start, which reads no text:
 
 # %%
 from tempfile import TemporaryDirectory
@@ -88,7 +89,8 @@ print("the text was read", read[0])
 # %% [markdown]
 # `python benchmarks/data.py` measures it on 2 GB of text made from our stories, on one core that other programs used as well. The first start
 # took 217 s for rows of `.jsonl` and 86 s for one `.txt`, most of it waiting for the disk and for the other programs. On a file of 60 MB, counting only the seconds
-# in which the processor worked for us, it is 88 and 107 MB per second. The memory stayed below 274 MB, 152 MB of which the libraries took.
+# in which the processor worked for us, it is 88 and 107 MB per second. The memory stayed below 274 MB, of which the
+# libraries took 152 MB.
 #
 # ## Stories to measure with
 #
@@ -110,17 +112,18 @@ assert counts == [24, 3, 2]
 print("to train, validate and test with:", counts)
 
 # %% [markdown]
-# Number 29 is gone from the test, because training reads it as number 5. Only exact copies are found: a story that differs in one letter passes
-# as new. Our grammar makes enough stories that this hardly matters; for a real data set it is a limit of this book. TinyStories comes with a validation
-# set of its own, which `val_dataset_name` can name. Fewer than three stories are running text, in which nothing can be compared; its last two
-# twentieths are held out.
+# Number 29 is gone from the test set, because training reads it as number 5. Only exact copies are found: a story that
+# differs in one letter passes as new. Our grammar makes enough stories that this hardly matters; for a real data set it is
+# a limit of this book. TinyStories comes with a validation set of its own, which `val_dataset_name` can name. One
+# story, or a few long ones, count as running text, in which nothing can be compared; its last two twentieths are held out.
 #
 # ## Windows
 #
 # Our own stories get a window each, filled up with `<PAD>`. In any other text a story may be cut by the border of a window. So that no
-# character always sits at a border, every epoch cuts at another place. By hand, 14 tokens, numbered from 0, and windows of 4: cut at 0, there are
-# three, `0–3`, `4–7`, `8–11`. Cut at 3, there are only two, `3–6` and `7–10`; the next would end at token 14. Every epoch must have
-# the same number of windows, or the number of the step would not tell the epoch. So each takes two:
+# character always sits at a border, every epoch cuts at a different place. By hand, 14 tokens, numbered from 0, and windows
+# of 4: cut at 0, there are three, `0–3`, `4–7`, `8–11`. Cut at 3, there are only two, `3–6` and `7–10`; the next would end
+# at token 14. Every epoch must have the same number of windows, or the number of the step would not tell the epoch. So each
+# takes two:
 
 # %%
 sampler, seen = WindowSampler(14, 4, seed=0), set()
@@ -136,9 +139,9 @@ assert seen == set(range(12))
 # %% [markdown]
 # The cuts go from 0 to 4. The few tokens at the very end, always fewer than a window, are in no epoch.
 #
-# The order is a function of the seed and of the number of the epoch. So a run that goes on needs nothing but the number of the
-# step: it follows which epoch that is, and how many windows to `skip`, without reading them. To *measure*, all windows are read in order, and the last one is
-# filled up: every token counts once.
+# The order is a function of the seed and of the number of the epoch. So a run that resumes needs nothing but the number of
+# the step: it follows which epoch that is, and how many windows to `skip`, without reading them. To *measure*, all windows
+# are read in order, and the last one is filled up: every token counts once.
 
 # %%
 sampler = WindowSampler(1000, 10, seed=0)
@@ -152,8 +155,8 @@ print("the order of epoch 3, without its first 40 windows")
 # ## All together
 #
 # `setup_dataloaders` reads the text or finds the stored tokens, splits, cuts, and makes batches. The vocabulary must be that of the network, so a
-# network with another one hands it over: `setup_dataloaders(…, tokenizer=model.config.tokenizer)`. In training, a last batch that is not full is
-# dropped, so that all steps have one size.
+# network with another one passes it on: `setup_dataloaders(…, tokenizer=model.config.tokenizer)`. In training, a last batch
+# that is not full is dropped, so that all steps have the same size.
 
 # %%
 loaders = setup_dataloaders(

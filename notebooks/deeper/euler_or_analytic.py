@@ -73,8 +73,8 @@ for rare in (0.0, 0.001, 0.01, 0.03, 0.1):
 assert ratios[-1] < 1
 
 # %% [markdown]
-# Above 1 Euler is closer. It is, from 16 steps on, as long as rare words have less than a share somewhere between 3 % and 10 %. With four steps the order can be
-# the other way round: Euler wastes its first.
+# Above 1, Euler is closer. From 16 steps on it is, as long as the share of rare words is below a limit somewhere between
+# 3 % and 10 %. With four steps the order can be the other way around: Euler wastes its first step.
 #
 # ## Two errors
 #
@@ -120,8 +120,8 @@ for name, world in (("strict", world_with(0.0)), ("generous", three_letter_world
 # ratios are nearer to 1. So Euler treats a rare word better than it should.
 #
 # In the strict world the two push in opposite directions, for *ab*, *bc* and *ca* alike. Next to nothing is left of what is not a word: later steps correct it. In the generous
-# world drawing independently leaves rare words, for there no later step objects to them, and so do frozen rates. The two
-# errors add up for the rare words and for *ab*.
+# world drawing independently leaves rare words, because there no later step objects to them, and so do frozen rates. The
+# two errors add up for the rare words and for *ab*.
 #
 # If this is right, Euler cannot win where the words are equally likely, since there is no favorite. The assertion below checks that, for three words of a third each:
 
@@ -167,7 +167,8 @@ for number in range(12):
 # ## What this means for text
 #
 # Text is closer to the strict world: nearly all strings are not words. But the cancellation is in *how often* each word comes, and not in *whether* it is
-# a word. For a story it would be in how often each hero and each plot comes, and it would not make fewer broken stories. `benchmarks/euler.py` counts those
-# of the bundled network; chapter 7 has the result. A trained network also makes errors of its own, which do not shrink with $N$.
+# a word. For a story it would be in how often each hero and each template comes, and it would not make fewer broken
+# stories. `benchmarks/euler.py` counts those of the bundled network; chapter 7 has the result. A trained network also makes
+# errors of its own, which do not shrink with $N$.
 #
 # Back to [chapter 7](../07_sampler.ipynb).

@@ -67,13 +67,14 @@ assert same_bits(first, draw_step(x_0, trainer.config, trainer.model, step=3))
 assert not torch.equal(first.x_t, draw_step(x_0, trainer.config, trainer.model, step=4).x_t)
 
 # %% [markdown]
-# Only dropout asks torch's global generator, so `draw_step` seeds that one, too.
+# Only dropout uses torch's global generator, so `draw_step` seeds that one, too.
 #
 # ## One step, in parts
 #
 # A step may be too large for one pass. Then it is done in `micro_batches`, one after the other (*gradient accumulation*) or by several
-# processes. All noise of the step is drawn first and dealt out afterwards, so whoever does which part, the step is the same. Gradients add up; each
-# loss is divided by the number of parts. Only the order of a few sums changes, and with it the last digits:
+# processes. All noise of the step is drawn first and dealt out afterward, so no matter who does which part, the step is the
+# same. Gradients add up; each loss is divided by the number of parts. Only the order of a few sums changes, and with it the
+# last digits:
 
 # %%
 model = trainer.model.eval()
@@ -105,9 +106,10 @@ assert torch.allclose(one, four, atol=1e-6)
 #
 # ## A file that is whole or not there
 #
-# A machine can die at any moment, also while it writes. A checkpoint is therefore written to a temporary file. Once that is complete, the checkpoint before it is
-# renamed to `checkpoint_previous.pth`, and the new one gets its name. A rename happens completely or not at all. Every piece of the file has a checksum, and
-# reading compares all of them. Let us train, and then flip the bits of one byte in the middle of the file:
+# A machine can die at any moment, even while it writes. A checkpoint is therefore written to a temporary file. Once that is
+# complete, the checkpoint before it is renamed to `checkpoint_previous.pth`, and the new one gets its name. A rename
+# happens completely or not at all. Every piece of the file has a checksum, and reading compares all of them. Let us train,
+# and then flip the bits of one byte in the middle of the file:
 
 # %%
 trainer = tiny_trainer(Path(folder.name) / "run")
@@ -128,17 +130,18 @@ second.train()
 assert same_bits(trainer.state.state_dict(), second.state.state_dict())
 
 # %% [markdown]
-# The checkpoint of step 8 was damaged, so the run went on from that of step 6, which is saved every third step here, and ended with the same bits. The damaged file is kept
-# under another name (`*.damaged`); reading itself changes nothing. `python benchmarks/resume.py` kills a run again and again at random moments,
-# with a signal that cannot be caught, and compares the end.
+# The checkpoint of step 8 was damaged, so the run resumed from that of step 6 (here one is saved every third step), and
+# ended with the same bits. The damaged file is kept under another name (`*.damaged`); reading itself changes nothing.
+# `python benchmarks/resume.py` kills a run again and again at random moments, with a signal that cannot be caught, and
+# compares the outcome.
 #
 # The format is torch's own, which has a pickle inside, and a pickle can run code when it is read. So we read with
 # `weights_only=True`, which refuses everything but tensors and plain values.
 #
 # ## The same run, or another one
 #
-# Going on is exact only if it is the same run. So a checkpoint also holds what it was trained on: the settings, the network, a fingerprint of the text, and how many windows
-# a step takes. `resume` refuses what differs, and names it:
+# Resuming is exact only if it is the same run. So a checkpoint also holds what it was trained on: the settings, the
+# network, a fingerprint of the text, and how many windows a step takes. `resume` refuses what differs, and names it:
 
 # %%
 try:

@@ -76,8 +76,8 @@ assert entropy(AMBIGUOUS) > truth + 0.4
 # texts; the difference is what a text leaves open about its derivation.
 #
 # **Exercise.** You write the first template of chapter 2's six stories twice, to make it twice as likely. What does `entropy`
-# say, and what is the truth? (Expected: 2.2539, and $\log 6 = 1.7918$, for all six are equally likely then. Two times in
-# three, `entropy` counts a choice between twins, $\log 2$, which no text shows.)
+# say, and what is the truth? (Expected: 2.2539, and $\log 6 = 1.7918$, because all six are then equally likely. Two times
+# in three, `entropy` counts a choice between twins, $\log 2$, which no text shows.)
 
 # %% tags=["solution", "hide-input"]
 lost, slept = "{hero} lost {hero.his} {thing}.", "{hero} slept."
@@ -96,7 +96,7 @@ round(entropy(twins), 4), round(truth, 4)
 #
 # 1. The words of a variable are distinct and of one length, in the plain form that the first mention writes.
 # 2. The alternatives of an alternation are distinct and of one length, for every hero.
-# 3. The first mention of a variable is its plain form, and stands in no alternation.
+# 3. The first mention of a variable is its plain form, and is in no alternation.
 # 4. The first seven characters of a story belong to one template only.
 #
 # **Claim.** Two different derivations write two different texts.
@@ -108,7 +108,7 @@ round(entropy(twins), 4), round(truth, 4)
 # Either way the texts differ at these characters, whatever follows. ∎
 #
 # Where does rule 3 matter? If a variable were first mentioned as `{hero.his}`, twelve heroes would write the same `her`, and
-# if no other mention followed, the text would not tell them apart. And a first mention inside of an alternative would make
+# if no other mention followed, the text would not tell them apart. And a first mention inside an alternative would make
 # its length depend on the word.
 #
 # The test reads the rules off the grammar. (It is also in `tests/unit/test_stories.py`.)
@@ -146,7 +146,7 @@ test_the_rules_of_the_proof()
 #
 # The lengths give us one thing more. Only `he` and `she` can make two stories of a template differ in length, so one story
 # per template and hero shows every length that there is. The longest has 153 characters, so every window of 160 ends with at
-# least seven `<PAD>`, also for the one story in two billion that you never sample.
+# least seven `<PAD>`, even for the one story in two billion that you never sample.
 
 # %%
 rng = random.Random(0)
@@ -160,9 +160,9 @@ print(f"{sum(drawn) / len(drawn):.1f} characters on average")
 # %% [markdown]
 # ## What is not a story gets probability 0
 #
-# The other half of `log_prob` is to say no. We spoil a story of each template: at every place, one character replaced, removed,
-# or inserted. A spoiled text may be a story by luck, so an independent judge decides: a regular expression for each
-# template and cast.
+# The other half of `log_prob` is to say no. We spoil one story of each template: at every place, one character replaced,
+# removed, or inserted. A spoiled text may be a story by luck, so an independent judge decides: a regular expression for
+# each template and cast.
 
 # %%
 FEW = {"hero": HEROES[:1] + HEROES[-1:], "animal": VARIABLES["animal"][:2]}
@@ -208,7 +208,7 @@ for plot in PLOTS:
 print(f"{verdicts[False]} spoiled texts rejected, {verdicts[True]} accepted")
 
 # %% [markdown]
-# The accepted ones are the story itself: a draw gave the old character back, or there was nothing to remove behind the
-# last character.
+# The accepted ones are the story itself: a draw gave the old character back, or there was nothing to remove after the last
+# character.
 #
 # Back to [chapter 2](../02_stories.ipynb).

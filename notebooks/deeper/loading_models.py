@@ -85,7 +85,7 @@ count
 #
 # PyTorch's own format is a zip file around a *pickle*, and a pickle is not data. It is a little program
 # that Python runs to build an object again, and this program may call any function. Ours calls `print`.
-# It could as well call `os.system`:
+# It could just as well call `os.system`:
 
 # %%
 import pickle
@@ -99,8 +99,8 @@ class Letter:
 pickle.loads(pickle.dumps(Letter()))
 
 # %% [markdown]
-# A file of numbers cannot do that. So no file that you name is ever unpickled by this book. To resume a training run takes more than
-# weights; there `torch.load(…, weights_only=True)` takes tensors and plain values and refuses the rest.
+# A file of numbers cannot do that. So no file that you name is ever unpickled by this book. Resuming a training run takes
+# more than weights; there `torch.load(…, weights_only=True)` takes tensors and plain values and refuses the rest.
 #
 # Safetensors protects you from the file of weights, and from nothing else. A repository may also hold code, and a loader that
 # runs it (`trust_remote_code`) trusts it. Ours fetches two files from the Hub, `config.json` and `model.safetensors`. And a configuration
@@ -142,11 +142,11 @@ assert victim.exists()
 # %% [markdown]
 # ## Broken in other ways
 #
-# A disk that is full cuts a file off. Two models get mixed up. A training run goes astray and saves NaN. The libraries below us each have
-# their own kinds of errors, some of them many lines long. One helper, `error_context`, turns those that a broken file can cause into a
-# `UserError`, a line with three parts: what cannot be done, why, and what to do about it. All other errors are bugs of ours, and crash
-# with their traceback. When weights are loaded, PyTorch compares names and shapes. It says nothing about NaN, so `load_model`
-# looks for it.
+# A full disk cuts a file off. Two models get mixed up. A training run goes astray and saves NaN. The libraries below us
+# each have their own kinds of errors, some of them many lines long. One helper, `error_context`, turns those that a broken
+# file can cause into a `UserError`, a line with three parts: what cannot be done, why, and what to do about it. All other
+# errors are bugs of ours, and crash with their traceback. When weights are loaded, PyTorch compares names and shapes. It
+# says nothing about NaN, so `load_model` looks for it.
 
 # %%
 from safetensors.numpy import load, save

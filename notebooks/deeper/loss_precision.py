@@ -113,7 +113,7 @@ assert worst(all_float32, 1e-4) > 1
 # %% [markdown]
 # With `float64` in that one place the error stays within the tolerance; without it, it does not, and the less
 # noise there is the worse it gets. The cost is one number per position, not one per position and character.
-# (GPUs of Apple have no `float64`. There the function stays with `float32`.)
+# (Apple's GPUs have no `float64`. There the function stays with `float32`.)
 #
 # ## No series for small $d$
 #
@@ -219,6 +219,6 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# How would one find it? Hardly by reading: each line looks reasonable, and training with it goes down. A loss
-# that is a KL divergence and comes out negative is a sign. The brute-force sum of
+# How would one find it? Hardly by reading: each line looks reasonable, and the loss goes down in training. A
+# loss that is a KL divergence and comes out negative is a sign. The brute-force sum of
 # [chapter 5](../05_loss.ipynb) is proof.

@@ -32,7 +32,7 @@ if "google.colab" in sys.modules:
 # ## A configuration refuses what cannot work
 #
 # `DiscreteDiffusionConfig` is frozen and holds plain values only. Whatever cannot make a network is refused when the
-# configuration is made, in one line that says what to do, and not as a shape error five calls deep:
+# configuration is made, in one line that says what to do, instead of as a shape error five calls deep:
 
 # %%
 from ddlm_core.config import DiscreteDiffusionConfig
@@ -68,8 +68,8 @@ for changes in BAD:
 #
 # The SEDD authors' code takes sines and cosines of $\bar\sigma$ itself, with frequencies from 1 down
 # to $10^{-4}$. That is the rising line: below $\bar\sigma = 0.01$ all levels look alike. It may matter little
-# for a network that outputs $q$, because nearly clean texts ask for nearly the same $q$. It would matter most for a network that
-# outputs scores, which grow like $1/\bar\sigma$. We have not trained with theirs.
+# for a network that outputs $q$, because nearly clean texts call for nearly the same $q$. It would matter most for a
+# network that outputs scores, which grow like $1/\bar\sigma$. We have not trained with theirs.
 
 # %% tags=["hide-input"]
 import math
@@ -121,8 +121,8 @@ assert rope_angles(300, 32).dtype == torch.float32
 # %% [markdown]
 # **From logits to scores.** At $\bar\sigma = 10^{-4}$, $\kappa$ is about a million, and log-scores run from about $-14$ to 14. At that
 # size, neighboring numbers of bfloat16 are $1/16$ apart, so one rounding changes a score by up to 3 %, before the network has made
-# any mistake of its own. So `_read_out` hands on float32 even if the head worked in bfloat16. Take random logits that bfloat16 represents
-# exactly, and go from there to scores in either precision. Several roundings in a row make 6 %:
+# any mistake of its own. So `_read_out` passes on float32 even if the head worked in bfloat16. Take random logits that
+# bfloat16 represents exactly, and go from there to scores in either precision. Several roundings in a row add up to 6 %:
 
 # %%
 from ddlm_core.loss import denoiser_log_score
@@ -142,12 +142,12 @@ for dtype in (torch.float32, torch.bfloat16):
 # **Attention.** Norms and rotations of queries and keys run in the precision of the weights (`exact` in the code). On a CPU, `autocast` is
 # off for attention itself: more exact, and faster, because the backward pass of PyTorch's bfloat16 attention was three times slower there.
 # The mask is a dense table of true and false. It keeps the code short, and it rules out PyTorch's
-# FlashAttention kernel, which takes none; with long texts one would describe the mask to FlexAttention instead.
+# FlashAttention kernel, which accepts none; with long texts one would describe the mask to FlexAttention instead.
 #
 # ## Zeros that somebody overwrites
 #
 # Many programs end the construction of a network with a walk over all layers that gives each linear map fresh random numbers.
-# Here that undoes adaLN-zero. If the head is spared, the network's answer shows nothing of it:
+# Here that undoes adaLN-zero. If the head is spared, the network's answer shows no sign of it:
 
 # %%
 from torch import nn
@@ -215,9 +215,10 @@ print(f"at the size of SEDD small: {total:,}, of which {modulation / total:.1%} 
 # SEDD's small model has 12 blocks of 12 heads and 768 features, a noise vector of 128, and windows of 1,024 tokens. Ours at that size, with 106
 # tokens, has 93.3 million parameters.
 #
-# What does hiding the own letter cost in arithmetic? Per position, a plain block does about $12d^2 + 2Ld$ multiplications: its weights, and
-# the products of attention with $L$ positions. A merge block makes keys and values of $2L$ states and attends to all of them: $2d^2 + 2Ld$ more. At $d = 128$
-# and $L = 256$ that is 37 % more, in two blocks of six:
+# What does hiding a position's own letter cost in arithmetic? Per position, a plain block does about $12d^2 + 2Ld$
+# multiplications: its weights, and the products of attention with $L$ positions. A merge block makes keys and values of
+# $2L$ states and attends to all of them: $2d^2 + 2Ld$ more. At $d = 128$ and $L = 256$ that is 37 % more, in two blocks of
+# six:
 
 # %%
 d, L = 128, 256
@@ -280,8 +281,9 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown]
 # The last line is a default of the mixin that we turn around. Its `from_pretrained` accepts a file in which weights are
-# missing, and leaves those as they were made. In most networks that shows quickly. Here a missing modulation is one of zeros: its gates let nothing
-# through, or its shift and scale do nothing; the rest works, and the text gets a little worse. So `_from_pretrained` asks for `strict=True`: all weights, or an error.
+# missing, and leaves those as they were made. In most networks that shows quickly. Here a missing modulation stays at zero:
+# its gates let nothing through, or its shift and scale do nothing; the rest works, and the text gets a little worse. So
+# `_from_pretrained` asks for `strict=True`: all weights, or an error.
 #
 # What is saved is the frozen configuration that the network was made with. To note the training step, hand over a new one:
 # `save_pretrained(folder, config=replace(model.config, step=step))`.
@@ -301,7 +303,7 @@ with tempfile.TemporaryDirectory() as folder:
 # | dropout | 0.1 | 0 |
 #
 # Subtracting gives 0 at the current token, too, and the answer stays the same when all numbers are raised by a constant, as a
-# ratio should. Large language models of today write RMSNorm for LayerNorm and SwiGLU for GELU. In a minute of training here, neither made a difference that one seed
-# could show ([benchmarks](../../benchmarks/README.md)).
+# ratio should. Today's large language models use RMSNorm for LayerNorm and SwiGLU for GELU. In a minute of training here,
+# neither made a difference that one seed could show ([benchmarks](../../benchmarks/README.md)).
 #
 # Back to [chapter 6](../06_model.ipynb).

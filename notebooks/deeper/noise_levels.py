@@ -85,8 +85,8 @@ print(f"area {area:.3f} nats, of which in the first third of the time {third / a
 # $$ \int \mathbb E\,\ell\; d\bar\sigma = \int \mathbb E\,\ell\;\frac{df}{1-f}. $$
 #
 # So draw $f$ uniformly between its ends $f_{\min}$ and $f_{\max}$, set $\bar\sigma = -\log(1-f)$, and weight
-# the loss with $(f_{\max}-f_{\min})/(1-f)$ in place of $\sigma(t)$. A little more general: with $u$ uniform
-# in $[0, 1]$ and a power $p$,
+# the loss with $(f_{\max}-f_{\min})/(1-f)$ in place of $\sigma(t)$. A little more generally: with $u$
+# uniform in $[0, 1]$ and a power $p$,
 #
 # $$ f = f_{\min} + (f_{\max} - f_{\min})\,u^p, \qquad
 #    w = \frac{d\bar\sigma}{du} = \frac{(f_{\max}-f_{\min})\;p\,u^{p-1}}{1-f}. $$
@@ -95,7 +95,7 @@ print(f"area {area:.3f} nats, of which in the first third of the time {third / a
 # ends taken as 0 and 1: $u = 0.5$ gives $f = 0.5$ and the weight $1/0.5 = 2$ for $p = 1$; and $f = 0.25$ and
 # the weight $2\cdot0.5/0.75 = 1.33$ for $p = 2$. At the noisy end the weight grows like $e^{\bar\sigma}$.
 # That does no harm: there the loss of the true score, and of any denoiser, falls like $\kappa^2$, so like
-# $e^{-2\bar\sigma}$. But the code needs doubles, for `float32` cannot hold such a $1-f$. Is the area the
+# $e^{-2\bar\sigma}$. But the code needs doubles, because `float32` cannot hold such a $1-f$. Is the area the
 # same?
 
 
@@ -154,26 +154,26 @@ for name, value in (deviation | {"best possible": best}).items():
     print(f"{name:13} {value:.2f} nats")
 
 # %% [markdown]
-# To halve a standard deviation is worth four times as many samples. So $f = u^2$ is a real gain over time,
-# and close to the best there is, and $f$ itself comes out last. Why? Look at almost clean text, where $f$ is
-# small. A sample meets a wrong letter with a probability proportional to $f$. If it does, the loss is about
-# $1/f$ times a factor of the order of 1: there $\bar\sigma \approx f$, so the ratio is
-# $1+\kappa \approx V/f$, times $1/V$. (The factor measures the doubt which letter it was; without any doubt
-# it would be 0.) So $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to the
-# mean square
+# Halving a standard deviation is worth four times as many samples. So $f = u^2$ is a real gain over uniform
+# times, and close to the best there is, and $f$ itself comes out last. Why? Look at almost clean text, where
+# $f$ is small. A sample meets a wrong letter with a probability proportional to $f$. If it does, the loss is
+# about $1/f$ times a factor of the order of 1: there $\bar\sigma \approx f$, so the ratio is
+# $1+\kappa \approx V/f$, times $1/V$. (The factor measures the doubt about which letter it was; without any
+# doubt it would be 0.) So $\mathbb E[\ell^2] \approx f\cdot\frac1{f^2} = \frac1f$, and the clean end adds to
+# the mean square
 #
 # $$ \int_{f_{\min}} w\;\frac{df}{f}, \qquad\text{with } w \approx
 #    \begin{cases} f\,\log(\bar\sigma_{\max}/\bar\sigma_{\min}) & \text{uniform in } t, \\
 #    1 & \text{uniform in } f, \\ 2\sqrt f & f = u^2. \end{cases} $$
 #
 # With $w = 1$ this is $-\log f_{\min}$, and grows without end as $f_{\min}$ falls: the estimator is
-# *heavy-tailed*, with rare samples, each a shock. Time takes too many samples there, $f$ too few. The square
-# root lies between them.
+# *heavy-tailed*, with rare samples, each a shock. Uniform times take too many samples there, $f$ too few.
+# The square root lies between them.
 #
 # The figure shows the same area, 1.84 nats, under the three proposals. Against time (left) it is a narrow
 # hill at 0.73, after nothing for half of the way. Against $f$ (middle) it is spread over the whole axis, with
 # a spike at the clean end: there the loss per unit of $f$ is finite, since few letters are wrong but each
-# costs much. Against $u$ with $f = u^2$ it rises gently from 0.
+# costs a lot. Against $u$ with $f = u^2$ it rises gently from 0.
 
 # %% tags=["hide-input"]
 # alt: Three panels of one area. Against time the curve is flat for half of the axis, then a narrow hill
@@ -195,9 +195,9 @@ plt.show()
 # %% [markdown]
 # ## Does it help to learn?
 #
-# Gradients are another matter than the area. Train the denoiser of chapter 5 with each proposal, with the
-# same seed and the same 800 steps, and measure its excess loss, the area under its curve less the area under
-# the true one.
+# Gradients are a different matter from the area. Train the denoiser of chapter 5 with each proposal, with
+# the same seed and the same 800 steps, and measure its excess loss, the area under its curve less the area
+# under the true one.
 
 
 # %%

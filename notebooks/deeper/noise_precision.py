@@ -80,9 +80,10 @@ assert 0.02 < worst < 0.025
 #
 # ## How far from pure noise at $t = 1$?
 #
-# From pure noise a new text will start, so what the noise at $t = 1$ still tells is an error. Put $\alpha = e^{-\bar\sigma}$, the
-# survival probability. The kernel gives $\alpha + (1-\alpha)/V = (1 + (V-1)\alpha)/V$ to the clean token, and $(1-\alpha)/V$ to each of
-# the $V - 1$ others. The KL divergence from uniform, the sum of $p\log(p/\tfrac1V)$, is
+# A new text will start from pure noise, so whatever the noise at $t = 1$ still tells is an error. Put
+# $\alpha = e^{-\bar\sigma}$, the survival probability. The kernel gives $\alpha + (1-\alpha)/V = (1 + (V-1)\alpha)/V$ to
+# the clean token, and $(1-\alpha)/V$ to each of the $V - 1$ others. The KL divergence from uniform, the sum of
+# $p\log(p/\tfrac1V)$, is
 #
 # $$ KL = \tfrac1V\Big[(1 + (V-1)\alpha)\log(1 + (V-1)\alpha) + (V-1)(1-\alpha)\log(1-\alpha)\Big]
 #    \approx \tfrac{V-1}{2}\,\alpha^2. $$

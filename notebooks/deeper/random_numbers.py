@@ -28,9 +28,9 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## One number for each letter
 #
-# To draw from $V$ probabilities, lay them end to end from 0 to 1, and see into which stretch a uniform random number falls. This is
-# *inverse-CDF sampling*: one random number for each position, and one cumulative sum. The index of the letter is the number of letters
-# whose stretches end at the number or before it.
+# To draw from $V$ probabilities, lay them end to end from 0 to 1, and see which segment a uniform random number falls into.
+# This is *inverse-CDF sampling*: one random number for each position, and one cumulative sum. The index of the letter is
+# the number of letters whose segments end at the number or before it.
 
 # %%
 import torch
@@ -90,9 +90,9 @@ print("twenty texts at once are twice ten texts")
 
 # %% [markdown]
 # The seed goes through a hash first. Otherwise the second text of seed 7 would be the first text of seed 8. After the hash
-# we count up, because PyTorch's CPU generator looks at 32 bits of its seed only. A hash for every text would now and then
+# we count up, because PyTorch's CPU generator looks at only 32 bits of its seed. A hash for every text would now and then
 # give two texts of a large batch the same 32 bits, and so the same text: by the birthday problem the chance is one half
-# with 77,000 texts. Numbers in a row are all different.
+# with 77,000 texts. Consecutive numbers are all different.
 
 # %%
 texts = 77_000

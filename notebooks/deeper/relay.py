@@ -118,8 +118,9 @@ for wanted in (0.3, 0.5, 0.7):
 # %% [markdown]
 # Look at the flawless shares first: 1.00 in every row. Let the trained network write down to $f = 0.3$, and everything it did can be repaired,
 # so one might conclude. But the random letters are "repaired" just as well. The ideal denoiser gives
-# probability 0 to every text that is no story, and under uniform noise every text is a possible corruption of every story. So it walks to *some* story from
-# wherever it starts, if only a few steps are left. Its share says nothing about what it was given.
+# probability 0 to every text that is not a story, and under uniform noise every text is a possible corruption of every
+# story. So it walks to *some* story from wherever it starts, provided a few steps are left. Its share says nothing about
+# what it was given.
 #
 # The letters kept can tell more, because this measure can fail. At $f = 0.293$ a corrupted story keeps 0.710 of its letters in theory and 0.720 in this sample;
 # random letters keep 0.036. The trained network's text keeps 0.649. That is 0.06 of 160, or ten letters, short of a corrupted story, and far
@@ -129,8 +130,8 @@ for wanted in (0.3, 0.5, 0.7):
 # %% [markdown]
 # ## The half that can fail
 #
-# Now the other way round: corrupt fresh stories to $f$, which is exactly what an ideal run would hold there, and let the *trained* network finish.
-# What it breaks now, it breaks below $f$ on its own account.
+# Now the other way around: corrupt fresh stories to $f$, which is exactly what an ideal run would hold there, and let the
+# *trained* network finish. What it breaks now, it breaks below $f$, on its own.
 
 # %%
 for wanted in (0.3, 0.5, 0.7, 0.9):
@@ -141,8 +142,9 @@ for wanted in (0.3, 0.5, 0.7, 0.9):
 
 # %% [markdown]
 # The ideal denoiser loses one story of 64 at one level, the price of drawing letters at once in a few steps. The trained network loses none from
-# $f = 0.29$, four from 0.44, thirteen from 0.68, eighteen from 0.87; alone it loses 27. Between 1.00 and 0.80 lie four standard errors of their difference, so
-# much is clear: about half of its flaws arise between $f = 0.3$ and 0.7, and next to none below. For the rest, 64 samples are too few. Presumably the middle is where a name that stands twice has to
+# $f = 0.29$, four from 0.44, thirteen from 0.68, eighteen from 0.87; alone it loses 27. Between 1.00 and 0.80 lie four
+# standard errors of their difference, so this much is clear: about half of its flaws arise between $f = 0.3$ and 0.7, and
+# next to none below. For the rest, 64 samples are too few. Presumably the middle is where a name that appears twice has to
 # become *one* name.
 #
 # One more thing can be read off. The gap in nats is largest above $f = 0.75$ ([chapter 9](../09_evaluation.ipynb)), and half of the flaws arise below 0.7. So

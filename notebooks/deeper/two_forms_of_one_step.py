@@ -36,8 +36,8 @@ if "google.colab" in sys.modules:
 # $v_y = p_t(\dots y\dots)$. Suppose that only position $i$ had been spared the last noise increment $\Delta$. That gives another list, $\hat v$. The
 # noise acts on each position by itself, and the other letters are the same in all $V$ texts, so the increment mixes only the entries of this list:
 # with the rates $Q$ of [chapter 3](../03_noise.ipynb), $v = e^{\Delta Q}\hat v$. ($Q$ is symmetric, so rows and columns are the same.) Hence
-# $\hat v = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form, and the form holds for a negative noise as well ($I$ is the
-# identity matrix, $J$ the matrix of ones):
+# $\hat v = e^{-\Delta Q}v$. Chapter 3 has this exponential in closed form, and the form holds for negative noise as well
+# ($I$ is the identity matrix, $J$ the matrix of ones):
 #
 # $$ e^{-\Delta Q} = e^{\Delta} I + (1-e^{\Delta})\tfrac1V J . $$
 #
@@ -45,14 +45,15 @@ if "google.colab" in sys.modules:
 #
 # $$ \widehat{\mathrm{score}}_y = \mathrm{score}_y + (e^{\Delta}-1)\,(\mathrm{score}_y-m), \qquad m=\tfrac1V\textstyle\sum_z \mathrm{score}_z . $$
 #
-# The noise blurred the ratios toward their mean $m$, and this sharpens them away from it. The sum includes the letter that stands there, whose score is
+# The noise blurred the ratios toward their mean $m$, and this sharpens them away from it. The sum includes the letter that
+# is there, whose score is
 # 1. One application of Bayes' rule is left: the letter was $y$ with weight $\widehat{\mathrm{score}}_y$, and then turned into $x_t$ with
 # the probability that `transition` gives,
 #
 # $$ p(x_s = y\mid x_t) \;=\; \widehat{\mathrm{score}}_y \cdot\Big(e^{-\Delta}[y=x_t]+\frac{1-e^{-\Delta}}V\Big). $$
 #
-# The paper calls this the *discrete Tweedie theorem*, after its Gaussian relative. The right side sums to 1 over $y$ by itself, for the
-# sum over $y$ is $p_t(x_t)/p_t(x_t)$.
+# The paper calls this the *discrete Tweedie theorem*, after its Gaussian relative. The right side sums to 1 over $y$ by
+# itself, because the sum over $y$ is $p_t(x_t)/p_t(x_t)$.
 #
 # For scores that come from a denoising distribution it must agree with the analytic step, without any normalization:
 
@@ -75,7 +76,7 @@ torch.testing.assert_close(tweedie, analytic_probs(log_q, x_t, start, end), rtol
 torch.testing.assert_close(tweedie.sum(-1), torch.ones(3, 5, dtype=torch.float64))
 
 # %% [markdown]
-# (`test_both_forms_of_the_step_agree` asks for the same with three alphabets.)
+# (`test_both_forms_of_the_step_agree` checks the same with three alphabets.)
 #
 # ## Why we prefer the other
 #

@@ -32,18 +32,19 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## Where a text can no longer be continued
 #
-# Read a broken text with the grammar in hand. Follow every template, every alternative, every word, as long as the text goes along. Each such
-# reading stops somewhere. Take the one that explains most of the text; where it stops is the *first flaw*. Its kind depends on what the grammar wanted there:
+# Read a broken text with the grammar in hand. Follow every template, every alternative, every word, as long as the text
+# agrees. Each such reading stops somewhere. Take the one that explains most of the text; where it stops is the *first
+# flaw*. Its kind depends on what the grammar wanted there:
 #
-# * a word that was fixed earlier, such as a name or a pronoun, where the text has *another* word that could stand here in another
-#   story: an *agreement* is broken. The flaw is named after the slot of the grammar that wanted it, `hero`, or `hero.he` for the hero's
-#   "he" or "she";
+# * a word that was fixed earlier, such as a name or a pronoun, where the text has *another* word that could be here in
+#   another story: an *agreement* is broken. The flaw is named after the slot of the grammar that wanted it, `hero`, or
+#   `hero.he` for the hero's "he" or "she";
 # * the text stops, or goes on after the ending: `end`;
 # * anything else, a misspelled word or one that the grammar never has here: `spelling`.
 #
 # A reading may also take in one wrong word of the right kind, and then the flaw lies before that word. By hand: in *Lily sat
-# inside with his blue bell*, the slot `{hero.his}` wants `her`, and `his` could stand there in a story about Tom. So the flaw is of
-# the kind `hero.his`, and it begins at the first letter that does not fit, the `i` of `his`.
+# inside with his blue bell*, the slot `{hero.his}` wants `her`, and `his` could be there in a story about Tom. So the flaw
+# is of the kind `hero.his`, and it begins at the first letter that does not fit, the `i` of `his`.
 
 # %%
 import json
@@ -88,8 +89,9 @@ plt.show()
 print(dict(kinds.most_common()))
 
 # %% [markdown]
-# Mind what this counts: the *first* flaw. A wrong letter in the third word hides a wrong name in the twentieth. Still, it tells what to work on.
-# Nearly nine in ten are agreements: a word has to fit another one, sometimes close by, often half a story away.
+# Mind what this counts: the *first* flaw. A wrong letter in the third word hides a wrong name in the twentieth. Still, it
+# tells us what to work on. Nearly nine in ten are agreements: a word has to fit another one, sometimes close by, often half
+# a story away.
 #
 # ## Blind spots
 #
@@ -106,10 +108,10 @@ for kind in ("name", "thing", "pronoun"):
     print(f"{kind:8}", ", ".join(f"{who}: {n}" for who, n in found.most_common(4)))
 
 # %% [markdown]
-# Of 27 wrong names, 26 are *Cora* for *Nora* or the other way round. The two differ in one letter, and as long as that letter is noise,
-# nothing else tells them apart. All 24 wrong things stand in one of the seven templates, the one in which what grows is given away at the end.
-# And eight of ten wrong pronouns belong to *Ruby* or *Toby*, a girl and a boy whose names are half alike. So it is not that this network
-# knows little about agreement. It has a few blind spots.
+# Of 27 wrong names, 26 are *Cora* for *Nora* or the other way around. The two differ in one letter, and as long as that
+# letter is noise, nothing else tells them apart. All 24 wrong things are in one of the seven templates, the one in which
+# what grows is given away at the end. And eight of ten wrong pronouns belong to *Ruby* or *Toby*, a girl and a boy whose
+# names are half alike. So it is not that this network knows little about agreement. It has a few blind spots.
 #
 # Why only the plant? In four other templates a thing is named once, so nothing can disagree with it. Only the plant's is named twice.
 #

@@ -21,6 +21,7 @@ from ddlm_core.apps import generate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampling_options import SamplingOptions, default_churn
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.text import END
 
 COMMAND = [sys.executable, "-m", "ddlm_core.apps.generate", "--device", "cpu"]
 
@@ -61,7 +62,8 @@ def texts(*arguments: str, run: Callable) -> list[str]:
 
 def test_prints_texts_and_nothing_else(run):
     five = texts("--num-samples", "5", "--seed", "4", run=run)
-    assert len(set(five)) == 5 and all(0 < len(text) <= 40 for text in five)
+    letters = [END.sub("", text) for text in five]
+    assert len(set(five)) == 5 and all(0 < len(text) <= 40 for text in letters)
     assert texts("--num-samples", "2", "--seed", "4", run=run) == five[:2]
     assert texts("--visualize", "--seed", "4", run=run) == five[:1]  # no terminal: the text alone
     assert run("--seed", "4") == (0, five[0] + "\n", "")
@@ -303,3 +305,36 @@ def test_ctrl_c_gives_the_terminal_back(model: Path):
     os.close(screen)
     assert b"Traceback" not in seen
     assert seen.startswith(b"\x1b[?25l") and seen.endswith(b"\x1b[0m\x1b[?25h")  # cursor off and on
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (r"a\nb\t_", "a\nb\t_"),
+        (r"a\\nb\\t_", r"a\nb\t_"),
+        (r"\_ \x \\ _\n", "\\_ \\x \\\\ _\n"),
+        ("a\nb_", "a\nb_"),
+    ],
+)
+def test_a_typed_line_break_is_one(typed, meant):
+    assert generate.typed(typed) == meant
+
+
+def test_stops_at_the_end(run):
+    for template, text in ((r"Hi.<|endoftext|>\nMax_", "Hi."), (r"A\nb<|endoftext|>_", "A\nb")):
+        asked = ["--template", template, "--seed", "0"]
+        assert f"{text}\n<|endoftext|>\n" in run(*asked)[1]
+        assert run(*asked, "--stop-at-end") == (0, text + "\n", "")
+
+
+def test_a_terminal_gets_no_codes_from_a_model(model, tmp_path, capsys, monkeypatch):
+    config = DiscreteDiffusionConfig(
+        block_size=9, n_layer=1, n_head=1, n_embd=8, cond_dim=4, vocab=("<UNK>", "<PAD>", "\x1b")
+    )
+    DiscreteDiffusionTransformer(config).save_pretrained(tmp_path, config=asdict(config))
+    asked = ["--model", str(tmp_path), "--device", "cpu", "--num-steps", "2", "--seed", "1"]
+    generate.main(asked)
+    assert "\x1b" in capsys.readouterr().out  # a file or a program gets the text as it is
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    generate.main(asked)
+    assert "\x1b" not in capsys.readouterr().out

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddlm_core.support.errors import UserError
 from ddlm_core.support.hardware import pick_device
 from ddlm_core.support.models import bundled_models, model_folder
 
@@ -52,3 +53,14 @@ def test_devices_are_tried_out():
     for name in ("gpu", "meta", "cuda:99", "vulkan", "cpu:-1"):
         with pytest.raises(ValueError, match=r"cannot be used here \(.*\): 'cpu' always can$"):
             pick_device(name)
+
+
+def test_a_proxy_that_nothing_here_can_talk_to(monkeypatch):
+    def hub(*_: object, **__: object) -> str:
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setitem(model_folder.__globals__, "snapshot_download", hub)
+    with pytest.raises(
+        UserError, match=r"^no model 'user/model' \(Using SOCKS proxy, but the 'soc"
+    ):
+        model_folder("user/model")

@@ -101,7 +101,8 @@ def test_what_cannot_work_is_told_in_place(playground):
     playground.run()
     assert (
         playground.view.value
-        == "<p><b>⚠</b> the model does not know &#x27;é&#x27; of the template</p>"
+        == "<p><b>⚠</b> the model does not know &#x27;é&#x27; of the template: "
+        "leave them out, or train with vocabulary=auto</p>"
     )
     playground.template.value = "e_"
     playground.run()

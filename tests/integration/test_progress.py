@@ -11,7 +11,8 @@ from ddlm_core.support import progress
 from ddlm_core.support.progress import Report, StepResult, StopSignals, read_log
 
 
-def test_the_log_goes_on_where_the_checkpoint_was(tmp_path, capsys):
+def test_the_log_goes_on_where_the_checkpoint_was(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "has_bar", lambda: True)
     with Report(tmp_path, step=0, total=6, every=2, show=True) as report:
         for step in (1, 2, 3, 4):
             bound = Bound(9.0, 3.25) if step == 3 else None

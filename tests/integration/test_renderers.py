@@ -12,8 +12,9 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 
 from ddlm_core.animation import Animation, draw, make_frames
-from ddlm_core.support.drawing import ARROWS, Picture
+from ddlm_core.support.drawing import ARROWS, PAD_MARK, Picture, cells, harmless, visible
 from ddlm_core.support.gif import _font, _lay_out
+from ddlm_core.support.live import text_html
 from ddlm_core.support.player import HINT
 from ddlm_core.support.terminal import _rows, render_terminal
 from ddlm_core.tokenizer import CharacterLevelTokenizer
@@ -105,11 +106,11 @@ def test_control_characters_do_not_reach_the_terminal():
     tokenizer, stream = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\x1b")), io.StringIO()
     (frame,) = make_frames([torch.tensor([2, 3, 1, 0])], [0.0])
     render_terminal([draw(frame, tokenizer)], stream)
-    assert stream.getvalue() == "a��\n"
+    assert stream.getvalue() == "a�\n<|endoftext|>\n�\n"
 
 
 def test_the_font_has_every_token():
-    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·"
+    font, marks = _font(16), "".join(CharacterLevelTokenizer().vocab[2:]) + "�·¶"
     assert font.getname()[0] == "DejaVu Sans Mono"
     missing = bytes(font.getmask("\uffff"))
     assert all(bytes(font.getmask(mark)) != missing for mark in marks.translate(ARROWS))
@@ -117,10 +118,11 @@ def test_the_font_has_every_token():
 
 def test_lines_break_between_words():
     rows = {}
-    for mark, (row, column) in zip("ab cdef\ng··hijklmno", _lay_out("ab cdef\ng··hijklmno", 6)):
+    text = f"ab cdef\ng{PAD_MARK * 2}hijklmno"
+    for mark, (row, column) in zip(text, _lay_out(text, 6)):
         rows[row] = rows.get(row, "") + mark
         assert len(rows[row]) == column + 1  # no gap, no overlap
-    assert list(rows.values()) == ["ab ", "cdef\n", "g··", "hijklm", "no"]
+    assert list(rows.values()) == ["ab ", "cdef\n", f"g{PAD_MARK * 2}", "hijklm", "no"]
 
 
 TITLE, TEXT = "How <i>Mo</i> ends", "“Hi,” said\nMo. </script><b>&"
@@ -145,3 +147,40 @@ def test_nothing_but_text_is_left_where_attributes_go(kept):
     for element in player.find_all(True):
         element.attrs = {name: value for name, value in element.attrs.items() if name in kept}
     assert [line for line in player.text.split("\n") if line] == [TITLE, *TEXT.split("\n"), HINT]
+
+
+def test_the_first_padding_before_more_text_is_a_pilcrow():
+    for marks, shown in (
+        ("a~~b~c~~", "a¶·b¶c··"),
+        ("~a\n\t", "¶a↵⇥"),
+        ("~~", "··"),
+        ("·¶a", "·¶a"),  # letters of the text
+        ("", ""),
+    ):
+        assert visible(marks.replace("~", PAD_MARK)) == shown
+    html = text_html(f"a{PAD_MARK}b·¶{PAD_MARK}", [2])
+    assert html == "<pre>a<i>¶</i><b>b</b>·¶<i>·</i></pre>"
+
+
+def test_what_reaches_a_terminal():
+    assert all(map(harmless, "aЖ日😀\n\t\u00a0\u202f\u3000\u200c\u200d\u0301"))
+    assert not any(map(harmless, "\x00\x1b\x7f\x9b\r\u202e\u2028\ufeff\ue000\ud800"))
+
+
+def test_rows_count_the_cells_of_a_terminal():
+    assert [*map(cells, "a日Ж😀\u0301\u200dｱ")] == [1, 2, 1, 2, 0, 0, 1]
+    assert _rows("日本語", [], 5) == ["日本", "語"] and _rows("日本", [], 1) == ["", "日", "本"]
+    assert _rows("abe\u0301c", [], 3) == ["abe\u0301", "c"]
+    assert _rows("\u0301a", [], 2) == ["◌\u0301a"]  # an accent needs a letter
+    assert _rows("", [], 3) == [""]
+
+
+def test_a_gif_says_what_its_font_lacks(tmp_path):
+    tokenizer = CharacterLevelTokenizer(("<UNK>", "<PAD>", *"aЖ日本 \n"))
+    (plain, foreign) = (
+        Animation(make_frames([tokenizer.pad(text, 9)], [0.0]), tokenizer)
+        for text in ("a Ж\na", "日a 本日")
+    )
+    plain.save(tmp_path / "a.gif")
+    with pytest.warns(UserWarning, match="^the font DejaVu Sans Mono lacks 日本: a .gif shows"):
+        foreign.save(tmp_path / "b.gif")

@@ -23,7 +23,7 @@ from ddlm_core.support import sources, store
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 TOLD = stories.sample(300, seed=0)
-PREPARED = [*store.FIELDS, "sizes.json"]
+PREPARED = [*store.FIELDS, "contents.json"]
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def test_whatever_the_tokens_depend_on_makes_a_new_key(cache, file):
     (file.parent / "more.jsonl").write_text(json.dumps({"text": "Another file."}))
     batches(file.parent / "*.jsonl")
     assert len(kept(cache)) == 5
-    key = sources.source_key("someone/some-data", "train", None, "text")
-    for other in (("validation", None, "text"), ("train", 5, "text"), ("train", None, "story")):
-        assert key != sources.source_key("someone/some-data", *other)
+    for change in ({"text_column": "text"}, {"encoding": "ascii"}, {"separator": "One"}):
+        batches(file.parent / "*.jsonl", **change)
+    assert len(kept(cache)) == 8
 
 
 def test_a_vocabulary_has_its_own_tokens(cache, file):
@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_the_text(cache, tmp_path, kind):
 
     tokenizer = CharacterLevelTokenizer()
     pieces = sources.read_stories(str(path))
-    tokens, ends, _ = store.stored(str(path), lambda: watched(encode_stories(pieces, tokenizer)))
+    tokens, ends, *_ = store.stored(str(path), lambda: watched(encode_stories(pieces, tokenizer)))
     assert len(tokens) > 9 * 10**7 and (len(ends) > 90_000 or kind == "txt")
     loader, *_ = setup_dataloaders(str(path), context_length=64)
     next(iter(loader))

@@ -88,7 +88,7 @@ def interrupt(folder, number, step, *arguments):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == 130 and "go on with +resume_from=" in errors, errors
+    assert process.returncode == 130 and "go on with resume_from=checkpoints" in errors, errors
 
 
 @pytest.mark.slow

@@ -22,10 +22,11 @@ from ddlm_core.apps import page, ui
 from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampling_options import SamplingOptions
+from ddlm_core.support.errors import UserError
 from pages import CONTRAST, WITHOUT_NAME
 
-# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed
-GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1")
+# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed, stop?
+GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1", False)
 
 
 def but(**changes: Any) -> tuple:
@@ -52,6 +53,7 @@ BAD = {
     "temperature must be a number": but(temperature=None),
     "churn must be a number from 0.0 to 1.0, got 2": but(churn=2),
     "churn must be a number from 0.0 to 1.0, got None": but(churn=None),
+    "stop_at_end must be true or false, got 'yes'": but(stop_at_end="yes"),
     "seed must be a whole number, got 'one'": but(seed="one"),
     "seed must be a whole number from 0": but(seed="-1"),
 }
@@ -124,6 +126,7 @@ def test_controls_reach_the_sampler():
     assert 0 <= asked["seed"] < 2**32
     assert options()["seq_len"] is None and options(go_on=True)["seq_len"] == 40
     assert "model" not in asked and "go_on" not in asked
+    assert options(stop_at_end=True)["stop_at_end"] is True
 
 
 def test_one_set_of_defaults(models, pipeline, tiny_network):
@@ -145,7 +148,7 @@ def test_examples_are_settings_that_work():
     config = models["pocket-stories"].config
     rows = page.examples(config, page.first_settings(config))
     assert [*rows] == [*page.SETTINGS]  # the model that ships with the package takes all of them
-    names, changed = page.CONTROLS[1:-1], set()
+    names, changed = page.IN_EXAMPLES, set()
     for row in rows.values():
         asked = dict(zip(names, row, strict=True)) | {"model": "pocket-stories", "seed": "1"}
         models["pocket-stories"].generate_streaming(**page.arguments(**asked))  # checks
@@ -329,3 +332,55 @@ def test_the_command_says_where_it_listens():
         process.send_signal(2)
         assert process.wait(timeout=60) == 130
         assert process.stdout.read() == process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
+        {"all_proxy": "socks5://127.0.0.1:9", "NO_PROXY": "intern.example"},
+    ],
+)
+def test_the_local_page_needs_no_proxy_and_no_shared_folder(proxies, tmp_path):
+    """Another user of the machine owns Gradio's usual folder; here, a file is in its place."""
+    (tmp_path / "gradio").touch()
+    port = ui.free_port("127.0.0.1", None)
+    command = [sys.executable, "-m", "ddlm_core.apps.ui", "--port", str(port), "--device", "cpu"]
+    place = {name: str(tmp_path) for name in ("TMPDIR", "TEMP", "TMP")}
+    kept = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=kept | place | proxies, **both) as process:
+        line = process.stdout.readline().decode()
+        (own,) = tmp_path.glob("ddlm-ui-*") if line else [None]
+        mode = own and own.stat().st_mode & 0o777
+        process.send_signal(2)
+        errors = process.stderr.read().decode()
+        assert line == f"listening on http://127.0.0.1:{port}/ (Ctrl-C stops)\n", errors
+    assert mode == 0o700 and not own.exists() and (tmp_path / "gradio").is_file()
+
+
+def test_a_folder_that_the_user_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "mine"))
+    with ui.own_temporary_folder():
+        assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
+    with pytest.raises(SystemExit) as end:
+        ui.main(["--port", str(ui.free_port("127.0.0.1", None))])
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and f"cannot use GRADIO_TEMP_DIR={tmp_path}/file" in errors
+
+
+def test_what_is_asked_without_a_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ui.near():
+        assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "*"
+    with ui.near("0.0.0.0", share=True):
+        assert os.environ["no_proxy"] == "intern.example,127.0.0.1,localhost,::1,0.0.0.0"
+    assert "no_proxy" not in os.environ and os.environ["NO_PROXY"] == "intern.example"
+    with pytest.raises(UserError, match=r"SOCKS proxy: pip install 'httpx\[socks\]'"), ui.near():
+        raise ImportError("Using SOCKS proxy, but …")
+    with pytest.raises(ImportError, match="another"), ui.near():
+        raise ImportError("another")

@@ -18,7 +18,7 @@ from ddlm_core.animation import (
     iter_frames,
     make_frames,
 )
-from ddlm_core.support.drawing import Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.support.errors import UserError
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -102,8 +102,9 @@ def test_an_animation_needs_a_frame():
 def test_marks_and_text_of_a_frame():
     tokenizer = CharacterLevelTokenizer(("<UNK>", "<PAD>", "a", "\n", "\t", "\x1b", "\u00a0"))
     frame = Frame((2, 1, 3, 0, 4, 5, 6, 1), 0.5, (1, 3))
-    marks = "a·\n�\t���"[:7] + "·"
-    assert draw(frame, tokenizer) == Picture(marks, "a\n�\t��", 0.5, (1, 3))
+    marks = f"a{PAD_MARK}\n�\t�\u00a0{PAD_MARK}"
+    text = "a\n<|endoftext|>\n\n�\t�\u00a0"
+    assert draw(frame, tokenizer) == Picture(marks, text, 0.5, (1, 3))
     assert characters([], tokenizer) == ""
 
 
@@ -111,25 +112,29 @@ def test_the_record_of_a_run():
     pictures = [
         Picture("the cat", "", float("inf"), ()),
         Picture("the hat", "", 0.123456, (4,)),
-        Picture("a hat··", "", 0.1, ()),
-        Picture("a hat··", "", 0.1, ()),
+        Picture(f"a hat{PAD_MARK * 2}", "", 0.1, ()),
+        Picture(f"a hat{PAD_MARK * 2}", "", 0.1, ()),
     ]
     data = json.loads(encode_pictures(pictures))
-    assert data["pad"] == "·" and data["first"] == "the cat"
+    assert data["pad"] == PAD_MARK and data["first"] == "the cat"
     assert data["steps"] == [
         ["∞", [], ""],
         [0.123, [4], "h"],
-        [0.1, [0, 1, 1, 1, 1, 1, 1], "a hat··"],
+        [0.1, [0, 1, 1, 1, 1, 1, 1], f"a hat{PAD_MARK * 2}"],
         [0.1, [], ""],
     ]
     assert data["cleanest"] == 2  # the first of the least noise: lines break by this one
-    assert "·" in encode_pictures(pictures) and " [" not in encode_pictures(pictures)  # compact
+    assert PAD_MARK in encode_pictures(pictures) and " [" not in encode_pictures(
+        pictures
+    )  # compact
 
 
 def test_what_an_animation_says_of_itself():
     animation = Animation(story_frames(), CharacterLevelTokenizer())
     assert repr(animation) == "Animation(4 frames of 40 characters)"
     assert str(animation) == "“Hi,” said\nMo. </script><b>&"
+    half = Animation(story_frames()[:2], animation.tokenizer)
+    assert str(half) == draw(half.frames[1], animation.tokenizer).text
     assert animation.pictures() == [draw(f, animation.tokenizer) for f in animation.frames]
     player = html.unescape(animation._repr_html_())
     assert 'id="ddlm-player"' in player and 'data-fps="12"' in player

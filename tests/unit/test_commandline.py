@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ddlm_core.apps.commandline import one_line_errors
+from ddlm_core.apps.commandline import environment, one_line_errors
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.errors import UserError, error_context
 
@@ -109,3 +109,11 @@ def test_choices():
     for wrong in ("c", None, ["a"], 1):
         with pytest.raises(UserError, match=r"^name must be one of a, b, got "):
             check_choice(["a", "b"], name=wrong)
+
+
+def test_variables_hold_inside_only(monkeypatch):
+    monkeypatch.setenv("DDLM_A", "1")
+    with pytest.raises(KeyError), environment(DDLM_A="2", DDLM_B="3"):  # also after an error
+        assert (os.environ["DDLM_A"], os.environ["DDLM_B"]) == ("2", "3")
+        raise KeyError
+    assert os.environ["DDLM_A"] == "1" and "DDLM_B" not in os.environ

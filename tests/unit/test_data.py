@@ -16,6 +16,7 @@ from ddlm_core.data import (
     split_stories,
     stored_tokens,
 )
+from ddlm_core.support.sources import Reading, TextCounts
 from ddlm_core.tokenizer import PAD_ID, CharacterLevelTokenizer
 
 TOKENIZER = CharacterLevelTokenizer()
@@ -49,10 +50,28 @@ def test_parts_are_cut_where_stories_end_and_not_copied():
 
 
 def test_at_most_a_tenth_is_held_out():
-    for count, held in ((3, 1), (29, 2), (30, 3), (100, 7)):
-        story = encoded(*(f"Story number {i}." for i in range(count)))
+    for count, held in ((7, 1), (29, 2), (30, 3), (100, 7)):
+        story = encoded(*(f"Story number {i:3}." for i in range(count)))
         sizes = [np.count_nonzero(part == PAD_ID) for part in split_stories(*story, held_out=7)]
         assert sizes == [count - 2 * held, held, held]
+
+
+def test_long_stories_are_held_out_in_smaller_numbers():
+    """Two parts are at most two sixths of the text; of 30 stories, the last ones are long."""
+    for lengths, sizes in (([], [24, 3, 3]), ([250], [28, 1, 1]), ([120, 120], [28, 1, 1])):
+        told = [f"{i:20}" for i in range(30 - len(lengths))]
+        told += [f"{i:{length}}" for i, length in enumerate(lengths)]
+        parts = split_stories(*encoded(*told), held_out=3)
+        assert [np.count_nonzero(part == PAD_ID) for part in parts] == sizes
+
+
+def test_few_stories_are_cut_as_running_text_unless_they_must_stay_whole():
+    few = encoded(*(f"Story number {i}." for i in range(5)))
+    assert [len(part) for part in split_stories(*few, held_out=2)] == [72, 4, 4]
+    parts = split_stories(*few, held_out=2, whole=True)
+    assert [np.count_nonzero(part == PAD_ID) for part in parts] == [3, 1, 1]
+    giant = encoded(*(f"Story {i}." for i in range(40)), "x" * 999)
+    assert np.count_nonzero(split_stories(*giant, held_out=2)[0] == PAD_ID) == 40
 
 
 def test_running_text_loses_its_last_twentieths():
@@ -166,8 +185,8 @@ def test_loaders_give_stories_and_running_text(tmp_path):
     told = {s for part in (train, val, test) for b in part for s in tokenizer.decode_batch(b)}
     assert told == set(stories.sample(48, seed=0))
     (tmp_path / "a.txt").write_text("The lamb ran and ran. " * 100)
-    data = setup_dataloaders(str(tmp_path / "a.txt"), context_length=32, batch_size=4)
-    assert next(iter(data.train)).shape == (4, 32)
+    data = setup_dataloaders(str(tmp_path / "a.txt"), context_length=32, batch_size=7)
+    assert len(data.train.sampler) == 60 and [len(batch) for batch in data.train] == [7] * 8
     assert tokenizer.decode(next(iter(data.val))[0]) in "The lamb ran and ran. " * 100
     few = setup_dataloaders(str(tmp_path / "a.txt"), context_length=500, batch_size=64)
     assert next(iter(few.train)).shape == (2, 500)  # a batch is never larger than the text
@@ -196,8 +215,8 @@ def test_how_many_stories_are_read(monkeypatch):
     """Ours never run out: those held out come on top, and 100,000 are told if nothing is said."""
     asked = []
 
-    def stop(source, tokenizer, **how):
-        asked.append(how["limit"])
+    def stop(source, tokenizer, how, **_):
+        asked.append(how.limit)
         raise InterruptedError
 
     monkeypatch.setattr("ddlm_core.data.stored_tokens", stop)
@@ -208,9 +227,9 @@ def test_how_many_stories_are_read(monkeypatch):
 
 
 def test_stored_stories_are_those_of_the_grammar():
-    text = stored_tokens(POCKET, TOKENIZER, limit=3)
+    text = stored_tokens(POCKET, TOKENIZER, Reading(limit=3))
     assert TOKENIZER.decode(text.tokens[:]) == "".join(stories.sample(3, seed=0))
-    other = stored_tokens(POCKET, TOKENIZER, limit=3, seed=1)
+    other = stored_tokens(POCKET, TOKENIZER, Reading(limit=3), seed=1)
     assert TOKENIZER.decode(other.tokens[:]) == "".join(stories.sample(3, seed=1))
 
 
@@ -220,3 +239,60 @@ def test_a_file_that_has_changed_is_read_again(tmp_path):
         path.write_text(text)
         tokens = stored_tokens(str(path), TOKENIZER).tokens
         assert TOKENIZER.decode(tokens[:]) == text
+
+
+def test_what_is_not_in_the_vocabulary_is_counted():
+    pieces = [("Ein Bär ", False), ("Ж\U0001f43bЖ", True), ("", True), ("Ж", True)]
+    found = TextCounts()
+    blocks = list(encode_stories(pieces, TOKENIZER, found=found))
+    assert len(blocks) == 1 and (found.documents, found.characters) == (3, 12)
+    assert found.unknown == {"Ж": 3, "ä": 1, "\U0001f43b": 1}
+
+
+def test_a_summary_says_what_the_text_is_also_from_the_cache(tmp_path, monkeypatch):
+    """Thirty documents in two files, one of them with separators."""
+    tales = "<|endoftext|>".join(f"Ein Bär saß {i:02}." for i in range(20))
+    (tmp_path / "a.txt").write_text(tales, encoding="utf-8")
+    rows = "".join(f'{{"tale": "Ein Bär saß {i}."}}\n' for i in range(20, 30))
+    (tmp_path / "b.jsonl").write_text(rows, encoding="utf-8")
+
+    def summary():
+        return setup_dataloaders(str(tmp_path), val_samples=2, context_length=16).summary
+
+    first = summary()
+    assert (first.files, first.documents, first.characters) == (2, 30, 30 * 15)
+    assert first.unknown == 60 and first.most_frequent_unknown == [("ß", 30), ("ä", 30)]
+    assert first.ends_found == 19 and first.columns == ["tale"]
+    assert first.windows == 26 * 16 // 16 - 1 and first.held_out == pytest.approx(4 / 30)
+    monkeypatch.setattr("ddlm_core.data.read_stories", lambda *_: pytest.fail("read again"))
+    assert summary() == first
+
+
+def test_a_summary_of_the_grammar_and_of_many_unknown_characters(tmp_path):
+    summary = setup_dataloaders(POCKET, train_samples=20, val_samples=4, context_length=160).summary
+    assert (summary.files, summary.documents, summary.windows) == (0, 28, 24)
+    assert summary.unknown == summary.ends_found == 0 and summary.held_out == 4 / 28
+    (tmp_path / "a.txt").write_text("".join(map(chr, range(0x4E00, 0x4F00))) * 2, encoding="utf-8")
+    summary = setup_dataloaders(str(tmp_path / "a.txt"), context_length=16).summary
+    assert summary.unknown == 512 and len(summary.most_frequent_unknown) == 10
+    other = setup_dataloaders(
+        str(tmp_path / "a.txt"), context_length=16, val_dataset_name=POCKET, val_samples=5
+    ).summary
+    assert other.documents == 1 and other.held_out == pytest.approx(1 / 20, abs=0.01)
+
+
+def test_how_a_text_is_read_reaches_its_source(tmp_path, monkeypatch):
+    asked = []
+
+    def stop(source, tokenizer, how, **_):
+        asked.append((source, how))
+        if len(asked) == 2:
+            raise InterruptedError
+        return stored_tokens(POCKET, tokenizer, Reading(limit=9))
+
+    monkeypatch.setattr("ddlm_core.data.stored_tokens", stop)
+    options = {"text_column": "tale", "dataset_config": "de", "encoding": "cp1252"}
+    with pytest.raises(InterruptedError):
+        setup_dataloaders("a/b", separator="***", val_dataset_name="a/c", val_samples=7, **options)
+    same = {"column": "tale", "config": "de", "encoding": "cp1252", "separator": "***"}
+    assert asked == [("a/b", Reading(**same)), ("a/c", Reading("validation", 7, **same))]

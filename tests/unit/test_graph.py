@@ -7,7 +7,7 @@ import torch
 
 from ddlm_core.forward import perturb_batch, transition
 from ddlm_core.graph import UNIFORM, Graph, UniformGraph, graph_of
-from ddlm_core.loss import prior_kl
+from ddlm_core.loss import denoiser_log_score, prior_kl, score_entropy_loss
 from ddlm_core.noise import GeometricNoise, transition_matrix
 
 
@@ -44,6 +44,15 @@ def test_the_factors_are_those_of_the_forward_module():
     q = torch.tensor([[[0.5, 0.3, 0.2]] * 2], dtype=torch.float64)
     torch.testing.assert_close(UNIFORM.marginal(q.log(), x_t, delta), q @ kernel)
     assert torch.equal(UNIFORM.marginal(q.log(), x_t, 0.0), q)
+
+
+def test_score_and_loss_are_those_of_the_loss_module():
+    g = torch.Generator().manual_seed(0)
+    x_t, x_0 = (torch.randint(5, (2, 3), generator=g) for _ in range(2))
+    log_q = torch.randn(2, 3, 5, generator=g, dtype=torch.float64).log_softmax(-1)
+    score = UNIFORM.log_score(log_q, 0.7, x_t)
+    assert torch.equal(score, denoiser_log_score(log_q, 0.7, x_t))
+    assert torch.equal(UNIFORM.loss(score, 0.7, x_t, x_0), score_entropy_loss(score, 0.7, x_t, x_0))
 
 
 def test_every_method_takes_a_number_and_a_row_of_noise():

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ from ddlm_core import pipeline as module
 from ddlm_core.evaluation import Estimate
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline, _text_tokens, load_model
-from ddlm_core.sampling_options import SamplingOptions, default_churn, encode_template
+from ddlm_core.sampling_options import (
+    SamplingOptions,
+    cut_at_end,
+    default_churn,
+    encode_template,
+    texts_of,
+)
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import PAD_ID
@@ -126,6 +132,8 @@ def read_back(template: str, seq_len: int | None = None, config=None) -> str:
 
 
 def test_template_is_read_sign_by_sign():
+    tokens, mask = encode_template("_", None, DiscreteDiffusionConfig())
+    assert mask.tolist() == [False] and len(tokens) == 1
     tokens, mask = encode_template("a_!", None, DiscreteDiffusionConfig())
     assert mask.tolist() == [True, False, True] and tokens[mask].tolist() == [12, 64]
     for template, text in (
@@ -413,7 +421,10 @@ def test_options_are_checked_when_they_are_made():
         with pytest.raises(UserError, match=f"^{words}"):
             SamplingOptions(**wrong)
     assert SamplingOptions(num_steps=np.int64(100_000), temperature=np.float32(1)).num_steps == 1e5
-    assert SamplingOptions(temperature=1000).temperature == 1000
+    options = SamplingOptions(temperature=1000)
+    assert options.temperature == 1000
+    with pytest.raises(FrozenInstanceError):
+        options.temperature = 1.0
 
 
 def test_all_that_is_asked_for_is_written_and_no_more(make, monkeypatch):
@@ -485,3 +496,76 @@ def test_a_bug_is_no_broken_file(network, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="not enough values to unpack") as caught:
         load_model(tmp_path)
     assert not isinstance(caught.value, UserError)
+
+
+def test_a_template_is_read_in_one_form():
+    config = DiscreteDiffusionConfig(block_size=24, vocab=("<UNK>", "<PAD>", *"Café\n"))
+    assert read_back("Cafe\u0301_", None, config) == "Café_"
+    assert read_back("Ca\r\nf\r_", None, config) == "Ca\nf\n_"
+    with pytest.raises(UserError, match="does not know 'x', 'y' of the template: leave them out, "):
+        encode_template("yx_", None, config)
+
+
+def test_the_end_of_a_text_in_a_template_is_padding():
+    for template in ("a_\n<|endoftext|>\nb_", "a_<|endoftext|>b_", "a_\r\n<|endoftext|>b_"):
+        assert read_back(template) == "a_~b_"
+    assert read_back("<|endoftext|>_{2}<|endoftext|>") == "~__~"
+    assert read_back("<|endoftext_") == "<|endoftext_"
+
+
+def test_the_end_of_a_text_is_shown_and_read_back(make):
+    pipeline, config = make(), DiscreteDiffusionConfig(block_size=24)
+    row = [*config.tokenizer.encode("hi.").tolist(), 1, *config.tokenizer.encode("yo").tolist()]
+    (text,) = texts_of([[*row, 1, 1]], config.tokenizer)
+    assert text == "hi.\n<|endoftext|>\nyo"
+    for stopped, front in ((False, "<|endoftext|>\n"), (True, "")):
+        assert texts_of([(1, 1, *row[:3], 1)], config.tokenizer, stopped) == [f"{front}hi."]
+    assert _text_tokens(text, config).tolist() == row
+    padded = _text_tokens(text, replace(config, padded=True))
+    assert padded.tolist() == row + [PAD_ID] * 18
+    options = {"template": "hi<|endoftext|>yo_", "num_steps": 2, "seed": 0}
+    (written,) = pipeline.generate(**options)
+    assert written.startswith("hi\n<|endoftext|>\nyo")
+    assert str(pipeline.generate_with_visualization(**options)) == written
+
+
+def test_an_end_is_no_character(make, monkeypatch):
+    one_nat = Estimate(1.0, 1.0, 1.0)
+    monkeypatch.setattr(module, "estimate_bound", lambda *_: one_nat)
+    found = make().bits_per_character("ab\n<|endoftext|>\ncde\r\n")
+    assert found.mean == pytest.approx(1 / (6 * math.log(2)))
+    for nothing in ("<|endoftext|>", "\n<|endoftext|>\n<|endoftext|>"):
+        with pytest.raises(UserError, match="need a text of at least one character"):
+            make().bits_per_character(nothing)
+
+
+@pytest.mark.parametrize(
+    ("row", "cut"),
+    [
+        ([5, 6, 1, 7, 1, 8], [5, 6, 1, 1, 1, 1]),
+        ([1, 1, 5, 1, 1, 6], [1, 1, 5, 1, 1, 1]),  # nothing has begun before the 5
+        ([5, 6, 7, 8, 9, 0], [5, 6, 7, 8, 9, 0]),
+        ([0, 1, 2, 1, 1, 1], [0, 1, 1, 1, 1, 1]),
+        ([1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_text_is_cut_where_it_first_ends(row, cut):
+    assert cut_at_end(torch.tensor([row, row[::-1]]))[0].tolist() == cut
+
+
+def test_only_the_last_step_stops_at_the_end(make):
+    pipeline, options = make(), {"num_steps": 3, "seed": 2, "template": "a_{5}<|endoftext|>b_{9}"}
+    whole = [*pipeline.generate_streaming(2, **options)]
+    steps = [*pipeline.generate_streaming(2, stop_at_end=True, **options)]
+    for a, b in zip(whole[:-1], steps[:-1], strict=True):
+        assert torch.equal(a.tokens, b.tokens) and a.texts == b.texts
+    last = steps[-1]
+    assert torch.equal(last.tokens, cut_at_end(whole[-1].tokens))
+    assert torch.equal(last.changed, last.tokens != steps[-2].tokens)
+    assert last.texts == pipeline.generate(2, stop_at_end=True, **options)
+    assert all("\n<|endoftext|>\nb" in text for text in whole[-1].texts)
+    assert not any("<|endoftext|>" in text for text in last.texts)
+    assert [*map(len, last.texts)] <= [6, 6]
+    animation = pipeline.generate_with_visualization(stop_at_end=True, **options)
+    assert str(animation) == last.texts[0]
+    assert [*animation.frames[-1].changed] == last.changed[0].nonzero()[:, 0].tolist()

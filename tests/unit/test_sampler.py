@@ -311,6 +311,7 @@ def test_temperature_sharpens_what_the_model_believes():
     for temperature, expected in (
         (1.0, [0.5, 0.3, 0.2, 0.0]),
         (0.5, [0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38, 0.0]),
+        (2.0, [0.4154459, 0.3218030, 0.2627511, 0.0]),  # square roots, normalized
         (1e-40, [1.0, 0.0, 0.0, 0.0]),
         (1e9, [1 / 3, 1 / 3, 1 / 3, 0.0]),
     ):

@@ -11,6 +11,18 @@ from ddlm_core.settings import TrainingConfig, load_preset
 from ddlm_core.support.errors import UserError
 
 
+def test_the_smallest_values_that_make_sense():
+    least = {
+        "max_steps": 1,
+        "train_samples": 1,
+        "batch_size": 1,
+        "warmup_steps": 0,
+        "betas": (0.0, 0.0),
+    }
+    config = TrainingConfig(**least)
+    assert {name: getattr(config, name) for name in least} == least
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -32,6 +44,8 @@ from ddlm_core.support.errors import UserError
         {"auxiliary_loss_weight": -0.1},
         {"dataset_name": 3},
         {"betas": (0.9, math.nan)},
+        {"betas": (0.9, 1.0)},
+        {"betas": (0.9, 1.5)},
         {"learning_rate": math.inf},
     ],
 )

@@ -1,11 +1,21 @@
 """The tokenizer: vocabularies from files, ids from everywhere, and what is refused."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 
 from ddlm_core.support.errors import UserError
-from ddlm_core.tokenizer import PAD_ID, UNK_ID, VOCAB, CharacterLevelTokenizer, look_up
+from ddlm_core.tokenizer import (
+    PAD_ID,
+    UNK_ID,
+    VOCAB,
+    CharacterLevelTokenizer,
+    look_up,
+    resolve_vocabulary,
+    vocabulary_of,
+)
 
 
 def test_a_vocabulary_from_a_file_works_the_same():
@@ -104,3 +114,55 @@ def test_the_vocabulary_is_the_promised_one():
     promised = [*digits, *lower, *upper, *marks, 32, 9, 10, *quotes_dashes_dots]
     assert [ord(character) for character in VOCAB[2:]] == promised
     assert len(VOCAB) == len(set(VOCAB)) == 106
+
+
+def test_a_vocabulary_is_made_of_what_is_frequent():
+    counts = Counter({"b": 3, "a": 3, "\n": 9, "é": 1, "\ufffd": 99, chr(0xDC80): 99})
+    assert vocabulary_of(counts) == ("<UNK>", "<PAD>", "\n", "a", "b", "é")
+    assert vocabulary_of(counts, size=2) == ("<UNK>", "<PAD>", "\n", "a")
+    many = Counter({chr(0x4E00 + i): i for i in range(300)})
+    assert len(vocabulary_of(many)) == 256 and vocabulary_of(many)[2] == chr(0x4E00 + 299)
+    CharacterLevelTokenizer(vocabulary_of(many))
+
+
+def never() -> Counter[str]:
+    raise AssertionError("only auto needs the text")
+
+
+def test_a_setting_names_a_vocabulary(tmp_path):
+    path = tmp_path / "characters.txt"
+    path.write_bytes("\ufeffzab\r\nzaße\u0301".encode())
+    special = ("<UNK>", "<PAD>")
+    assert resolve_vocabulary("ascii106", never) == VOCAB
+    assert resolve_vocabulary("auto", lambda: Counter("aab")) == (*special, "a", "b")
+    assert resolve_vocabulary("auto", lambda: Counter("aab"), size=1) == (*special, "a")
+    assert resolve_vocabulary(str(path), never) == (*special, *"zab\nßé")
+    for characters in (["a", "e\u0301", " "], ("<UNK>", "<PAD>", "a", "é", " ")):
+        assert resolve_vocabulary(characters, never) == (*special, "a", "é", " ")
+    assert resolve_vocabulary([1, "x"], never) == (*special, "1", "x")  # as YAML reads a digit
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("Auto", r"cannot use vocabulary='Auto' \(.*No such file.*\): auto, ascii106, a text file"),
+        ("{tmp}", "Is a directory"),
+        ("{tmp}/empty", "need 1 to 254 characters, got 0"),
+        ("{tmp}/latin", "can't decode byte 0xe9"),
+        ("{tmp}/many", "need 1 to 254 characters, got 300"),
+        ("a\x00b", "null"),
+        ([], "need 1 to 254 characters, got 0"),
+        (["a", "bc"], "one character.*'bc'"),
+        (["a", "a"], "occurs once.*'a'"),
+        (["a", None], "one character.*'None'"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_had_is_told_in_one_line(setting, reason, tmp_path):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "many").write_text("".join(chr(0x4E00 + i) for i in range(300)), encoding="utf-8")
+    if isinstance(setting, str):
+        setting = setting.replace("{tmp}", str(tmp_path))
+    with pytest.raises(UserError, match=reason) as caught:
+        resolve_vocabulary(setting, never)
+    assert "\n" not in str(caught.value) and "vocabulary=" in str(caught.value)

@@ -430,7 +430,7 @@ def refused(trainer, path, match):
         ({"model": {"sigma_max": 2.0}}, "model.sigma_max: 20.0 → 2.0"),
         ({"dropout": 0.2}, "model.dropout: 0.1 → 0.2"),
         ({"eval_windows": 5}, "eval_windows: 4 → 5"),
-        ({"max_steps": 7}, "the checkpoint has 8 steps, the settings 7"),
+        ({"max_steps": 7}, "the checkpoint is at step 8, this run would end at step 7"),
     ],
     ids=str,
 )
@@ -527,3 +527,10 @@ def test_a_trainer_leaves_the_methods_of_the_network_alone(tmp_path):
     for module in trainer.model.modules():
         assert not {"forward", "logits", "denoise"} & vars(module).keys()
     assert not tiny_trainer(tmp_path).model.gradient_checkpointing
+
+
+def test_a_loss_is_compiled_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddlm_core.training.compiled", lambda loss_fn, device: ("compiled", device))
+    trainer = tiny_trainer(tmp_path, torch_compile=True)
+    assert trainer.loss_fn == ("compiled", trainer.accelerator.device)
+    assert isinstance(tiny_trainer(tmp_path, torch_compile=False).loss_fn, torch.nn.Module)
