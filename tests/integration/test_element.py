@@ -21,6 +21,7 @@ from ddlm_core.apps.export import export
 from ddlm_core.forward import perturb_batch
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.reverse import analytic_probs
+from ddlm_core.sampling_options import texts_of
 from ddlm_core.support.element import BOOK, MODES, OPTIONS, Live
 from ddlm_core.support.errors import UserError
 from pages import CONTRAST, TOO_WIDE, WITHOUT_NAME, lacking
@@ -271,7 +272,7 @@ def corrupted(sentence: str, sigma_bar: float, seed: int) -> str:
     generator = torch.Generator().manual_seed(seed)
     level = torch.tensor([sigma_bar])
     noisy = perturb_batch(clean, level, tokenizer.vocab_size, generator=generator)
-    return tokenizer.decode(noisy[0])
+    return texts_of(noisy.tolist(), tokenizer)[0]
 
 
 def test_corruption_is_that_of_python_at_every_level(reader, site):
@@ -319,8 +320,8 @@ def test_beliefs_are_those_of_python(reader, pipelines):
 
     def agrees(sentence: str, sigma_bar: float, place: int) -> torch.Tensor:
         found = beliefs(pipeline, sentence, sigma_bar)
-        decode = pipeline.model.config.tokenizer.decode
-        assert page.text(DENOISE) == decode(found[1].argmax(-1))
+        [best] = texts_of([found[1].argmax(-1).tolist()], pipeline.model.config.tokenizer)
+        assert page.text(DENOISE) == best
         rows = page.element(DENOISE).locator("tbody tr").all()
         for row in rows:
             letter = row.locator("th").inner_text()

@@ -1,6 +1,7 @@
 // Mode "bound": bits per character of the reader's sentence, better and better (chapter 9).
 
-import {bitsPerCharacter} from '../pipeline.js';
+import {bitsPerCharacter, textTokens} from '../pipeline.js';
+import {PAD_ID} from '../tokenizer.js';
 import {field, make, nameOf, Strip} from './parts.js';
 
 /** @import {DdlmLive, Mode} from './element.js' */
@@ -44,7 +45,8 @@ export class Bound {
     const {config} = this.model, asked = {text: this.live.option('text'), seed: this.live.option('seed')};
     const estimates = bitsPerCharacter(this.model, asked.text, {seed: Number(asked.seed)});
     this.last = asked;
-    this.marks = Array.from(config.tokenizer.encode(asked.text), (id) => config.tokenizer.shown[id]);
+    const tokens = textTokens(asked.text, config), end = tokens.findLastIndex((token) => token !== PAD_ID) + 1;
+    this.marks = Array.from(tokens.subarray(0, end), (id) => config.tokenizer.shown[id]);
     this.bits = new Float64Array(this.marks.length);
     this.place.max = String(this.marks.length);
     this.strip.layOut(this.marks.length, this.marks);

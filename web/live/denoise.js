@@ -2,8 +2,10 @@
 
 import {UserError} from '../errors.js';
 import {perturbBatch} from '../forward.js';
+import {textOf, textTokens} from '../pipeline.js';
 import {Generator} from '../random.js';
 import {analyticProbs} from '../reverse.js';
+import {PAD_ID, UNK_ID} from '../tokenizer.js';
 import {button, field, LetterTable, make, nameOf, noiseSlider, Strip, uncertainty} from './parts.js';
 
 /** @import {DdlmLive, Mode} from './element.js' */
@@ -41,11 +43,13 @@ export class Denoise {
 
   /** Tokens of the sentence, and with the padding behind it. */
   encode() {
-    const {blockSize, padded, tokenizer} = this.model.config, text = this.live.option('text');
-    const unknown = tokenizer.unknownCharacters(text), tokens = tokenizer.encode(text);
-    if (!tokens.length) throw new UserError('write a sentence first');
-    if (unknown.length) throw new UserError(`the model does not know ${unknown.join(' ')}`);
-    return {tokens, whole: tokenizer.pad(text, padded ? blockSize : tokens.length)};
+    const {tokenizer} = this.model.config, text = this.live.option('text').normalize('NFC');
+    if (!text) throw new UserError('write a sentence first');
+    const whole = textTokens(text, this.model.config);
+    if (whole.includes(UNK_ID)) {
+      throw new UserError(`the model does not know ${tokenizer.unknownCharacters(text).join(' ')}`);
+    }
+    return {tokens: whole.subarray(0, whole.findLastIndex((token) => token !== PAD_ID) + 1), whole};
   }
 
   /** @type {Mode['run']} */
@@ -96,9 +100,9 @@ export class Denoise {
   /** Put noise into the sentence: letters in place of others, as strong as the slider says. */
   addNoise() {
     const {live} = this, {tokenizer, vocabSize} = this.model.config, seed = Number(live.option('seed'));
-    const [noisy] = perturbBatch([tokenizer.encode(live.option('text'))], Number(live.option('sigma')), vocabSize,
+    const [noisy] = perturbBatch([this.encode().tokens], Number(live.option('sigma')), vocabSize,
       new Generator(seed), {prior: (length, V, generator) => generator.randint(V - 2, length).map((id) => id + 2)});
     live.setAttribute('seed', String(seed + 1));
-    live.setAttribute('text', tokenizer.decode(noisy));
+    live.setAttribute('text', textOf(noisy, tokenizer));
   }
 }

@@ -2,6 +2,8 @@
 
 /** @import {DdlmLive} from './element.js' */
 
+const END_OF_TEXT = '<|endoftext|>'; // as in pipeline.js, which is not loaded until a reader asks
+
 /**
  * A new element. What is no property of it becomes an attribute.
  * @template {keyof HTMLElementTagNameMap} K
@@ -126,8 +128,10 @@ export class Strip {
   draw({marks, changed, heat}) {
     const end = marks.findLastIndex((mark) => mark !== '');
     this.cells.forEach((cell, i) => {
-      const mark = marks[i], kind = {'': i > end ? 'end' : 'pad', '\n': 'newline', '\t': 'tab'}[mark];
-      if (cell.textContent !== mark) cell.textContent = mark;
+      const mark = marks[i], stop = mark === '' && i < end && (i === 0 || marks[i - 1] !== '');
+      const kind = stop ? 'stop' : {'': i > end ? 'end' : 'pad', '\n': 'newline', '\t': 'tab'}[mark];
+      const text = stop ? `${i ? '\n' : ''}${END_OF_TEXT}\n` : mark;
+      if (cell.textContent !== text) cell.textContent = text;
       const name = (kind ? `ddlm-${kind}` : '') + (changed?.[i] ? ' ddlm-changed' : '');
       if (cell.className !== name) cell.className = name;
       cell.style.setProperty('--heat', heat ? heat[i].toFixed(2) : '0');
