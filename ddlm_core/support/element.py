@@ -59,6 +59,6 @@ class Live:
         stored = self.stored._repr_html_() if self.stored is not None else ""
         elsewhere = f'{what}: it runs <a href="{BOOK}{page}">in the page of the book</a>.'
         return (
-            f'<ddlm-live {attributes}>\n{stored}\n<p class="ddlm-elsewhere">{elsewhere}</p>\n'
+            f'<ddlm-live {attributes}>\n{stored}\n<div class="ddlm-elsewhere">{elsewhere}</div>\n'
             "</ddlm-live>"
         )
