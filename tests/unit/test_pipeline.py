@@ -569,3 +569,17 @@ def test_only_the_last_step_stops_at_the_end(make):
     animation = pipeline.generate_with_visualization(stop_at_end=True, **options)
     assert str(animation) == last.texts[0]
     assert [*animation.frames[-1].changed] == last.changed[0].nonzero()[:, 0].tolist()
+
+
+def test_a_watched_animation_is_shown_again_in_other_cells(make, monkeypatch):
+    text = make().generate_with_visualization(num_steps=2, seed=0)
+    assert (
+        repr(text)
+        == f"Animation({len(text.frames)} frames of {len(text.frames[0].tokens)} characters)"
+    )
+    shown = []
+    monkeypatch.setattr(
+        "ddlm_core.pipeline.show_in_other_cells", lambda *asked: shown.append(asked)
+    )
+    text._ipython_display_()
+    assert shown == [(text, text.cell)]
