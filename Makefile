@@ -34,6 +34,7 @@ pins:        ## resolve pyproject.toml into requirements.txt again (needs uv)
 
 book:        ## the rendered book, in _build/html
 	$(PYTHON) tools/vendor.py
+	$(PYTHON) tools/live_models.py
 	rm -rf $(BOOK)/_build/html $(BOOK)/_build/.doctrees
 	jupyter-book build . -n -W --keep-going --path-output $(BOOK)
 

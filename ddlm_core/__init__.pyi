@@ -40,5 +40,6 @@ from .sampler import create_timestep_schedule as create_timestep_schedule
 from .sampler import denoising_steps as denoising_steps
 from .sampler import sample_diffusion as sample_diffusion
 from .settings import TrainingConfig as TrainingConfig
+from .support.element import Live as Live
 from .tokenizer import CharacterLevelTokenizer as CharacterLevelTokenizer
 from .training import Trainer as Trainer

@@ -1,21 +1,24 @@
 """What the book adds to Sphinx: alt texts of figures, links to the sources and to the glossary,
-numbers of chapters, and players taken from stored outputs.
+numbers of chapters, models that run in a page, and players taken from stored outputs.
 
 A chapter stays plain Markdown, for GitHub and Colab; these are added when it is rendered.
 """
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from docutils.parsers.rst import Directive, directives
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
+from ddlm_core.support.element import OPTIONS, Live
 from ddlm_core.support.player import START
 
 logger = logging.getLogger(__name__)
@@ -173,21 +176,47 @@ class ChapterNumber(SphinxTransform):
             title.insert(0, nodes.Text(f"{match[1]}. "))
 
 
-class StoredPlayer(Directive):
-    """The first player that a chapter's stored outputs hold: `{stored-player} 10_pipeline`."""
+class Stored(str):
+    """A piece of HTML that was stored."""
+
+    _repr_html_ = str.__str__
+
+
+class LiveModel(Directive):
+    """A model that runs in the page: a mode, and its options.
+
+    `:stored: 10_pipeline` is the first player of that chapter, shown until a reader asks for a run.
+    """
 
     required_arguments = 1
+    option_spec: ClassVar = {
+        name: directives.unchanged for name in {"stored"}.union(*OPTIONS.values())
+    }
 
     def run(self) -> list[nodes.Node]:
+        options = dict(self.options)
+        stored = self.player(options.pop("stored")) if "stored" in options else None
+        live = Live(self.arguments[0], stored=stored, **options)
+        return [nodes.raw("", live._repr_html_(), format="html")]
+
+    def player(self, chapter: str) -> Stored:
         env = self.state.document.settings.env
-        path = Path(env.srcdir, "notebooks", f"{self.arguments[0]}.ipynb")
+        path = Path(env.srcdir, "notebooks", f"{chapter}.ipynb")
         env.note_dependency(str(path))
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 html = "".join(output.get("data", {}).get("text/html", ""))
                 if "ddlm-player" in html:
-                    return [nodes.raw("", html, format="html")]
+                    return Stored(html)
         raise self.error(f"{path.name} holds no player")
+
+
+def copy_library(app: Sphinx, error: Exception | None) -> None:
+    """The JavaScript of web/ becomes part of the site, as it is."""
+    if error is None and app.builder.format == "html":
+        ignored = shutil.ignore_patterns("README.md", "tsconfig.json")
+        target = Path(app.outdir, "web")
+        shutil.copytree(Path(app.srcdir, "web"), target, ignore=ignored, dirs_exist_ok=True)
 
 
 def page_context(app: Sphinx, page: str, template: str, context: dict, tree) -> None:
@@ -199,6 +228,8 @@ def page_context(app: Sphinx, page: str, template: str, context: dict, tree) -> 
         for script in scripts
         if "thebe" not in f"{script.filename} {script.attributes.get('body')}".lower()
     ]
+    if "<ddlm-live" in context.get("body", ""):  # other pages do without
+        app.add_js_file("../web/live/element.js", type="module")
     if CHAPTER.fullmatch(page):
         context["page_source_suffix"] = ".py"
 
@@ -208,9 +239,10 @@ def setup(app: Sphinx) -> dict:
     app.add_transform(SourceLinks)
     app.add_transform(GlossaryLinks)
     app.add_transform(ChapterNumber)
-    app.add_directive("stored-player", StoredPlayer)
+    app.add_directive("live", LiveModel)
     app.add_css_file("book.css")
     app.add_js_file(None, body=NAME_THE_BUTTONS)
     app.add_js_file(None, body=f'addEventListener("load", () => {{ {START} }});')
     app.connect("html-page-context", page_context, priority=400)
+    app.connect("build-finished", copy_library)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 BY_HAND = {  # public names that no chapter exports
     "apps.playground": ["Playground"],
     "apps.warm_start": ["warm_start"],
+    "support.element": ["Live"],
 }
 FOLDERS_BY_HAND = ("support", "apps")  # below and above the chapters
 

@@ -18,6 +18,7 @@ PLACES = (
     "book/*.md",
     "notebooks/**/*.py",
     "notebooks/**/*.ipynb",
+    "ddlm_core/support/element.py",
 )
 ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 
@@ -34,13 +35,21 @@ def mentions(url: str) -> re.Pattern:
     return re.compile(rf"((?:github\.com|github|gh)/){name}(?![\w-])")
 
 
+def pages(url: str) -> str:
+    """Where GitHub publishes the book of a repository."""
+    owner, name = ADDRESS.fullmatch(url)[1].split("/")
+    return f"https://{owner}.github.io/{name}/"
+
+
 def write(root: Path, new: str) -> list[str]:
     """Put `new` in the place of the old address; names of the files that changed."""
     pattern, slug = mentions(address(root)), ADDRESS.fullmatch(new)[1]
+    before, after = pages(address(root)), pages(new)
     changed = []
     for path in sorted(path for place in ("pyproject.toml", *PLACES) for path in root.glob(place)):
         text = path.read_text(encoding="utf-8")
-        if (written := pattern.sub(rf"\g<1>{slug}", text)) != text:
+        written = pattern.sub(rf"\g<1>{slug}", text).replace(before, after)
+        if written != text:
             path.write_text(written, encoding="utf-8")
             changed.append(path.relative_to(root).as_posix())
     return changed
@@ -56,11 +65,15 @@ def problems(root: Path) -> list[str]:
         root / "book/index.md",
     ]
     wanted += sorted(root.glob("notebooks/**/*.py"))
-    return [
+    found = [
         f"{path.relative_to(root)} does not have the address of the repository, {address(root)}"
         for path in wanted
         if not pattern.search(path.read_text(encoding="utf-8"))
     ]
+    element = root / "ddlm_core/support/element.py"
+    if pages(address(root)) not in element.read_text(encoding="utf-8"):
+        found.append(f"{element.relative_to(root)} does not have {pages(address(root))}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:

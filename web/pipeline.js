@@ -8,6 +8,28 @@ import {PAD_ID} from './tokenizer.js';
 /** @typedef {import('./config.js').DiscreteDiffusionConfig} Config */
 /** @import {Model} from './model.js' */
 /** @import {Estimate} from './evaluation.js' */
+/** How the end of a text is written where more text follows. */
+export const END_OF_TEXT = '<|endoftext|>';
+const END = /\n?<\|endoftext\|>\n?/; // with the line of its own that it stands on
+
+/** @param {string} text @returns the same text with \n at the end of each line, and one spelling of each letter */
+export function normalized(text) {
+  return text.replace(/\r\n?/g, '\n').normalize('NFC');
+}
+
+/**
+ * The text of tokens; a <PAD> before more text is <|endoftext|> on its own line.
+ * @param {Int32Array} tokens
+ * @param {import('./tokenizer.js').CharacterLevelTokenizer} tokenizer
+ */
+export function textOf(tokens, tokenizer) {
+  const last = tokens.findLastIndex((token) => token !== PAD_ID);
+  return Array.from(tokens.subarray(0, last + 1), (token, i) => {
+    if (token !== PAD_ID) return tokenizer.shown[token];
+    return i > 0 && tokens[i - 1] === PAD_ID ? '' : `${i > 0 ? '\n' : ''}${END_OF_TEXT}\n`;
+  }).join('');
+}
+
 /**
  * How a text is written; what is left out has the default of Python.
  * @typedef {object} SamplingOptions
@@ -21,30 +43,33 @@ import {PAD_ID} from './tokenizer.js';
 
 /**
  * Tokens of a template, and a mask, 1 where a token is given. A `_` is a blank, `_{12}` is twelve, `\_` is
- * an underscore. Without `seqLen` the template is the whole text, with it the beginning of one.
+ * an underscore, `<|endoftext|>` a <PAD>. Without `seqLen` the template is the whole text, with it the beginning of one.
  * @param {string} template
  * @param {number | null} seqLen
  * @param {Config} config
  * @returns {{tokens: Int32Array, mask: Uint8Array}}
  */
 export function encodeTemplate(template, seqLen, config) {
-  const long = template.replace(/(?<!\\)_\{(\d+)\}/gu, (_, n) => '_'.repeat(Math.min(Number(n), 9999)));
-  const pieces = long.match(/\\_|./gsu) ?? [];
-  const characters = pieces.map((piece) => (piece === '_' ? null : piece === '\\_' ? '_' : piece));
+  const long = normalized(template).replace(/(?<!\\)_\{(\d+)\}/gu, (_, n) => '_'.repeat(Math.min(Number(n), 9999)));
+  const pieces = long.match(new RegExp(`${END.source}|\\\\_|.`, 'gsu')) ?? [];
+  const characters = pieces.map((piece) => {
+    if (END.test(piece)) return '';
+    return piece === '_' ? null : piece === '\\_' ? '_' : piece;
+  });
   const room = seqLen ?? config.blockSize, count = characters.length;
   if (!(count >= 1 && count <= room)) {
     throw new UserError(`the template has ${count} characters, there is room for 1 to ${room}`);
   }
   const unknown = config.tokenizer.unknownCharacters(characters.join(''));
   if (unknown.length) {
-    throw new UserError(`the model does not know ${unknown.map((c) => `'${c}'`).join(', ')} of the template`);
+    throw new UserError(`the model does not know ${unknown.map((c) => `'${c}'`).join(', ')} of the template: leave them out, or train with vocabulary=auto`);
   }
   const length = seqLen === null && !config.padded ? count : room;
   const tokens = new Int32Array(length).fill(PAD_ID);
   const mask = new Uint8Array(length).fill(seqLen === null ? 1 : 0); // after it: <PAD> is given, or all free
   characters.forEach((character, i) => {
     mask[i] = character === null ? 0 : 1;
-    if (character !== null) [tokens[i]] = config.tokenizer.encode(character);
+    if (character) [tokens[i]] = config.tokenizer.encode(character);
   });
   if (mask.every(Boolean)) {
     throw new UserError('the template has no blank: write _ for each character to fill in');
@@ -100,7 +125,7 @@ export function generateStreaming(model, {seed = drawSeed(), first = 0, ...optio
  * @param {Config} config
  */
 async function* withText(steps, config) {
-  for await (const step of steps) yield {...step, text: config.tokenizer.decode(step.tokens)};
+  for await (const step of steps) yield {...step, text: textOf(step.tokens, config.tokenizer)};
 }
 
 /**
@@ -124,6 +149,19 @@ export async function generate(model, options) {
  */
 
 /**
+ * The tokens of a text, in whole windows if the model knows padding. Unknown characters are <UNK>.
+ * @param {string} text
+ * @param {Config} config
+ */
+export function textTokens(text, {blockSize, padded, tokenizer}) {
+  const stories = normalized(text).split(END);
+  if (!stories.some(Boolean)) throw new UserError('need a text of at least one character');
+  const tokens = stories.flatMap((story, i) => [...(i ? [PAD_ID] : []), ...tokenizer.encode(story)]);
+  while (padded && tokens.length % blockSize) tokens.push(PAD_ID);
+  return Int32Array.from(tokens);
+}
+
+/**
  * A bound on the negative log-likelihood of a text, in bits per character: it gets better with each item.
  * The last one is that of `bits_per_character` in Python for the same seed. Unknown characters count as <UNK>.
  * @param {Model} model
@@ -132,10 +170,7 @@ export async function generate(model, options) {
  * @returns {AsyncGenerator<BitsSoFar, void, void>}
  */
 export async function* bitsPerCharacter(model, text, {seed = 0, repeats} = {}) {
-  const {blockSize, padded, tokenizer} = model.config, characters = [...text].length;
-  if (!characters) throw new UserError('need a text of at least one character');
-  const rest = characters % blockSize;
-  const tokens = tokenizer.pad(text, characters + (padded && rest ? blockSize - rest : 0));
+  const tokens = textTokens(text, model.config), {blockSize} = model.config;
   const cut = Math.floor(tokens.length / blockSize) * blockSize;
   const windows = Array.from({length: cut / blockSize}, (_, i) => {
     return tokens.slice(i * blockSize, (i + 1) * blockSize);
@@ -146,7 +181,8 @@ export async function* bitsPerCharacter(model, text, {seed = 0, repeats} = {}) {
   const perPosition = new Float64Array(tokens.length).fill(NaN);
   let before = {mean: 0, variance: 0, done: 0};
   for (const [i, part] of parts.entries()) {
-    const covered = i === 0 && parts.length > 1 ? cut : characters, unit = covered * Math.LN2;
+    const covered = i === 0 && parts.length > 1 ? tokens.subarray(0, cut) : tokens;
+    const unit = covered.filter((token) => token !== PAD_ID).length * Math.LN2;
     let mean = 0, variance = 0, done = 0;
     for await (const found of estimateBound(model, part, {repeats: times[i], seed})) {
       done = before.done + found.done;

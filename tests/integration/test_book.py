@@ -25,6 +25,7 @@ import minutes
 import repository
 import vendor
 from ddlm_core.animation import Animation, make_frames
+from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.support.player import HINT
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 from pages import CONTRAST, RAW_MATH, TOO_WIDE, WITHOUT_NAME, lacking
@@ -223,9 +224,11 @@ import mpmath
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files that repeat the address, and one chapter without its first cell."""
-    for place in ("pyproject.toml", "README.md", "CITATION.cff", "_config.yml", "book/index.md"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
+    element = "ddlm_core/support/element.py"
+    for place in ("README.md", "CITATION.cff", "_config.yml", "book/index.md", element):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/01_a.py").write_text(CHAPTER)
     return tmp_path
@@ -271,7 +274,7 @@ def test_one_command_moves_the_repository(project, capsys):
         if path.is_file():
             text = path.read_text()
             assert "OWNER" not in text or path.name == "pyproject.toml"  # its comment
-            assert "some-one/a.book" in text
+            assert "some-one/a.book" in text or "some-one.github.io/a.book/" in text
     assert repository.address(project) == new
     assert colab.main([*root, "--check"]) == 0  # the cell was written with the rest
     (project / "README.md").write_text("nothing")
@@ -475,6 +478,36 @@ def test_a_player_starts_by_itself_unless_the_reader_wants_less_motion(browser, 
         tab.wait_for_timeout(500)
         assert button.inner_text() == state
         context.close()
+
+
+def test_the_first_page_writes_a_story_after_one_click(opened, book):
+    """That of Python, with the very weights; nothing of it is fetched before, and little then."""
+    tab, sizes = opened(TOC["root"]), {}
+    tab.on("request", lambda request: sizes.setdefault(request.url, 0))
+    live = tab.locator("ddlm-live")
+    assert live.get_attribute("data-state") == "idle" and not sizes
+    live.get_by_role("button", name="Run in this page").click()
+    tab.wait_for_selector("ddlm-live[data-state=done]")
+    steps, seed = (int(live.get_attribute(name)) for name in ("steps", "seed"))
+    wanted = DiffusionPipeline.from_pretrained().generate(num_steps=steps, seed=seed)[0]
+    assert live.locator("[data-ddlm-output]").text_content() == wanted
+    paths = {url.split("/", 3)[3].split("?")[0] for url in sizes}
+    assert {p for p in paths if "/live/" not in p and not p.startswith("web/")} == {
+        "models/pocket-stories/model.json",
+        "models/pocket-stories/model.onnx",
+        "onnxruntime/ort.wasm.bundle.min.mjs",
+        "onnxruntime/ort-wasm-simd-threaded.wasm",
+    }
+    promised = re.search(r"DOWNLOAD_MB = (\d+)", (book / "web/live/element.js").read_text())
+    megabytes = sum((book / path).stat().st_size for path in paths) / 1e6
+    assert int(promised[1]) - 1 < megabytes <= int(promised[1])
+
+
+@pytest.mark.slow
+def test_other_pages_do_not_load_the_element(book):
+    pages = {page for page in PAGES if "live/element.js" in (book / f"{page}.html").read_text()}
+    assert pages == {page for page in PAGES if soup(book, page).select_one("ddlm-live")}
+    assert TOC["root"] in pages
 
 
 def animation(text: str = "The end.") -> Animation:

@@ -26,6 +26,7 @@ JUDGED = [
     "Tom had a red ball.",
     "x" * 40,
     "The cat and the dog went to the big park to play with a kite.",
+    "The end.\n<|endoftext|>\nTom had a ball.<|endoftext|>",
 ]
 CHECKS = ["random", "seeds", "tokenizer", "noise", "corruption", "tables", "sampler"]
 CHECKS += ["templates", "refusals", "order", "live", "bound"]

@@ -219,7 +219,8 @@ export const checks = {
         close(`${folder}: bits of ${text}`, [mean, low, high], [bits.mean, bits.low, bits.high], 1e-4, 1e-4);
         same('all done', [found.done], [found.total]);
         const sum = found.perPosition.reduce((a, b) => a + b, 0);
-        close('letters and their sum', [sum / [...text].length], [mean], 1e-9, 1e-9);
+        const tokens = ddlm.textTokens(text, model.config).filter((token) => token !== ddlm.PAD_ID);
+        close('letters and their sum', [sum / tokens.length], [mean], 1e-9, 1e-9);
       }
     }
   },

@@ -41,6 +41,9 @@ TEMPLATES = [
     ("too long ____", 5),
     ("a\n_", 7),
     ("Lil_", 4),
+    ("A.<|endoftext|>\n__", None),
+    ("a\r\n\n<|endoftext|>b_e\u0301", 12),
+    ("a\r_", 7),
 ]
 # what a run may be asked for; each stands for one kind of model and a few options
 RUNS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -61,6 +64,7 @@ LIVE: list[dict[str, Any]] = [
     {"num_steps": 9, "seed": 2**40 + 3, "first": 2**33, "seq_len": 17, "churn": 0.3},
     {"num_steps": 7, "seed": 5, "template": "Lily ____ a _{4}.", "temperature": 0.8},
     {"num_steps": 7, "seed": 5, "template": "Lily ", "seq_len": 23, "schedule": "linear"},
+    {"num_steps": 7, "seed": 6, "template": "The end.<|endoftext|>\nTom ____"},
 ]
 # and what it refuses
 REFUSED: list[dict[str, Any]] = [

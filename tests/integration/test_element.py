@@ -1,0 +1,641 @@
+"""<ddlm-live> in a page: every mode does what Python does, for every reader; and what makes it in Python."""
+
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bs4 import BeautifulSoup
+
+import ddlm_core
+import live_models
+import vendor
+from ddlm_core.apps.export import export
+from ddlm_core.forward import perturb_batch
+from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.reverse import analytic_probs
+from ddlm_core.sampling_options import texts_of
+from ddlm_core.support.element import BOOK, MODES, OPTIONS, Live
+from ddlm_core.support.errors import UserError
+from pages import CONTRAST, TOO_WIDE, WITHOUT_NAME, lacking
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "tests/web/live.html"
+FIRST, TEMPLATE, CORRUPT, DENOISE, BOUND = range(5)  # the elements of that page
+RUN, STOP = "Run in this page", "Stop"
+GIVEN = "_{4} lost _{3} blue _{4} in the park."
+SENTENCE = "Tom lo%t his red bGll."
+
+# --- in Python
+
+
+class Drawn:
+    def _repr_html_(self) -> str:
+        return "<p id=drawn>Once.</p>"
+
+
+def test_a_cell_shows_the_element_and_in_it_what_stands_where_nothing_runs():
+    live = ddlm_core.Live("sample", stored=Drawn(), seed=3, template='_ "a" <b> & _')
+    tree = BeautifulSoup(live._repr_html_(), "html.parser")
+    [element] = tree.select("ddlm-live")
+    wanted = {"mode": "sample", "seed": "3", "template": '_ "a" <b> & _'}
+    assert element.attrs == wanted
+    assert element.select_one("#drawn").text == "Once."
+    link = element.select_one(".ddlm-elsewhere a")["href"]
+    assert link == f"{BOOK}notebooks/07_sampler.html" and link in repr(live)
+    assert "drawn" not in Live("bound")._repr_html_()
+
+
+def test_what_no_mode_has_is_refused():
+    with pytest.raises(UserError, match="mode must be one of sample, corrupt, denoise, bound"):
+        Live("paint")
+    with pytest.raises(
+        UserError, match=r"mode bound has no sigma, steps: it has model, seed, text"
+    ):
+        Live("bound", sigma=1, steps=3)
+
+
+def test_python_and_javascript_know_the_same_modes_and_options():
+    source = (ROOT / "web/live/element.js").read_text()
+    found = re.findall(r"^  (\w+): \{\n.*?options: \{(.*?)\},\n", source, re.M | re.S)
+    options = {mode: {"model", *re.findall(r"(\w+): '", text)} for mode, text in found}
+    assert options == OPTIONS and options.keys() == MODES.keys()
+
+
+@pytest.mark.parametrize("page", sorted({page for _, page in MODES.values()}))
+def test_a_link_leads_to_a_page(page):
+    assert (ROOT / page).with_suffix(".ipynb").exists()
+
+
+def test_models_for_the_book_are_exported_once(tmp_path, monkeypatch, capsys):
+    written = []
+
+    def fake(source: Path, folder: Path, weights: str) -> Iterator[str]:
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"x" * (4_000_001 if source.name in big else 1))
+        written.append(source.name)
+        yield f"wrote {folder}"
+
+    big: set[str] = set()
+    monkeypatch.setattr("ddlm_core.apps.export.export", fake)
+    live_models.main(tmp_path)
+    assert (
+        written
+        == ["pocket-stories", "tinystories-cpu"]
+        == sorted(p.name for p in tmp_path.iterdir())
+    )
+    assert capsys.readouterr().out.count("wrote") == 2
+    live_models.main(tmp_path)
+    assert len(written) == 2
+    (tmp_path / "pocket-stories/version.txt").write_text("of other weights")
+    live_models.main(tmp_path)
+    assert written[2:] == ["pocket-stories"]
+    big.add("pocket-stories")
+    (tmp_path / "pocket-stories/version.txt").unlink()
+    with pytest.raises(SystemExit, match="4000001 bytes"):
+        live_models.main(tmp_path)
+    assert not (tmp_path / "pocket-stories/version.txt").exists()
+
+
+# --- in a page
+
+
+@pytest.fixture(scope="module")
+def pipelines(tiny_network) -> dict[str, DiffusionPipeline]:
+    """Tiny networks in the places of the bundled ones."""
+    kinds = {"pocket-stories": {"padded": True}, "tinystories-cpu": {"n_layer": 2}}
+    return {name: DiffusionPipeline(tiny_network(**kind), "cpu") for name, kind in kinds.items()}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, pipelines) -> Iterator[str]:
+    """A page with every mode, in a folder of a plain server, as on GitHub Pages."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="an export needs it")
+    if not (vendor.VENDOR / "onnxruntime/version.txt").exists() and not shutil.which("npm"):
+        lacking("npm, which fetches ONNX Runtime Web")
+    vendor.main()
+    root = tmp_path_factory.mktemp("site")
+    book = root / "some/where"
+    book.mkdir(parents=True)
+    (book / "web").symlink_to(ROOT / "web")
+    (book / "onnxruntime").symlink_to(vendor.VENDOR / "onnxruntime")
+    for name, pipeline in pipelines.items():
+        source = root / name
+        pipeline.model.save_pretrained(source, config=asdict(pipeline.model.config))
+        list(export(source, book / "models" / name))
+    shutil.copy(PAGE, book)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/some/where/"
+    server.shutdown()
+    server.server_close()
+
+
+class Reader:
+    """A tab with the page, and what it asked for and complained of."""
+
+    def __init__(self, browser: Any, site: str, script: str = "", **options: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 900, "height": 800}} | options)
+        if script:
+            self.context.add_init_script(script)
+        self.site, self.asked, self.wrong = site, [], []
+        self.tab = self.context.new_page()
+        self.tab.on(
+            "console", lambda m: m.type in ("error", "warning") and self.wrong.append(m.text)
+        )
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, address: str = "live.html") -> "Reader":
+        self.tab.goto(address if "//" in address else self.site + address)
+        self.tab.wait_for_selector("ddlm-live[data-state]")
+        return self
+
+    def element(self, which: int) -> Any:
+        return self.tab.locator("ddlm-live").nth(which)
+
+    def state(self, which: int, *states: str) -> str:
+        """Wait for one of the states."""
+        script = "([i, s]) => s.includes(document.querySelectorAll('ddlm-live')[i].dataset.state)"
+        self.tab.wait_for_function(script, arg=[which, list(states)])
+        return self.element(which).get_attribute("data-state")
+
+    def press(self, which: int, name: str = RUN) -> None:
+        self.element(which).get_by_role("button", name=name).click()
+
+    def run(self, which: int) -> str:
+        """Press the button, and wait for the answer."""
+        self.press(which)
+        assert self.state(which, "done", "error") == "done", self.said(which)
+        return self.text(which)
+
+    def text(self, which: int) -> str:
+        return self.element(which).locator("[data-ddlm-output]").text_content()
+
+    def said(self, which: int) -> str:
+        return self.element(which).get_by_role("status").text_content()
+
+    def set(self, which: int, **options: Any) -> None:
+        script = "(element, options) => Object.entries(options).forEach((o) => element.setAttribute(...o))"
+        self.element(which).evaluate(script, options)
+
+    def option(self, which: int, name: str) -> Any:
+        return self.element(which).locator(f"[data-ddlm-option={name}]")
+
+
+@pytest.fixture
+def reader(browser, site) -> Iterator[Callable[..., Reader]]:
+    """A function that opens the page; at the end nothing went wrong, and no other host was asked."""
+    readers: list[Reader] = []
+
+    def opened(script: str = "", **options: Any) -> Reader:
+        readers.append(Reader(browser, site, script, **options))
+        return readers[-1].open()
+
+    yield opened
+    for one in readers:
+        one.context.close()
+        assert not one.wrong
+        assert not [a for a in one.asked if not a.startswith((site, "data:", "blob:"))]
+
+
+def steps_of(pipeline: DiffusionPipeline, **options: Any) -> list[str]:
+    """The start and the text after each step."""
+    return [step.texts[0] for step in pipeline.generate_streaming(**options)]
+
+
+SEQUENCE = """i => {
+  const seen = window.seen = [];
+  new MutationObserver((records) => seen.push(...records.map((r) => r.oldValue))).observe(
+    document.querySelectorAll('ddlm-live')[i], {attributeFilter: ['data-state'], attributeOldValue: true});
+}"""
+DRAWN = """i => {
+  const output = document.querySelectorAll('ddlm-live')[i].querySelector('[data-ddlm-output]');
+  const drawn = window.drawn = new Set([output.textContent]);
+  new MutationObserver(() => drawn.add(output.textContent)).observe(
+    output, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def test_until_a_reader_asks_a_page_costs_two_scripts_and_a_style(reader, site):
+    page = reader()
+    page.tab.wait_for_load_state("networkidle")
+    paths = {url.removeprefix(site) for url in page.asked if not url.startswith("data:")}
+    assert paths == {"live.html", "web/live/element.js", "web/live/parts.js", "web/live/style.css"}
+    for which in range(5):
+        assert page.element(which).get_attribute("data-state") == "idle"
+        assert page.element(which).get_by_role("button").all_inner_texts() == [RUN]
+    assert page.tab.get_by_text("A story that was stored.").is_visible()
+    assert page.tab.get_by_text("It runs in the book.").count() == 0  # it does, here
+    assert "MB" in page.said(FIRST) and page.said(CORRUPT) == ""
+
+
+def test_a_free_text_is_that_of_python(reader, pipelines):
+    page = reader()
+    page.tab.evaluate(SEQUENCE, FIRST)
+    text = page.run(FIRST)
+    assert text == pipelines["pocket-stories"].generate(num_steps=24, seed=0)[0]
+    assert page.tab.evaluate("seen") == ["idle", "loading", "ready", "running"]
+    assert not page.tab.get_by_text("A story that was stored.").is_visible()
+    assert page.said(FIRST).startswith("Done: 24 steps in ")
+    strip = page.element(FIRST).get_by_role("img")
+    assert strip.get_attribute("aria-label") == f"The text: {text}"
+
+
+def test_a_template_is_filled_as_in_python(reader, pipelines):
+    page, pipeline = reader(), pipelines["pocket-stories"]
+    text = page.run(TEMPLATE)
+    assert text == pipeline.generate(num_steps=16, seed=1, template=GIVEN)[0]
+    options = {"steps": 9, "grid": "linear", "churn": 0.5, "temperature": 0.6, "seed": 2**32 - 1}
+    page.set(TEMPLATE, template="a_{9}b", **options)
+    run = {"num_steps": 9, "schedule": "linear", "churn": 0.5, "temperature": 0.6}
+    wanted = pipeline.generate(seed=2**32 - 1, template="a_{9}b", **run)[0]
+    assert page.run(TEMPLATE) == wanted != text
+
+
+def corrupted(sentence: str, sigma_bar: float, seed: int) -> str:
+    tokenizer = ddlm_core.CharacterLevelTokenizer()
+    clean = torch.as_tensor(tokenizer.encode(sentence))[None]
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.tensor([sigma_bar])
+    noisy = perturb_batch(clean, level, tokenizer.vocab_size, generator=generator)
+    return texts_of(noisy.tolist(), tokenizer)[0]
+
+
+def test_corruption_is_that_of_python_at_every_level(reader, site):
+    page, sentence = reader(), "Tom has a red ball."
+    assert page.run(CORRUPT) == corrupted(sentence, 0.5, 0) != sentence
+    assert not [url for url in page.asked if "onnx" in url]  # it needs no network
+    rows = page.element(CORRUPT).locator("tbody tr").all()
+    for row in rows:
+        level = float(row.locator("th").inner_text())
+        assert row.locator("pre").text_content() == corrupted(sentence, level, 0)
+    assert len(rows) == 7
+    slider = page.option(CORRUPT, "sigma")
+    slider.press("ArrowRight")
+    page.tab.wait_for_function("document.querySelector('[mode=corrupt]').getAttribute('sigma')")
+    level = float(page.element(CORRUPT).get_attribute("sigma"))
+    assert 0.5 < level < 0.65
+    page.state(CORRUPT, "done")
+    assert page.text(CORRUPT) == corrupted(sentence, level, 0)
+    assert slider.get_attribute("aria-valuetext").startswith(f"σ̄ = {level}")
+    page.option(CORRUPT, "text").fill("Ja")
+    page.option(CORRUPT, "seed").fill("7")
+    page.tab.wait_for_timeout(200)
+    assert page.text(CORRUPT) == corrupted("Ja", level, 7)
+    page.option(CORRUPT, "text").fill("")
+    assert page.state(CORRUPT, "error") and page.said(CORRUPT) == "Write a sentence first."
+    page.option(CORRUPT, "text").fill("é!")
+    page.state(CORRUPT, "done")
+    assert "does not know é" in page.said(CORRUPT)
+
+
+def beliefs(pipeline: DiffusionPipeline, sentence: str, sigma_bar: float) -> torch.Tensor:
+    """(2, L, V): from all other letters, and with the letter's own evidence."""
+    model, tokenizer = pipeline.model, pipeline.model.config.tokenizer
+    tokens = torch.as_tensor(tokenizer.encode(sentence))[None]
+    level = torch.tensor([sigma_bar])
+    with torch.no_grad():
+        log_q = model.denoise(tokens, level)
+    return torch.cat([log_q.exp(), analytic_probs(log_q, tokens, level, torch.zeros(1))])
+
+
+def test_beliefs_are_those_of_python(reader, pipelines):
+    page, pipeline = reader(), pipelines["tinystories-cpu"]
+    shown = ["unknown", "padding", *pipeline.model.config.tokenizer.vocab[2:]]
+    shown = [{" ": "space", "\n": "line break", "\t": "tab"}.get(mark, mark) for mark in shown]
+
+    def agrees(sentence: str, sigma_bar: float, place: int) -> torch.Tensor:
+        found = beliefs(pipeline, sentence, sigma_bar)
+        [best] = texts_of([found[1].argmax(-1).tolist()], pipeline.model.config.tokenizer)
+        assert page.text(DENOISE) == best
+        rows = page.element(DENOISE).locator("tbody tr").all()
+        for row in rows:
+            letter = row.locator("th").inner_text()
+            for column, cell in enumerate(row.locator("td").all()):
+                wanted = 100 * float(found[column, place - 1, shown.index(letter)])
+                said = re.sub(r"[<>% ]", "", cell.inner_text())
+                assert float(said) == pytest.approx(wanted, abs=0.51 if wanted > 9.9 else 0.11)
+        assert len(rows) == 6
+        return found
+
+    page.run(DENOISE)
+    agrees(SENTENCE, 0.2, 7)
+    strip = page.element(DENOISE).locator(".ddlm-heat > span > span")
+    strip.nth(15).click()
+    assert page.element(DENOISE).get_attribute("place") == "16"
+    agrees(SENTENCE, 0.2, 16)
+    page.option(DENOISE, "place").press("ArrowLeft")
+    agrees(SENTENCE, 0.2, 15)
+    page.set(DENOISE, sigma="2", text="Hello")
+    page.tab.wait_for_timeout(400)
+    page.state(DENOISE, "done")
+    found = agrees("Hello", 2.0, 5)
+    entropy = -(found[1] * found[1].log()).nansum(-1) / torch.tensor(found.shape[-1]).log()
+    heat = [float(cell.evaluate("c => c.style.getPropertyValue('--heat')")) for cell in strip.all()]
+    assert heat == pytest.approx(entropy.sqrt().tolist(), abs=0.011)
+    page.press(DENOISE, "Add that much noise")
+    page.tab.wait_for_timeout(400)
+    page.state(DENOISE, "done")
+    noisy = page.element(DENOISE).get_attribute("text")
+    assert noisy != "Hello" and len(noisy) == 5
+    agrees(noisy, 2.0, 5)
+
+
+def test_bits_are_those_of_python_and_the_interval_narrows(reader, pipelines):
+    page = reader()
+    page.press(BOUND)
+    page.state(BOUND, "ready", "running")
+    page.tab.evaluate(DRAWN, BOUND)
+    page.state(BOUND, "done")
+    wanted = pipelines["tinystories-cpu"].bits_per_character("Tom had a red ball.", seed=0)
+    found = page.text(BOUND)
+    pattern = r"(-?[\d.]+) bits per character \((-?[\d.]+) to (-?[\d.]+)\)"
+    assert list(map(float, re.fullmatch(pattern, found).groups())) == pytest.approx(
+        wanted, abs=0.011
+    )
+    drawn = [re.fullmatch(pattern, text) for text in page.tab.evaluate("[...drawn]")]
+    widths = [float(m[3]) - float(m[2]) for m in drawn if m]
+    assert len(widths) > 3 and widths[-1] < 0.7 * max(widths)
+    assert page.said(BOUND) == f"Done: {found}."
+    letter = page.element(BOUND).locator(".ddlm-heat > span > span").nth(2)
+    letter.click()
+    assert "3, m: " in page.element(BOUND).locator("label", has_text="Place").inner_text()
+
+
+# --- stop, pause, two at once
+
+
+def test_stop_and_start_again(reader, pipelines):
+    page = reader()
+    page.set(FIRST, steps=512)
+    page.press(FIRST)
+    page.state(FIRST, "running")
+    page.tab.wait_for_timeout(100)
+    page.press(FIRST, STOP)
+    assert page.state(FIRST, "ready") and page.said(FIRST) == "Stopped."
+    kept = page.text(FIRST)
+    page.tab.wait_for_timeout(200)
+    assert page.text(FIRST) == kept  # nothing goes on
+    page.set(FIRST, steps=24)
+    wanted = pipelines["pocket-stories"].generate(num_steps=24, seed=0)[0]
+    assert page.run(FIRST) == wanted
+    assert page.run(FIRST) == wanted  # and once more
+
+
+def test_stop_while_it_loads(reader, pipelines):
+    page = reader()
+    page.tab.route(
+        "**/model.onnx*", lambda route: (page.tab.wait_for_timeout(500), route.continue_())
+    )
+    page.press(FIRST)
+    page.state(FIRST, "loading")
+    page.press(FIRST, STOP)
+    assert page.state(FIRST, "idle")
+    assert page.tab.get_by_text("A story that was stored.").is_visible()
+    assert page.run(FIRST) == pipelines["pocket-stories"].generate(num_steps=24, seed=0)[0]
+    assert len([url for url in page.asked if "model.onnx" in url]) == 1
+
+
+def test_pause_step_by_step_and_back(reader, pipelines):
+    page, texts = reader(), steps_of(pipelines["pocket-stories"], num_steps=200, seed=0)
+    page.set(FIRST, steps=200)
+    page.press(FIRST)
+    page.state(FIRST, "running")
+    page.press(FIRST, "Pause")
+    page.state(FIRST, "ready")
+    slider = page.element(FIRST).get_by_role("slider", name="Step")
+    here = int(slider.input_value())
+    assert here < 200 and page.text(FIRST) == texts[here]
+    page.press(FIRST, "Step")
+    page.tab.wait_for_timeout(200)
+    assert slider.input_value() == str(here + 1) and page.text(FIRST) == texts[here + 1]
+    slider.fill("200")  # not yet computed
+    assert slider.input_value() == str(here + 1)
+    page.press(FIRST, "Play")
+    page.state(FIRST, "done")
+    assert page.text(FIRST) == texts[-1]
+    assert page.element(FIRST).get_by_role("button", name="Play").is_enabled()
+    for at in (0, 120, 57):
+        slider.fill(str(at))
+        assert page.text(FIRST) == texts[at]
+        assert slider.get_attribute("aria-valuetext").startswith(f"step {at} of 200 · noise σ̄ = ")
+    slider.fill("197")
+    page.press(FIRST, "Play")
+    page.element(FIRST).get_by_role("button", name="Pause").wait_for()
+    page.element(FIRST).get_by_role("button", name="Play").wait_for()
+    assert slider.input_value() == "200"
+
+
+def test_two_elements_on_a_page_share_a_model(reader, pipelines):
+    page, pipeline = reader(), pipelines["pocket-stories"]
+    page.press(FIRST)
+    page.press(TEMPLATE)
+    page.press(BOUND)
+    for which in (FIRST, TEMPLATE, BOUND):
+        assert page.state(which, "done", "error") == "done"
+    assert page.text(FIRST) == pipeline.generate(num_steps=24, seed=0)[0]
+    assert page.text(TEMPLATE) == pipeline.generate(num_steps=16, seed=1, template=GIVEN)[0]
+    networks = [url for url in page.asked if "model.onnx" in url]
+    assert len(networks) == len(set(networks)) == 2  # two models, each once
+
+
+# --- for every reader
+
+
+def test_with_the_keyboard_alone(reader, pipelines):
+    page = reader()
+    press, focused = page.tab.keyboard.press, "document.activeElement.textContent"
+    press("Tab")
+    assert page.tab.evaluate(focused) == RUN
+    press("Enter")
+    page.state(FIRST, "done")
+    assert page.tab.evaluate(focused) == RUN  # the focus has not moved
+    for _ in range(4):
+        press("Shift+Tab")
+    assert page.tab.evaluate(focused) == "Play"
+    press("Tab")
+    press("Tab")
+    press("Home")
+    texts = steps_of(pipelines["pocket-stories"], num_steps=24, seed=0)
+    assert page.text(FIRST) == texts[0]
+    press("ArrowRight")
+    assert page.text(FIRST) == texts[1]
+    press("Tab")
+    page.tab.keyboard.type("a_{3}b")
+    press("Tab")
+    press("Space")
+    page.tab.wait_for_function("document.activeElement.textContent === 'Run in this page'")
+    page.state(FIRST, "done")
+    wanted = pipelines["pocket-stories"].generate(num_steps=24, seed=0, template="a_{3}b")[0]
+    assert page.text(FIRST) == wanted
+
+
+def test_every_mode_on_a_phone_in_light_and_dark(reader):
+    refuse = "navigator.clipboard.writeText = () => Promise.reject(new Error())"
+    page = reader(refuse, viewport={"width": 360, "height": 700}, color_scheme="light")
+    for which in range(5):
+        page.run(which)
+        for summary in page.element(which).locator("summary").all():
+            summary.click()
+        page.press(which, "Copy link")  # refused: a field appears
+    assert page.tab.locator(".ddlm-link").count() == 5
+    assert page.tab.evaluate(WITHOUT_NAME) == []
+    for scheme in ("light", "dark"):
+        page.tab.emulate_media(color_scheme=scheme)
+        assert page.tab.evaluate(CONTRAST) == {}, scheme
+    assert page.tab.evaluate(TOO_WIDE) == []
+    page.tab.set_viewport_size({"width": 320, "height": 700})
+    assert page.tab.evaluate(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize(("motion", "most"), [("reduce", 3), ("no-preference", 999)])
+def test_less_motion_means_start_and_end(reader, motion, most):
+    page = reader(reduced_motion=motion)
+    page.run(FIRST)
+    page.set(FIRST, steps=40, seed=5)
+    page.tab.evaluate(DRAWN, FIRST)
+    text = page.run(FIRST)
+    drawn = page.tab.evaluate("[...drawn]")
+    assert drawn[-1] == text and len(drawn) <= most
+    assert motion == "reduce" or len(drawn) > 20
+
+
+def test_uncertainty_of_each_letter(reader):
+    page = reader()
+    page.run(FIRST)
+    element, cells = page.element(FIRST), page.element(FIRST).locator(".ddlm-strip > span > span")
+    element.get_by_text("How sure is it?").click()
+    element.get_by_role("slider", name="Step").fill("0")
+    heat = "cells => cells.map((c) => Number(c.style.getPropertyValue('--heat')))"
+    assert set(cells.evaluate_all(heat)) == {1}
+    element.get_by_role("slider", name="Step").fill("12")
+    assert all(0 <= value < 1 for value in cells.evaluate_all(heat))
+    cells.nth(4).click()
+    assert element.locator("caption").inner_text() == "Place 5, step 12"
+    shares = [
+        float(re.sub("[^0-9.]", "", s)) for s in element.locator("tbody td").all_inner_texts()
+    ]
+    assert shares == sorted(shares, reverse=True) and len(shares) == 5
+    assert cells.nth(4).get_attribute("data-ddlm-here") is not None
+
+
+def test_a_link_brings_the_same_run_to_somebody_else(reader, site):
+    page = reader(permissions=["clipboard-read", "clipboard-write"])
+    page.set(TEMPLATE, steps=13, grid="fraction", churn=0.25, temperature=0.9)
+    page.element(TEMPLATE).get_by_role("button", name=RUN).click()
+    page.state(TEMPLATE, "done")
+    page.press(TEMPLATE, "Another seed")
+    page.tab.wait_for_timeout(50)
+    page.state(TEMPLATE, "done")
+    text = page.text(TEMPLATE)
+    page.option(TEMPLATE, "template").fill("not yet run _")
+    page.press(TEMPLATE, "Copy link")
+    page.tab.get_by_text("The link is copied.").wait_for()
+    link = page.tab.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{site}live.html?live=ddlm-live-2&template=")
+    other = reader().open(link)
+    other.tab.reload()
+    assert "press" in other.said(TEMPLATE)
+    assert other.element(FIRST).get_attribute("steps") == "24"
+    assert other.run(TEMPLATE) == text
+    assert other.option(TEMPLATE, "grid").input_value() == "fraction"
+
+
+def test_controls_and_attributes_are_one(reader):
+    page = reader()
+    page.run(FIRST)
+    page.set(FIRST, seed=5, temperature=0.4, grid="linear")
+    page.element(FIRST).get_by_text("How it writes").click()
+    shown = {
+        name: page.option(FIRST, name).input_value() for name in ("seed", "temperature", "grid")
+    }
+    assert shown == {"seed": "5", "temperature": "0.4", "grid": "linear"}
+    page.option(FIRST, "steps").fill("7")
+    page.option(FIRST, "grid").select_option("cosine")
+    page.option(FIRST, "churn").press("Home")
+    attributes = {n: page.element(FIRST).get_attribute(n) for n in ("steps", "grid", "churn")}
+    assert attributes == {"steps": "7", "grid": "cosine", "churn": "0"}
+
+
+# --- when it cannot run
+
+
+def test_what_the_model_cannot_do_is_said_in_a_sentence(reader):
+    page = reader()
+    page.set(FIRST, template="no blank")
+    page.press(FIRST)
+    page.state(FIRST, "error")
+    assert page.said(FIRST).startswith("The template has no blank: write _")
+    page.set(FIRST, template="", steps="513")
+    page.press(FIRST)
+    page.tab.wait_for_timeout(100)
+    assert page.state(FIRST, "error") and "at most 512 steps" in page.said(FIRST)
+    page.set(FIRST, steps="3")
+    page.run(FIRST)
+
+
+def test_without_webassembly_the_stored_text_stays(reader):
+    page = reader("delete globalThis.WebAssembly")
+    page.press(FIRST)
+    page.state(FIRST, "error")
+    assert page.said(FIRST) == "This browser cannot run the model: it has no WebAssembly."
+    assert page.tab.get_by_text("A story that was stored.").is_visible()
+    assert not [url for url in page.asked if "onnx" in url]
+    page.run(CORRUPT)  # needs none
+
+
+def test_when_memory_is_short_the_stored_text_stays(reader):
+    page = reader()
+    short = "export class Network { static async load() { throw new RangeError('could not allocate') } }"
+    page.context.route(
+        "**/web/runtime.js", lambda r: r.fulfill(body=short, content_type="text/javascript")
+    )
+    page.press(FIRST)
+    page.state(FIRST, "error")
+    assert page.said(FIRST).startswith("There is too little memory here")
+    assert page.tab.get_by_text("A story that was stored.").is_visible()
+    page.wrong.clear()  # the console has the error as it was
+
+
+def test_a_model_that_did_not_come_can_be_asked_for_again(reader):
+    page = reader()
+    page.context.route("**/model.json", lambda route: route.fulfill(status=503))
+    for which in (FIRST, CORRUPT):
+        page.press(which)
+        assert page.state(which, "error") and "503" in page.said(which)
+    assert page.tab.get_by_text("A story that was stored.").is_visible()
+    page.context.unroute("**/model.json")
+    page.run(FIRST)
+    page.run(CORRUPT)
+    page.wrong.clear()
+
+
+def test_a_page_of_ones_own(browser, site):
+    """An element that a script adds, with an address for its model, on a page that has nothing else."""
+    page = Reader(browser, site)
+    page.context.route(
+        "**/own.html",
+        lambda r: r.fulfill(body="<!doctype html><title>Own</title>", content_type="text/html"),
+    )
+    page.tab.goto(f"{site}own.html")
+    page.tab.evaluate("""async () => {
+      await import('./web/live/element.js');
+      document.body.innerHTML = '<ddlm-live model="models/pocket-stories" steps=3></ddlm-live>';
+    }""")
+    assert page.run(0)
+    assert page.wrong == []
+    page.context.close()

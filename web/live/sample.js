@@ -1,0 +1,215 @@
+// Mode "sample": the model writes, freely or into the blanks of a template (chapters 7, 10 and B).
+
+import {defaultChurn, drawSeed, generateStreaming} from '../pipeline.js';
+import {SCHEDULES} from '../sampler.js';
+import {button, field, LetterTable, make, Strip, uncertainty} from './parts.js';
+
+/** @import {DdlmLive, Mode} from './element.js' */
+/** @import {Look} from './parts.js' */
+/** @typedef {Look & {text: string, sigmaBar: number, probs: Float32Array | null, count: number}} Moment */
+
+const MOST_STEPS = 512; // each is kept, to go back to
+const FRAME = 80; // milliseconds of a picture when a finished run is played again
+
+/** @implements {Mode} */
+export class Sample {
+  /** What the run shown was asked for. @type {Record<string, string> | null} */
+  last = null;
+  /** @type {Moment[]} */
+  moments = [];
+  numSteps = 0;
+  at = 0;
+  computing = false;
+  paused = false;
+  /** Lets a paused run go on. */
+  resume = () => {};
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  timer;
+
+  /** @param {DdlmLive} live @param {HTMLElement} view @param {HTMLElement} below */
+  constructor(live, view, below) {
+    this.live = live;
+    this.model = /** @type {import('../model.js').Model} */ (live.model);
+    const {config} = this.model;
+    this.strip = new Strip(view, 'The text', (place) => (this.place.value = String(place), this.letters()));
+    this.strip.pre.dataset.ddlmOutput = '';
+    const bar = make('div', view, {className: 'ddlm-bar'});
+    this.play = button(bar, 'Play', () => (this.playing ? this.pause() : this.goOn()));
+    this.step = button(bar, 'Step', () => this.oneStep());
+    this.range = make('input', bar, {type: 'range', min: 0, ariaLabel: 'Step', value: 0});
+    this.range.addEventListener('input', () => {
+      this.pause();
+      this.show(Number(this.range.value));
+    });
+    this.caption = make('p', view, {className: 'ddlm-caption'});
+    field(live, 'template', view, 'Template', 'textarea', {
+      rows: 2, placeholder: 'Empty: it writes freely. Blanks: _ or _{4}', spellcheck: false,
+    });
+    const sure = make('details', below), place = make('label', sure, {className: 'ddlm-field ddlm-range'});
+    sure.prepend(make('summary', null, {textContent: 'How sure is it?'}));
+    make('span', place, {textContent: 'Place'});
+    this.place = make('input', place, {type: 'range', min: 0, max: config.blockSize - 1, value: 0});
+    this.place.addEventListener('input', () => this.letters());
+    this.table = new LetterTable(sure, ['drawn with']);
+    sure.addEventListener('toggle', () => this.show(this.at));
+    this.sure = sure;
+    const more = make('details', below, {className: 'ddlm-options'});
+    make('summary', more, {textContent: 'How it writes'});
+    field(live, 'steps', more, 'Steps', 'input', {type: 'number', min: 1, max: MOST_STEPS});
+    const grid = field(live, 'grid', more, 'Grid', 'select');
+    SCHEDULES.forEach((name) => make('option', grid, {textContent: name, value: name}));
+    const churn = field(live, 'churn', more, 'Churn', 'input', {type: 'range', min: 0, max: 1, step: 0.05});
+    churn.disabled = !defaultChurn(config);
+    if (!live.option('churn')) live.setAttribute('churn', String(defaultChurn(config)));
+    field(live, 'temperature', more, 'Temperature', 'input', {type: 'range', min: 0.1, max: 2, step: 0.05});
+    field(live, 'seed', more, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
+    button(/** @type {Element} */ (live.bar), 'Another seed', () => {
+      live.setAttribute('seed', String(drawSeed()));
+      live.run();
+    });
+  }
+
+  get playing() {
+    return this.timer !== undefined || (this.computing && !this.paused);
+  }
+
+  /** @type {Mode['run']} */
+  async run(isCurrent) {
+    this.stopped();
+    const {live, model} = this, names = ['template', 'steps', 'grid', 'churn', 'temperature', 'seed'];
+    const asked = Object.fromEntries(names.map((name) => [name, live.option(name)]));
+    const [numSteps, churn, temperature, seed] = ['steps', 'churn', 'temperature', 'seed'].map((n) => Number(asked[n]));
+    if (numSteps > MOST_STEPS) {
+      const {UserError} = await import('../errors.js');
+      throw new UserError(`here are at most ${MOST_STEPS} steps, got ${numSteps}`);
+    }
+    const steps = generateStreaming(model, {
+      template: asked.template || null, numSteps, schedule: asked.grid, churn, temperature, seed,
+    });
+    this.last = asked;
+    Object.assign(this, {moments: [], numSteps, at: 0, computing: true, paused: false});
+    this.range.max = String(numSteps);
+    const still = matchMedia('(prefers-reduced-motion: reduce)').matches, start = performance.now();
+    let waited = 0;
+    this.buttons();
+    for await (const step of steps) {
+      if (!isCurrent()) return '';
+      this.moments.push(this.moment(step));
+      if (this.moments.length === 1) this.strip.layOut(step.tokens.length);
+      const last = this.moments.length - 1;
+      if (!still || this.paused || last === 0) this.show(last);
+      if (this.paused && last < numSteps) {
+        live.state = 'ready';
+        this.buttons();
+        const from = performance.now();
+        await new Promise((resolve) => (this.resume = () => resolve(null)));
+        waited += performance.now() - from;
+        if (!isCurrent()) return '';
+        live.state = 'running';
+      }
+    }
+    const took = performance.now() - start - waited, {marks} = this.moments[numSteps];
+    this.computing = this.paused = false;
+    this.strip.layOut(marks.length, marks);
+    this.show(numSteps);
+    const each = `${Math.round(took / numSteps)} ms for each evaluation of the network`;
+    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${each}.`;
+  }
+
+  /**
+   * @param {import('../sampler.js').DenoisingStep & {text: string}} step
+   * @returns {Moment}
+   */
+  moment({tokens, changed, probs, sigmaBar, text}) {
+    const {tokenizer, vocabSize} = this.model.config;
+    return {
+      marks: Array.from(tokens, (id) => tokenizer.shown[id]),
+      changed,
+      heat: probs ? uncertainty(probs, vocabSize) : new Float32Array(tokens.length).fill(1),
+      probs: probs && Float32Array.from(probs),
+      count: changed.reduce((a, b) => a + b, 0),
+      sigmaBar,
+      text,
+    };
+  }
+
+  /** @param {number} at the step to show */
+  show(at) {
+    const moment = this.moments[at];
+    if (!moment) {
+      this.range.value = String(this.at); // not yet computed
+      return;
+    }
+    this.at = at;
+    this.strip.draw(this.sure.open ? moment : {...moment, heat: undefined});
+    this.strip.pre.classList.toggle('ddlm-heat', this.sure.open);
+    this.range.value = String(at);
+    const {sigmaBar, count} = moment, characters = `${count} character${count === 1 ? '' : 's'} changed`;
+    this.caption.textContent = `step ${at} of ${this.numSteps} · noise σ̄ = ${Number(sigmaBar.toPrecision(3))} · ${characters}`;
+    this.range.ariaValueText = this.caption.textContent;
+    if (!this.playing || at === this.numSteps) this.strip.name(moment.text);
+    this.letters();
+    this.buttons();
+  }
+
+  /** What the letter at the place pointed to was drawn with. */
+  letters() {
+    const moment = this.moments[this.at];
+    if (!moment) return;
+    const {tokenizer, vocabSize} = this.model.config, last = moment.marks.length - 1;
+    const place = Math.min(Number(this.place.value), last);
+    this.place.max = String(last);
+    this.strip.point(this.sure.open ? place : -1);
+    const caption = `Place ${place + 1}, step ${this.at}`;
+    const probs = moment.probs?.subarray(place * vocabSize, (place + 1) * vocabSize);
+    this.place.ariaValueText = `${place + 1}`;
+    if (!this.sure.open) return;
+    if (probs) this.table.draw(caption, tokenizer.shown, [probs]);
+    else this.table.draw(`${caption}: noise, all letters alike`, [], []);
+  }
+
+  buttons() {
+    this.play.textContent = this.playing ? 'Pause' : 'Play';
+    this.play.disabled = this.step.disabled = !this.moments.length;
+  }
+
+  pause() {
+    clearInterval(this.timer);
+    this.timer = undefined;
+    if (this.computing) this.paused = true;
+    this.strip.name(this.moments[this.at]?.text);
+    this.buttons();
+  }
+
+  /** Go on with the run, or show one that is finished again. */
+  goOn() {
+    if (this.paused) {
+      this.paused = false;
+      this.resume();
+    } else if (this.moments.length) {
+      if (this.at === this.moments.length - 1) this.show(0);
+      this.timer = setInterval(() => {
+        this.show(this.at + 1);
+        if (this.at === this.moments.length - 1 || !this.live.isConnected) this.pause();
+      }, FRAME);
+    }
+    this.buttons();
+  }
+
+  oneStep() {
+    const head = this.moments.length - 1;
+    if (this.playing) return this.pause();
+    if (this.at < head) this.show(this.at + 1);
+    else if (this.paused) this.resume(); // computes one, and is still paused
+  }
+
+  /** A run that is paused ends, too. */
+  stopped() {
+    clearInterval(this.timer);
+    this.timer = undefined;
+    this.computing = this.paused = false;
+    this.resume();
+    this.resume = () => {};
+    this.buttons();
+  }
+}
