@@ -488,6 +488,14 @@ print(
 # With a gap of nearly 6 nats the promise is only 0.3 %. The truth may be far better, because nats are strict: a single
 # letter that the model holds for impossible costs as much as a hundred small doubts.
 #
+# In the rendered book, measure a sentence of your own:
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("bound", text="It was sunny. Lily lost the ball.")
+
+# %% [markdown]
 # ## A network that cannot be improved
 #
 # On this world we can have the *Bayes-optimal denoiser*. Which story is behind

@@ -927,6 +927,14 @@ template = "It was snowy. "
 show(pipeline.generate(2, template=template, seq_len=160, num_steps=num_steps // 2, seed=1))
 
 # %% [markdown]
+# In the rendered book, fill in a template of your own:
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("sample", template="It was _{5}. _{4} lost the _{4}. _{120}", steps=24)
+
+# %% [markdown]
 # ## Temperature
 #
 # The temperature $T$ sharpens or flattens the denoising distribution, to $q^{1/T}$ made to sum to 1. Below 1 mistakes get rarer, it
