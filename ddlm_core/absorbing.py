@@ -166,6 +166,11 @@ class AbsorbingGraph(Graph):
     ) -> Tensor:
         return mask_loss(log_score, sigma_bar, x_t, x_0)
 
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        log_p = mask_posterior(log_q, torch.full_like(x_0, log_q.shape[-1] - 1))  # of a mask
+        surprise = -log_p.gather(-1, x_0[..., None])[..., 0]
+        return torch.exp(-noise_column(sigma_bar, surprise)) * surprise
+
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         return mask_marginal(log_q, x_t, sigma_bar)
 

@@ -79,6 +79,10 @@ class Graph(ABC):
         """Score entropy of each position, (B, L), in nats per unit of noise: at least 0."""
 
     @abstractmethod
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        """The mean of :meth:`loss` over the own noise of each letter, given the others': (B, L)."""
+
+    @abstractmethod
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if $q$ has drawn the clean token."""
 
@@ -120,6 +124,13 @@ class UniformGraph(Graph):
         self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
     ) -> Tensor:
         return score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        wide = torch.float32 if log_q.device.type == "mps" else torch.float64
+        noise = noise_column(sigma_bar, log_q)[:, 0, 0].to(wide)  # (B,)
+        p = transition(x_0, noise, log_q.shape[-1])  # of the noisy letter, given the clean one
+        ratio = p / self.marginal(log_q.to(wide), x_0, noise)  # to what the network expects
+        return (p * ratio.log()).sum(-1) + (ratio - 1 - ratio.log()).mean(-1)
 
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         noise = noise_column(sigma_bar, log_q)  # (B, 1, 1)
