@@ -953,6 +953,10 @@ def _reconstruction(
     x_t = perturb_batch(few, sigma_bar[0], vocab_size, None, generator, graph.sample_prior)
     x_t, which = x_t.unique(dim=0, return_inverse=True)  # copies of a window mostly stay equal
     noise = sigma_bar.expand(len(x_t))
+    if has_denoiser(model):
+        return graph.expected_reconstruction(
+            model.denoise(x_t, noise)[which], sigma_bar[0], few
+        ).mean()
     probs = reverse_probs(model, x_t, noise, 0 * noise)
     return -probs[which].gather(-1, few[..., None]).log().mean()
 

@@ -20,9 +20,9 @@ from ddlm_core.absorbing import (
     with_mask,
 )
 from ddlm_core.animation import encode_pictures
-from ddlm_core.bound import validation_bound
+from ddlm_core.bound import validation_bound, window_nats
 from ddlm_core.data import evaluation_loader
-from ddlm_core.evaluation import bound_draws, estimate_bound, spread_times
+from ddlm_core.evaluation import estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import UNIFORM
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
@@ -231,7 +231,7 @@ def test_estimates_of_chapters_5_and_9_are_unbiased():
     x_0 = world.draw(20_000, g)
     for nats in (
         2 * compute_loss(world, x_0, LogLinearNoise(), generator=g),
-        bound_draws(world, x_0, 1, g)[0],
+        window_nats(world, x_0, LogLinearNoise(), g),
     ):
         error = nats.std().item() / 20_000**0.5
         assert nats.mean().item() == pytest.approx(world.entropy(), abs=4 * error)

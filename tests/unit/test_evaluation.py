@@ -9,7 +9,6 @@ from ddlm_core import stories
 from ddlm_core.evaluation import (
     Estimate,
     bits_per_character,
-    bound_draws,
     estimate_bound,
     first_flaw,
     mean_of,
