@@ -73,11 +73,11 @@ def mean_of(values: Tensor, error: float | None = None) -> Estimate:
 def spread_times(
     count: int, noise: NoiseSchedule, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Stratified times, a quarter uniform in t, the rest in the corruption probability, with dt/dU.
+    """Stratified times, a quarter uniform in t, the rest in f + f², with importance weights dt/dU.
 
     Args:
         count: number of times.
-        noise: the schedule whose corruption probability is meant.
+        noise: the schedule; f is its corruption probability.
         generator: draws the one offset of all times; its device is that of the results.
 
     Returns:
@@ -86,8 +86,9 @@ def spread_times(
     """
     u = low_discrepancy_times(count, generator).double()
     t = torch.linspace(0, 1, 1025, dtype=torch.float64, device=u.device)
-    fraction = resample_probability(noise.sigma_bar(t))
-    share = t / 4 + 3 / 4 * (fraction - fraction[0]) / (fraction[-1] - fraction[0])  # U(t)
+    f = resample_probability(noise.sigma_bar(t))
+    g = f + f**2
+    share = t / 4 + 3 / 4 * (g - g[0]) / (g[-1] - g[0])  # U(t)
     k = torch.searchsorted(share, u, right=True)  # the first entry above u
     weight = (t[k] - t[k - 1]) / (share[k] - share[k - 1])
     return (t[k - 1] + weight * (u - share[k - 1])).float(), weight.float()

@@ -113,4 +113,4 @@ def test_a_network_without_a_denoiser_is_measured_by_what_it_has():
     drawn = window_nats(Scores(model), x_0, noise, torch.Generator().manual_seed(0))
     assert nats.mean().item() == pytest.approx(-2 * math.log(0.6), abs=1e-4)
     assert drawn.mean().item() == pytest.approx(-2 * math.log(0.6), abs=0.03)
-    assert drawn.std() > 10 * nats.std()
+    assert drawn.std() > 2 * nats.std()

@@ -102,7 +102,8 @@ def test_times_follow_the_mixture_and_weights_keep_the_integral():
     f0, f1 = (-math.expm1(-s) for s in (1e-3, 6.0))
     for end in (0.1, 0.3, 0.5, 0.7, 0.9):
         fraction = -math.expm1(-(1e-3 ** (1 - end) * 6.0**end))
-        must = (end + 3 * (fraction - f0) / (f1 - f0)) / 4
+        rise = (fraction - f0) * (1 + fraction + f0) / (f1 - f0) / (1 + f1 + f0)
+        must = (end + 3 * rise) / 4
         assert (t <= end).double().mean().item() == pytest.approx(must, abs=1e-3)
     again, _ = spread_times(count, noise, torch.Generator().manual_seed(1))
     assert not torch.equal(t, again)
