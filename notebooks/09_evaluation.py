@@ -404,7 +404,7 @@ for q in (0.5, 0.75, 0.9):
 # ### Measuring the coverage
 #
 # Do 95 of 100 intervals contain the truth? Take the world of nine words from [chapter 7](07_sampler.ipynb) and its Bayes-optimal
-# denoiser. As all its answers belong to one distribution, its bound is an equality, too. Measure 400 times: the same twelve words, then 64 new ones each time.
+# denoiser. As all its answers belong to one distribution, its bound is an equality, too. Measure 400 times: the same 32 words, then 64 new ones each time.
 
 
 # %% tags=["test"]
@@ -426,7 +426,7 @@ def coverage(windows: int, of: str, runs: int = 400) -> float:
 
 
 def test_interval_covers_the_bound_of_a_text():
-    assert 0.93 <= coverage(12, "text") <= 0.97
+    assert 0.93 <= coverage(32, "text") <= 0.97
 
 
 def test_interval_covers_the_bound_of_a_source():
@@ -437,8 +437,8 @@ test_interval_covers_the_bound_of_a_text()
 test_interval_covers_the_bound_of_a_source()
 
 # %%
-print(f"these twelve words: {coverage(12, 'text'):.1%} of 400 cover")
-print(f"their language:     {coverage(64, 'source'):.1%} of 400 cover")
+print(f"these 32 words: {coverage(32, 'text'):.1%} of 400 cover")
+print(f"their language: {coverage(64, 'source'):.1%} of 400 cover")
 
 # %% [markdown]
 # Both are within 1.1 points of 95 %, the standard error of such a count.
@@ -1109,11 +1109,11 @@ for texts in (cheat, honest):
     )
 
 # %% [markdown]
-# **3.** Take 1.96 in place of Student's factor, and measure the coverage for the twelve words again. (Expected: 0.91.)
+# **3.** Take 1.96 in place of Student's factor, and measure the coverage for the 32 words again. (Expected: 0.91.)
 
 # %% tags=["solution", "hide-input"]
 kept, _student = _student, lambda freedom: _Z
-narrow = coverage(12, "text")
+narrow = coverage(32, "text")
 _student = kept
 assert 0.87 < narrow < 0.93
 narrow

@@ -33,7 +33,7 @@ def coverage(windows: int, of: str, runs: int = 400) -> float:
 
 
 def test_interval_covers_the_bound_of_a_text():
-    assert 0.93 <= coverage(12, "text") <= 0.97
+    assert 0.93 <= coverage(32, "text") <= 0.97
 
 
 def test_interval_covers_the_bound_of_a_source():
