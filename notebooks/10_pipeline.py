@@ -884,8 +884,8 @@ for text in (good, good.replace("she", "he"), "Stocks fell by three percent on M
     print(f"at most {bound:.2f} bits per character, exactly {exact:.2f}: {text[:40]}")
 
 # %% [markdown]
-# The first story costs 0.17 bits per character; the model's bound is 0.27. The wrong pronoun raises the bound by 0.08 bits per character, some 11 bits in
-# all. As each bound has an error of about 0.035, that is a rough figure. To the grammar the second text is impossible, at infinitely many
+# The first story costs 0.17 bits per character; the model's bound is 0.26. The wrong pronoun raises the bound by 0.06 bits per character, some 8 bits in
+# all. As each bound has an interval of ±0.03, that is a rough figure. To the grammar the second text is impossible, at infinitely many
 # bits; to the model the mistake is unlikely, not impossible. The bound of the third text is 30 bits per character, against the uniform 6.7.
 # The model has only ever read stories, and is sure that nothing else exists.
 #
