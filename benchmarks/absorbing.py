@@ -92,7 +92,7 @@ def main() -> None:
     for graph in args.graphs:
         model, found = train(config, graph)
         windows = fresh_windows(args.windows, model.config.tokenizer, config.context_length)
-        found["nats"] = [round(value, 3) for value in estimate_bound(model, windows)]
+        found["nats"] = [round(value, 3) for value in estimate_bound(model, windows, of="source")]
         print(f"{graph}: {found['nats']} nats, {found['train_seconds']} s of training", flush=True)
         found["samples"] = [
             sampled(model, args.samples, num_steps, schedule)

@@ -188,7 +188,7 @@ def main() -> None:
     ]
     seconds = time.perf_counter() - start
     result["diffusion"] = row(
-        *(model, estimate_bound(model, windows), torch.cat(parts), seconds),
+        *(model, estimate_bound(model, windows, of="source"), torch.cat(parts), seconds),
         **work | {"passes": args.sampling_steps},
     )
     text = json.dumps(result, indent=1) + "\n"

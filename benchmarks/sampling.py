@@ -125,7 +125,7 @@ def main() -> None:
     fresh = fresh_windows(max(args.samples, args.windows), tokenizer, pipeline.config.block_size)
     result: dict[str, Any] = {
         "weights": weights_id(),
-        "bound": estimate_bound(pipeline.model, fresh[: args.windows])._asdict(),
+        "bound": estimate_bound(pipeline.model, fresh[: args.windows], of="source")._asdict(),
         "windows": args.windows,
         "stories": judge(fresh[: args.samples], tokenizer),
         "samplers": [],

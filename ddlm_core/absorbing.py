@@ -166,6 +166,19 @@ class AbsorbingGraph(Graph):
     ) -> Tensor:
         return mask_loss(log_score, sigma_bar, x_t, x_0)
 
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        return torch.exp(-noise_column(sigma_bar, x_0)) * self._surprise(log_q, x_0)
+
+    def expected_reconstruction(
+        self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor
+    ) -> Tensor:
+        return resample_probability(noise_column(sigma_bar, x_0)) * self._surprise(log_q, x_0)
+
+    def _surprise(self, log_q: Tensor, x_0: Tensor) -> Tensor:
+        """Of the clean letter at a mask, in nats: (B, L)."""
+        log_p = mask_posterior(log_q, torch.full_like(x_0, log_q.shape[-1] - 1))
+        return -log_p.gather(-1, x_0[..., None])[..., 0]
+
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         return mask_marginal(log_q, x_t, sigma_bar)
 

@@ -22,7 +22,7 @@ __all__ = [
     "Estimate",
     "mean_of",
     "spread_times",
-    "bound_draws",
+    "sweep",
     "estimate_bound",
     "bits_per_character",
     "wilson",
@@ -31,6 +31,13 @@ __all__ = [
 ]
 
 _Z = 1.96  # a bell curve has 95 % of its area within so many standard deviations
+
+
+def _student(freedom: int) -> float:
+    """The same of Student's t, to 0.002: a table, and beyond it the expansion in 1/freedom."""
+    if freedom < 6:
+        return (12.706, 4.303, 3.182, 2.776, 2.571)[freedom - 1]
+    return _Z + 2.372 / freedom + 2.823 / freedom**2 + 2.56 / freedom**3
 
 
 class Estimate(NamedTuple):
@@ -49,26 +56,28 @@ class Estimate(NamedTuple):
 
 
 def mean_of(values: Tensor, error: float | None = None) -> Estimate:
-    r"""The mean of ``values`` and 1.96 standard errors to both sides.
+    r"""The mean of ``values`` and its 95 % interval.
 
     Args:
         values: measurements of any shape, in any unit; of shape (n,), independent and at least two
             if ``error`` is not given.
-        error: the standard error of the mean, in the same unit; by default $s/\sqrt n$.
+        error: the standard error of the mean, in the same unit, if it is known; by default
+            $s/\sqrt n$, with the factor of Student's t for n values in place of 1.96.
     """
-    mean = values.mean().item()
-    error = values.std().item() / len(values) ** 0.5 if error is None else error
-    return Estimate(mean, mean - _Z * error, mean + _Z * error)
+    mean, factor = values.mean().item(), _Z
+    if error is None:
+        error, factor = values.std().item() / len(values) ** 0.5, _student(len(values) - 1)
+    return Estimate(mean, mean - factor * error, mean + factor * error)
 
 
 def spread_times(
     count: int, noise: NoiseSchedule, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Stratified times, half uniform in t, half in the corruption probability, with weights dt/dU.
+    """Stratified times, a quarter uniform in t, the rest in f + f², with importance weights dt/dU.
 
     Args:
         count: number of times.
-        noise: the schedule whose corruption probability is meant.
+        noise: the schedule; f is its corruption probability.
         generator: draws the one offset of all times; its device is that of the results.
 
     Returns:
@@ -77,53 +86,64 @@ def spread_times(
     """
     u = low_discrepancy_times(count, generator).double()
     t = torch.linspace(0, 1, 1025, dtype=torch.float64, device=u.device)
-    fraction = resample_probability(noise.sigma_bar(t))
-    share = (t + (fraction - fraction[0]) / (fraction[-1] - fraction[0])) / 2  # U(t)
+    f = resample_probability(noise.sigma_bar(t))
+    g = f + f**2
+    share = t / 4 + 3 / 4 * (g - g[0]) / (g[-1] - g[0])  # U(t)
     k = torch.searchsorted(share, u, right=True)  # the first entry above u
     weight = (t[k] - t[k - 1]) / (share[k] - share[k - 1])
     return (t[k - 1] + weight * (u - share[k - 1])).float(), weight.float()
 
 
-@torch.inference_mode()
-def bound_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
-    """Single estimates of the bound, each from one noise level of :func:`spread_times`.
+def sweep(model: ScoreModel, x_0: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+    """One unbiased estimate of the bound on windows: the mean over noise levels of :func:`spread_times`.
 
     Args:
         model: as in :func:`estimate_bound`.
         x_0: windows, int64 (N, L), on the model's device.
-        repeats: estimates for each window.
+        levels: noise levels for each window.
         generator: a CPU generator.
 
     Returns:
-        nats per window, float64 (repeats, N) on the CPU, without gradient.
+        nats per window, a float64 scalar on the CPU, without gradient.
     """
-    nats = window_nats(model, x_0.repeat(repeats, 1), model.config.noise, generator, spread_times)
-    return nats.view(repeats, len(x_0)).double().cpu()
+    rows = x_0[torch.randperm(len(x_0), generator=generator)].repeat(levels, 1)
+    return (
+        window_nats(model, rows, model.config.noise, generator, spread_times).cpu().double().mean()
+    )
 
 
-def estimate_bound(model: ScoreModel, tokens: Tensor, repeats: int = 8, seed: int = 0) -> Estimate:
+def estimate_bound(
+    model: ScoreModel, tokens: Tensor, repeats: int = 8, seed: int = 0, *, of: str = "text"
+) -> Estimate:
     r"""The bound on $-\log p$ (negative ELBO) in nats per window, padding included.
 
-    The 95 % interval covers the noise drawn here and, if the windows are dozens and a random
-    sample of a source, their choice; not the distance to $-\log p$, nor another training run.
+    The 95 % interval of a text covers the noise drawn here; that of a source also which windows
+    were drawn from it. Neither covers the distance to $-\log p$, nor another training run.
 
     Args:
         model: in ``eval()`` mode, with its noise in ``model.config``.
-        tokens: windows, integers (N, L), on its device.
-        repeats: noise levels for each window, at least 2; for a few windows, 256 / N or more.
+        tokens: windows, integers (N, L), on its device; for a source a random sample, N > 1.
+        repeats: noise levels for each window, for a text at least 2 and above 16 rounded up to a
+            multiple of 16; for a few windows, 256 / N or more.
         seed: of all noise; the same seed gives the same estimate.
+        of: "text", these windows, or "source", what they were drawn from.
 
     Raises:
-        UserError: if there is no token, or fewer than 2 repeats.
+        UserError: if there is no token, too few windows or repeats, or no such ``of``.
     """
-    if tokens.ndim != 2 or not tokens.numel() or repeats < 2:
-        raise UserError(f"need tokens (N, L) and 2 repeats, got {tuple(tokens.shape)}, {repeats}")
+    enough = {"text": repeats > 1, "source": repeats > 0 and len(tokens) > 1}
+    if tokens.ndim != 2 or not tokens.numel() or not enough.get(of, False):
+        got = f"{tuple(tokens.shape)}, {repeats} repeats, of={of!r}"
+        raise UserError(
+            f"need tokens (N, L) of a text, 2 repeats, or of a source, N > 1; got {got}"
+        )
+    if of == "text":
+        parts = [tokens.long()] * min(repeats, 16)
+        repeats = math.ceil(repeats / len(parts))
+    else:
+        parts = list(tokens.long().tensor_split(min(len(tokens), 16)))
     generator = torch.Generator().manual_seed(seed)
-    parts = tokens.long().split(max(1, 64 // repeats))
-    nats = torch.cat([bound_draws(model, part, repeats, generator) for part in parts], dim=1)
-    of_noise = nats.diff(dim=0).square().mean() / 2 / nats.numel()
-    of_windows = nats.mean(0).var() / len(tokens) if len(tokens) > 1 else of_noise
-    return mean_of(nats, max(of_noise, of_windows).item() ** 0.5)
+    return mean_of(torch.stack([sweep(model, part, repeats, generator) for part in parts]))
 
 
 def bits_per_character(nats: Estimate, tokens: Tensor) -> Estimate:

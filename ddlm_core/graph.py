@@ -79,6 +79,16 @@ class Graph(ABC):
         """Score entropy of each position, (B, L), in nats per unit of noise: at least 0."""
 
     @abstractmethod
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        """The mean of :meth:`loss` over the own noise of each letter, given the others': (B, L)."""
+
+    @abstractmethod
+    def expected_reconstruction(
+        self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor
+    ) -> Tensor:
+        r"""The mean of $-\log p(x_0 \mid x_t)$ over the own noise of each letter: (B, L), in nats."""
+
+    @abstractmethod
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         r"""$p(x_s = y)$ at noise ``sigma_bar``, (B, L, V), if $q$ has drawn the clean token."""
 
@@ -120,6 +130,25 @@ class UniformGraph(Graph):
         self, log_score: Tensor, sigma_bar: Tensor | float, x_t: Tensor, x_0: Tensor
     ) -> Tensor:
         return score_entropy_loss(log_score, sigma_bar, x_t, x_0)
+
+    def expected_loss(self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor) -> Tensor:
+        p, ratio = self._ratio(log_q, sigma_bar, x_0)
+        return (p * ratio.log()).sum(-1) + (ratio - 1 - ratio.log()).mean(-1)
+
+    def expected_reconstruction(
+        self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor
+    ) -> Tensor:
+        p, ratio = self._ratio(log_q, sigma_bar, x_0)  # Bayes: p(x_0 | x_t) = q_{x_0} p / r
+        return -log_q.gather(-1, x_0[..., None])[..., 0] - (p * ratio.log()).sum(-1)
+
+    def _ratio(
+        self, log_q: Tensor, sigma_bar: Tensor | float, x_0: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """p, of the noisy letter given the clean one, and p over r, which q expects: (B, L, V) each."""
+        wide = torch.float32 if log_q.device.type == "mps" else torch.float64
+        noise = noise_column(sigma_bar, log_q)[:, 0, 0].to(wide)  # (B,)
+        p = transition(x_0, noise, log_q.shape[-1])
+        return p, p / self.marginal(log_q.to(wide), x_0, noise)
 
     def marginal(self, log_q: Tensor, x_t: Tensor, sigma_bar: Tensor | float) -> Tensor:
         noise = noise_column(sigma_bar, log_q)  # (B, 1, 1)

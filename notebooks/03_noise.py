@@ -432,6 +432,14 @@ plt.show()
 # price. The other draws more noise levels where the loss is large and gives each less weight in return: *importance
 # sampling*, as in [chapter 8](08_training.ipynb).
 #
+# In the rendered book, put noise on a sentence of your own. At which level can you no longer read your name?
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("corrupt", text="Lily lost her hat.", sigma=0.3)
+
+# %% [markdown]
 # ## Change it safely
 #
 # Try a *linear* schedule: in `sigma_bar`, return `self.sigma_min * (1 - t) + self.sigma_max * t`. Then

@@ -576,6 +576,14 @@ Animation(make_frames(states, sigma_bars), tokenizer, title="A story dissolves")
 # long the text can be read. With a third of its characters resampled you can still guess many words. What you do then
 # is what the denoiser has to learn.
 #
+# In the rendered book, try it on a sentence of your own, at several levels with the same random numbers:
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("corrupt", text="Lily lost her hat.", sigma=0.5)
+
+# %% [markdown]
 # ## Change it safely
 #
 # A tempting "improvement": a resampled character should become a *different* one. In `perturb_batch`, replace the last

@@ -928,6 +928,15 @@ def test_score_is_the_mean_ratio_whatever_the_network_says():
 test_score_is_the_mean_ratio_whatever_the_network_says()
 
 # %% [markdown]
+# In the rendered book you can ask the network that chapter 8 trains: what does it believe at each place of a noisy
+# sentence?
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("denoise", text="It was sunny. Lily lost the ball.", sigma=0.2)
+
+# %% [markdown]
 # ## Change it safely
 #
 # 1. Let the merge blocks attend to each other: in the last loop of `hollow_attention`, write `merge` for `context` and

@@ -1131,6 +1131,14 @@ for num_steps in (1, 4, 64):
 # end, and here Lucy trades and *Luke* is happy. [The birth of a flaw](deeper/birth_of_a_flaw.ipynb) watches how sure the
 # network is of each letter, and finds how two of the three mentions of *Luke* turned into *Lucy* and the third did not.
 #
+# In the rendered book, let it write with the options of this chapter:
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("sample", steps=16, grid="cosine", churn=0)
+
+# %% [markdown]
 # ## Infilling
 #
 # An autoregressive model can continue a text. This one can fill holes anywhere: write the given characters (the `template`; others say

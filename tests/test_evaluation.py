@@ -7,7 +7,9 @@ from torch import Tensor
 
 from ddlm_core import stories
 from ddlm_core.evaluation import estimate_bound, wilson
-from ddlm_core.reference import BayesDenoiser, UnigramModel
+from ddlm_core.noise import GeometricNoise
+from ddlm_core.reference import BayesDenoiser
+from ddlm_core.tiny_world import three_letter_world
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
 
@@ -16,25 +18,26 @@ def draw(windows: int, length: int, g: torch.Generator) -> Tensor:
     return (torch.rand(windows, length, generator=g) < 1 / 4).long()
 
 
-def coverage(q: float, windows: int, repeats: int, fixed: bool, runs: int = 200) -> float:
-    """How often the interval holds the bound of the text (fixed), or that of the hard language."""
-    g, model, covered = torch.Generator().manual_seed(1), UnigramModel(q, 1 - q), 0
-    language = -20 * (0.75 * math.log(q) + 0.25 * math.log(1 - q))
-    text = draw(windows, 20, g)
+def coverage(windows: int, of: str, runs: int = 400) -> float:
+    """How often the interval holds the surprisal of some words, or the entropy of their language."""
+    world, g, covered = three_letter_world(), torch.Generator().manual_seed(1), 0
+    world.config.noise, surprisal = GeometricNoise(), -world.probs.log()
+    words = torch.multinomial(world.probs, windows, replacement=True, generator=g)
     for run in range(runs):
-        text = text if fixed else draw(windows, 1, g).repeat(1, 20)
-        truth = model.nats(text).mean().item() if fixed else language
-        found = estimate_bound(model, text, repeats, seed=run)
-        covered += found.low <= truth <= found.high
+        truth = surprisal[words].mean() if of == "text" else world.probs @ surprisal
+        found = estimate_bound(world, world.words[words], seed=run, of=of)
+        covered += (found.low <= truth <= found.high).item()
+        if of == "source":
+            words = torch.multinomial(world.probs, windows, replacement=True, generator=g)
     return covered / runs
 
 
 def test_interval_covers_the_bound_of_a_text():
-    assert 0.9 <= coverage(0.6, windows=2, repeats=64, fixed=True) < 0.995
+    assert 0.93 <= coverage(32, "text") <= 0.97
 
 
-def test_interval_covers_the_bound_of_a_language():
-    assert 0.9 <= coverage(0.9, windows=60, repeats=8, fixed=False) < 0.995
+def test_interval_covers_the_bound_of_a_source():
+    assert 0.93 <= coverage(64, "source") <= 0.97
 
 
 def test_bound_of_the_perfect_network_is_the_entropy():
@@ -43,7 +46,7 @@ def test_bound_of_the_perfect_network_is_the_entropy():
     texts = stories.sample(64, seed=5)
     windows = torch.stack([tokenizer.pad(text, stories.MAX_LENGTH) for text in texts])
     exact = -sum(map(stories.log_prob, texts)) / 64
-    found = estimate_bound(perfect, windows, repeats=32)
+    found = estimate_bound(perfect, windows, repeats=16)
     assert found.low < exact < found.high < 1.1 * exact
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ddlm_core.forward import perturb_batch, transition
 from ddlm_core.graph import UNIFORM, Graph, UniformGraph, graph_of
-from ddlm_core.loss import denoiser_log_score, prior_kl, score_entropy_loss
+from ddlm_core.loss import denoiser_log_score, log_posterior, prior_kl, score_entropy_loss
 from ddlm_core.noise import GeometricNoise, transition_matrix
 
 
@@ -86,3 +86,32 @@ def test_all_of_it_runs_on_another_device():
             UNIFORM.likelihood(x_0, row, 5),
         ]
         assert all(value.device.type == "meta" for value in found)
+
+
+@pytest.mark.parametrize("sigma_bar", [1e-4, 0.3, 2.0, 12.0])
+def test_the_own_noise_of_a_letter_is_averaged_over_exactly(sigma_bar):
+    """Against the sum over every letter that may stand there, and Bayes' rule for the clean one."""
+    g, noise = torch.Generator().manual_seed(0), torch.tensor([sigma_bar], dtype=torch.float64)
+    log_q = 3 * torch.randn(1, 4, 5, generator=g, dtype=torch.float64)
+    log_q, x_0 = log_q.log_softmax(-1), torch.tensor([[0, 2, 4, 2]])
+    loss, surprise, p = 0.0, 0.0, transition(x_0, noise, 5)
+    for letter in range(5):
+        x_t = torch.full_like(x_0, letter)
+        loss = loss + p[..., letter] * UNIFORM.loss(
+            UNIFORM.log_score(log_q, noise, x_t), noise, x_t, x_0
+        )
+        clean = log_posterior(log_q, noise, x_t).gather(-1, x_0[..., None])[..., 0]
+        surprise = surprise - p[..., letter] * clean
+    found = UNIFORM.expected_loss(log_q, noise, x_0)
+    torch.testing.assert_close(found, loss, rtol=1e-7, atol=1e-13)
+    found = UNIFORM.expected_reconstruction(log_q, noise, x_0)
+    torch.testing.assert_close(found, surprise, rtol=1e-7, atol=1e-13)
+
+
+def test_a_sure_network_has_no_expected_loss():
+    log_q = torch.tensor([[[0.0, -torch.inf, -torch.inf]]])
+    for sigma_bar in (1e-4, 1.0, 20.0):
+        for expected in (UNIFORM.expected_loss, UNIFORM.expected_reconstruction):
+            found = expected(log_q, sigma_bar, torch.tensor([[0]]))
+            assert found.dtype == torch.float64 and abs(found.item()) < 1e-12
+            assert expected(log_q, sigma_bar, torch.tensor([[1]])).item() > 0

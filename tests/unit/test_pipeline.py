@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from ddlm_core import pipeline as module
-from ddlm_core.evaluation import Estimate
+from ddlm_core.evaluation import mean_of
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline, _text_tokens, load_model
 from ddlm_core.sampling_options import (
@@ -457,21 +457,20 @@ def test_windows_are_filled_with_padding_only_if_the_model_knows_it():
 def test_the_parts_of_a_bound_are_added_by_their_windows(make, monkeypatch):
     asked = []
 
-    def measured(model, windows, repeats, seed):
-        asked.append((tuple(windows.shape), repeats, seed))
-        return Estimate(30.0, 26.0, 34.0) if len(windows) > 1 else Estimate(10.0, 7.0, 13.0)
+    def measured(model, windows, levels, generator):
+        asked.append((tuple(windows.shape), levels, generator.initial_seed()))
+        whole = len(windows) > 1  # two windows of 30, 31, … nats on average; one of 10, 12, …
+        count = sum(shape == tuple(windows.shape) for shape, *_ in asked) - 1
+        return torch.tensor(30.0 + count if whole else 10.0 + 2 * count)
 
-    monkeypatch.setattr(module, "estimate_bound", measured)
+    monkeypatch.setattr(module, "sweep", measured)
     found = make().bits_per_character("y" * (2 * 24 + 7), seed=5)
-    assert asked == [((2, 24), 128, 5), ((1, 7), 256, 5)]
-    unit = 55 * math.log(2)  # two windows of 30 ± 4 nats on average, and one of 10 ± 3
-    reach = math.sqrt((2 * 4) ** 2 + 3**2)
-    assert found.mean == pytest.approx(70 / unit)
-    assert found.low == pytest.approx((70 - reach) / unit)
-    assert found.high == pytest.approx((70 + reach) / unit)
+    assert asked == [((2, 24), 16, 5)] * 8 + [((1, 7), 32, 5)] * 8
+    sums = torch.tensor([2 * (30.0 + k) + 10.0 + 2 * k for k in range(8)])
+    assert found == pytest.approx(mean_of(sums / 55 / math.log(2)))
     asked.clear()
     make().bits_per_character("y" * 24 * 200)
-    assert asked == [((200, 24), 2, 0)]
+    assert asked == [((200, 24), 1, 0)] * 8
 
 
 def test_the_hub_is_asked_for_a_revision(make, monkeypatch, tmp_path):
@@ -569,3 +568,17 @@ def test_only_the_last_step_stops_at_the_end(make):
     animation = pipeline.generate_with_visualization(stop_at_end=True, **options)
     assert str(animation) == last.texts[0]
     assert [*animation.frames[-1].changed] == last.changed[0].nonzero()[:, 0].tolist()
+
+
+def test_a_watched_animation_is_shown_again_in_other_cells(make, monkeypatch):
+    text = make().generate_with_visualization(num_steps=2, seed=0)
+    assert (
+        repr(text)
+        == f"Animation({len(text.frames)} frames of {len(text.frames[0].tokens)} characters)"
+    )
+    shown = []
+    monkeypatch.setattr(
+        "ddlm_core.pipeline.show_in_other_cells", lambda *asked: shown.append(asked)
+    )
+    text._ipython_display_()
+    assert shown == [(text, text.cell)]

@@ -1,0 +1,203 @@
+"""Do the intervals of the bound cover, and what does a narrower one cost? Before and now.
+
+"Before" is the estimator of the first edition: every letter drawn, levels half uniform in t and half in
+the corruption probability, one interval whose error takes all draws for independent. Three worlds: nine
+words (the truth is exact), pocket-stories, and a text file. Where no truth is known, it is the mean of
+all runs, so the coverage of a text of the last two is by resampling sweeps without replacement. Prints a
+Markdown table; `--output` also writes it as JSON, after each row.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddlm_core import DiffusionPipeline, stories
+from ddlm_core.evaluation import Estimate, estimate_bound, mean_of, sweep
+from ddlm_core.forward import perturb_batch
+from ddlm_core.graph import ScoreModel, graph_of
+from ddlm_core.noise import GeometricNoise, resample_probability
+from ddlm_core.objective import compute_loss, low_discrepancy_times
+from ddlm_core.reverse import reverse_probs
+from ddlm_core.tiny_world import three_letter_world
+
+HEAD = "| world | interval of | estimator | windows × levels | runs | coverage | half width | sd | seconds |"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--data", type=Path, help="a text file that the model has not seen")
+    p.add_argument("--text-model", default="tinystories-cpu", help="folder or bundled name")
+    p.add_argument("--characters", type=int, default=40_000, help="of the text (default: 40,000)")
+    p.add_argument("--runs", type=int, default=1000, help="on the nine words (default: 1000)")
+    p.add_argument("--sweeps", type=int, default=96, help="of each model (default: 96)")
+    p.add_argument("--output", type=Path, help="JSON file")
+    p.add_argument("--quick", action="store_true", help="little of everything: does it run?")
+    return p
+
+
+# Before
+
+
+def old_times(count: int, noise: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half uniform in t, half in the corruption probability, with weights: float32 (count,) each."""
+    u = low_discrepancy_times(count, generator).double()
+    t = torch.linspace(0, 1, 1025, dtype=torch.float64)
+    f = resample_probability(noise.sigma_bar(t))
+    share = (t + (f - f[0]) / (f[-1] - f[0])) / 2
+    k = torch.searchsorted(share, u, right=True)
+    weight = (t[k] - t[k - 1]) / (share[k] - share[k - 1])
+    return (t[k - 1] + weight * (u - share[k - 1])).float(), weight.float()
+
+
+@torch.inference_mode()
+def old_draws(model: ScoreModel, x_0: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
+    """Draws of the bound, nats per window: float64 (repeats, N)."""
+    x_0, noise, graph = x_0.repeat(repeats, 1), model.config.noise, graph_of(model)
+    t, weight = old_times(len(x_0), noise, generator)
+    nats = weight * compute_loss(model, x_0, noise, t, generator=generator)
+    first, vocab_size = noise.sigma_bar(torch.zeros_like(t)), model.config.vocab_size
+    x_t = perturb_batch(x_0, first, vocab_size, None, generator, graph.sample_prior)
+    x_t, which = x_t.unique(dim=0, return_inverse=True)
+    probs = reverse_probs(model, x_t, first[: len(x_t)], 0 * first[: len(x_t)])
+    last = -probs[which].gather(-1, x_0[..., None]).log().mean((1, 2))
+    prior = graph.prior_kl(noise.sigma_max, vocab_size).item()
+    return ((nats + last + prior) * x_0.shape[1]).view(repeats, -1).double()
+
+
+def old_bound(model: ScoreModel, tokens: Tensor, repeats: int, seed: int) -> Estimate:
+    """The larger of two errors that take draws, or windows, for independent."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = tokens.split(max(1, 64 // repeats))
+    nats = torch.cat([old_draws(model, part, repeats, generator) for part in parts], dim=1)
+    of_noise = nats.diff(dim=0).square().mean() / 2 / nats.numel()
+    of_windows = nats.mean(0).var() / len(tokens) if len(tokens) > 1 else of_noise
+    return mean_of(nats, max(of_noise, of_windows).item() ** 0.5)
+
+
+# Measuring
+
+
+def row_of(found: Sequence[Estimate], truths: Sequence[float], seconds: float) -> dict[str, Any]:
+    """Coverage, mean half width and standard deviation of estimates, each with its truth."""
+    errors = torch.tensor([e.mean - truth for e, truth in zip(found, truths)])
+    return {
+        "runs": len(found),
+        "coverage": sum(e.low <= x <= e.high for e, x in zip(found, truths)) / len(found),
+        "half_width": sum(e.high - e.mean for e in found) / len(found),
+        "sd": errors.std().item(),
+        "seconds": seconds / len(found),
+    }
+
+
+def on_words(of: str, windows: int, repeats: int, runs: int, before: bool) -> dict[str, Any]:
+    """The same words of the tiny world in each run, or new ones for a source."""
+    world, g = three_letter_world(), torch.Generator().manual_seed(0)
+    world.config.noise, surprisal = GeometricNoise(), -world.probs.log()
+    entropy, found, truths = (world.probs @ surprisal).item(), [], []
+    words, start = torch.multinomial(world.probs, windows, True, generator=g), time.perf_counter()
+    for seed in range(runs):
+        if of == "source":
+            words = torch.multinomial(world.probs, windows, True, generator=g)
+        truths.append(surprisal[words].mean().item() if of == "text" else entropy)
+        tokens = world.words[words]
+        if before:
+            found.append(old_bound(world, tokens, repeats, seed))
+        else:
+            found.append(estimate_bound(world, tokens, repeats, seed, of=of))
+    return row_of(found, truths, time.perf_counter() - start)
+
+
+def resampled(values: Tensor, size: int, groups: int = 2000) -> list[Estimate]:
+    """Estimates from ``size`` of these independent values each, drawn without replacement."""
+    choose = random.Random(0)
+    return [mean_of(values[choose.sample(range(len(values)), size)]) for _ in range(groups)]
+
+
+def on_model(model: ScoreModel, windows: Tensor, unit: float, sweeps: int) -> list[dict[str, Any]]:
+    """Rows of a text, now and before, and of its windows as a source; ``unit``: of a nat."""
+    generator, start = torch.Generator().manual_seed(0), time.perf_counter()
+    values = torch.stack([sweep(model, windows, 1, generator) for _ in range(sweeps)]) * unit
+    one = (time.perf_counter() - start) / sweeps
+    truth, size, rows = values.mean().item(), min(8, sweeps // 2), []
+    found = resampled(values, size)
+    row = row_of(found, [truth] * len(found), 0) | {"seconds": size * one, "truth": truth}
+    how = {"of": "text", "estimator": "now", "size": f"{len(windows)} × {size}"}
+    rows.append(how | row | {"runs": sweeps // size, "sd": values.std().item() / math.sqrt(size)})
+
+    start, runs = time.perf_counter(), max(2, sweeps // 8)
+    before = [old_bound(model, windows, 2, seed).scaled(unit) for seed in range(runs)]
+    row = row_of(before, [truth] * runs, time.perf_counter() - start)
+    rows.append({"of": "text", "estimator": "before", "size": f"{len(windows)} × 2"} | row)
+
+    few = max(4, len(windows) // 8)  # a small sample of the source, which is all windows here
+    parts: dict[str, Callable[[Tensor, int], Estimate]] = {
+        "now": lambda part, seed: estimate_bound(model, part, 2, seed, of="source"),
+        "before": lambda part, seed: old_bound(model, part, 2, seed),
+    }
+    for name, measure in parts.items():
+        g, start = torch.Generator().manual_seed(1), time.perf_counter()
+        drawn = [torch.randint(len(windows), (few,), generator=g) for _ in range(2 * sweeps)]
+        found = [measure(windows[which], seed).scaled(unit) for seed, which in enumerate(drawn)]
+        row = row_of(found, [truth] * len(found), time.perf_counter() - start)
+        rows.append({"of": "source", "estimator": name, "size": f"{few} × 2"} | row)
+    return rows
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.quick:
+        args.runs, args.sweeps, args.characters = 10, 4, 1600
+    rows: list[dict[str, Any]] = []
+
+    def report(world: str, new: list[dict[str, Any]]) -> None:
+        for row in new:
+            rows.append({"world": world} | row)
+            where = f"{world} | {row['of']} | {row['estimator']} | {row['size']} | {row['runs']}"
+            what = f"{row['half_width']:.4f} | {row['sd']:.4f} | {row['seconds']:.3f}"
+            print(f"| {where} | {row['coverage']:.3f} | {what} |", flush=True)
+        if args.output:
+            args.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+    print(HEAD + "\n|" + "---|" * 9)
+    for of, windows, repeats in (
+        ("text", 32, 8),
+        ("text", 1, 64),
+        ("text", 1, 256),
+        ("text", 2, 64),
+        ("source", 64, 8),
+        ("source", 160, 8),
+    ):
+        for before in (False, True):
+            row = on_words(of, windows, repeats, args.runs, before)
+            name = "before" if before else "now"
+            report(
+                "nine words, nats",
+                [{"of": of, "estimator": name, "size": f"{windows} × {repeats}"} | row],
+            )
+    pocket = DiffusionPipeline.from_pretrained("pocket-stories", device="cpu")
+    length = pocket.config.block_size
+    fresh = stories.sample(8 if args.quick else 256, seed=10**6)
+    windows = torch.stack([pocket.tokenizer.pad(story, length) for story in fresh]).long()
+    report("pocket-stories, nats", on_model(pocket.model, windows, 1.0, args.sweeps))
+    if args.data:
+        judge = DiffusionPipeline.from_pretrained(args.text_model, device="cpu")
+        text, length = args.data.read_text(encoding="utf-8"), judge.config.block_size
+        tokens = judge.tokenizer.pad(text[: args.characters], args.characters).long()
+        windows = tokens[: len(tokens) // length * length].view(-1, length)
+        unit = 1 / length / math.log(2)
+        report("text, bits per character", on_model(judge.model, windows, unit, args.sweeps))
+        start = time.perf_counter()
+        estimate = judge.bits_per_character(text[: args.characters])
+        print(f"bits_per_character: {estimate:.4f}, {time.perf_counter() - start:.1f} seconds")
+
+
+if __name__ == "__main__":
+    main()
