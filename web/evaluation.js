@@ -4,7 +4,7 @@ import {UserError} from './errors.js';
 import {perturbBatch} from './forward.js';
 import {resampleProbability} from './noise.js';
 import {Generator} from './random.js';
-import {reverseProbs} from './reverse.js';
+import {hasDenoiser, reverseProbs} from './reverse.js';
 
 /** @import {NoiseSchedule} from './noise.js' */
 /** @import {Model} from './model.js' */
@@ -13,9 +13,23 @@ import {reverseProbs} from './reverse.js';
  * @typedef {{mean: number, low: number, high: number}} Estimate
  */
 
-/** @param {number} mean @param {number} error one standard error @returns {Estimate} */
-export function meanOf(mean, error) {
-  return {mean, low: mean - 1.96 * error, high: mean + 1.96 * error};
+/** The factor of Student's t for a 95 % interval, to 0.002. @param {number} freedom */
+function student(freedom) {
+  if (freedom < 6) return [12.706, 4.303, 3.182, 2.776, 2.571][freedom - 1];
+  return 1.96 + 2.372 / freedom + 2.823 / freedom ** 2 + 2.56 / freedom ** 3;
+}
+
+/**
+ * The mean of independent measurements and its 95 % interval, which is infinite for one.
+ * @param {number[]} values
+ * @returns {Estimate}
+ */
+export function meanOf(values) {
+  const n = values.length, mean = values.reduce((a, b) => a + b, 0) / n;
+  if (n < 2) return {mean, low: -Infinity, high: Infinity};
+  const variance = values.reduce((a, b) => a + (b - mean) ** 2, 0) / (n - 1);
+  const reach = student(n - 1) * Math.sqrt(variance / n);
+  return {mean, low: mean - reach, high: mean + reach};
 }
 
 /**
@@ -29,7 +43,7 @@ export function lowDiscrepancyTimes(count, generator) {
 }
 
 /**
- * Stratified times, half uniform in t, half in the corruption probability, with weights dt/dU.
+ * Stratified times, a quarter uniform in t, the rest in f + f², with weights dt/dU; f is the corruption probability.
  * @param {number} count
  * @param {NoiseSchedule} noise
  * @param {Generator} generator
@@ -37,9 +51,8 @@ export function lowDiscrepancyTimes(count, generator) {
  */
 export function spreadTimes(count, noise, generator) {
   const cells = 1024, times = Float64Array.from({length: cells + 1}, (_, i) => i / cells);
-  const fraction = times.map((t) => resampleProbability(noise.sigmaBar(t)));
-  const width = fraction[cells] - fraction[0];
-  const share = times.map((t, i) => (t + (fraction[i] - fraction[0]) / width) / 2); // U(t)
+  const fraction = times.map((t) => resampleProbability(noise.sigmaBar(t))), g = fraction.map((f) => f + f ** 2);
+  const share = times.map((t, i) => t / 4 + ((3 / 4) * (g[i] - g[0])) / (g[cells] - g[0])); // U(t)
   const t = new Float32Array(count), weight = new Float32Array(count);
   lowDiscrepancyTimes(count, generator).forEach((u, i) => {
     const k = share.findIndex((entry) => entry > u);
@@ -69,6 +82,33 @@ function spreadOrder(n) {
 }
 
 /**
+ * -log p(x_0 | x_t) of each position at the noise of t = 0, its own noise averaged over if the network gives log q.
+ * @param {Model} model
+ * @param {Int32Array} xT
+ * @param {Int32Array} x0
+ * @param {number} sigmaBar
+ */
+async function reconstruction(model, xT, x0, sigmaBar) {
+  const {process: graph, vocabSize} = model.config;
+  if (hasDenoiser(model)) return graph.expectedReconstruction(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  const probs = await reverseProbs(model, xT, sigmaBar, 0);
+  return Float64Array.from(x0, (token, i) => -Math.log(probs[i * vocabSize + token]));
+}
+
+/**
+ * Score entropy of each position at a noise; if the network gives log q, its own noise averaged over.
+ * @param {Model} model
+ * @param {Int32Array} xT
+ * @param {Int32Array} x0
+ * @param {number} sigmaBar
+ */
+async function diffusion(model, xT, x0, sigmaBar) {
+  const {process: graph} = model.config;
+  if (hasDenoiser(model)) return graph.expectedLoss(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  return graph.loss(await model.forward(xT, sigmaBar), sigmaBar, xT, x0);
+}
+
+/**
  * One-sample estimates of the whole bound, one for each row, in an order that spreads them over the noise
  * levels. Random numbers are drawn as in Python: each row has the same, in whatever order it comes.
  * @param {Model} model
@@ -78,91 +118,99 @@ function spreadOrder(n) {
  *     window, and of each position, (L)
  */
 export async function* windowNats(model, rows, generator) {
-  const {noise, process: graph, vocabSize} = model.config;
+  const {noise, process: graph, vocabSize} = model.config, options = {prior: graph.samplePrior};
   const {t, weight} = spreadTimes(rows.length, noise, generator);
-  const sigmaBar = Float32Array.from(t, (time) => noise.sigmaBar(time));
-  const xT = perturbBatch(rows, sigmaBar, vocabSize, generator, {prior: graph.samplePrior});
-  const first = Math.fround(noise.sigmaBar(0));
-  const x1 = perturbBatch(rows, first, vocabSize, generator, {prior: graph.samplePrior});
+  const sigmaBar = Float32Array.from(t, (time) => noise.sigmaBar(time)), first = Math.fround(noise.sigmaBar(0));
   const prior = graph.priorKl(noise.sigmaMax, vocabSize);
-  /** @type {Map<string, Promise<Float64Array>>} */
-  const known = new Map(); // almost all come through unchanged
-  for (const row of spreadOrder(rows.length)) {
-    const logScore = await model.forward(xT[row], sigmaBar[row]);
-    const losses = graph.loss(logScore, sigmaBar[row], xT[row], rows[row]);
-    const key = x1[row].join();
-    if (!known.has(key)) known.set(key, reverseProbs(model, x1[row], first, 0));
-    const probs = /** @type {Float64Array} */ (await known.get(key));
-    const scale = weight[row] * noise.sigma(t[row]);
-    const perPosition = losses.map((loss, i) => {
-      return scale * loss - Math.log(probs[i * vocabSize + rows[row][i]]) + prior;
-    });
-    yield {row, nats: perPosition.reduce((a, b) => a + b, 0), perPosition};
+  for (let from = 0; from < rows.length; from += 64) {
+    const part = rows.slice(from, from + 64);
+    const xT = perturbBatch(part, sigmaBar.subarray(from), vocabSize, generator, options);
+    const few = generator.randperm(part.length).slice(0, Math.ceil(part.length / 8)).map((i) => part[i]);
+    const last = new Float64Array(part[0].length); // the mean over an eighth of the windows
+    /** @type {Map<string, Promise<Float64Array>>} */
+    const known = new Map(); // copies of a window mostly stay equal
+    for (const [i, x1] of perturbBatch(few, first, vocabSize, generator, options).entries()) {
+      const key = `${x1} ${few[i]}`;
+      if (!known.has(key)) known.set(key, reconstruction(model, x1, few[i], first));
+      const found = /** @type {Float64Array} */ (await known.get(key));
+      found.forEach((value, at) => (last[at] += value / few.length));
+    }
+    for (const row of spreadOrder(part.length)) {
+      const losses = await diffusion(model, xT[row], part[row], sigmaBar[from + row]);
+      const scale = weight[from + row] * noise.sigma(t[from + row]);
+      const perPosition = losses.map((loss, i) => scale * loss + last[i] + prior);
+      yield {row: from + row, nats: perPosition.reduce((a, b) => a + b, 0), perPosition};
+    }
+  }
+}
+
+/**
+ * One unbiased estimate of the bound on windows, in nats per window, while it comes together.
+ * @param {Model} model
+ * @param {Int32Array[]} x0 N windows of one length L
+ * @param {number} levels noise levels for each window
+ * @param {Generator} generator
+ * @returns {AsyncGenerator<{window: number, mean: number, perPosition: Float64Array}, void, void>} after each row: its
+ *     window, the mean of all rows so far, and the nats of its positions
+ */
+export async function* sweep(model, x0, levels, generator) {
+  const order = generator.randperm(x0.length), rows = Array.from({length: levels}, () => order.map((i) => x0[i])).flat();
+  let sum = 0, count = 0;
+  for await (const {row, nats, perPosition} of windowNats(model, rows, generator)) {
+    sum += nats;
+    count += 1;
+    yield {window: order[row % x0.length], mean: sum / count, perPosition};
   }
 }
 
 /**
  * What is known of the bound so far, in nats per window.
  * @typedef {object} BoundSoFar
- * @property {Estimate} estimate after the first, its interval is infinite
+ * @property {Estimate} estimate infinite until two sweeps are done
  * @property {number} done evaluations
  * @property {number} total
  * @property {Float64Array[]} perPosition mean nats of each position of each window, (L); NaN before its first
  */
 
 /**
- * The bound on -log p in nats per window, padding included: it gets better with each item. The last one is
- * that of estimate_bound in Python for the same seed.
+ * Sweeps over windows, one after the other: what they say gets better with each item.
+ * @param {Model} model
+ * @param {Int32Array[]} tokens
+ * @param {number} sweeps
+ * @param {number} levels
+ * @param {Generator} generator
+ * @returns {AsyncGenerator<BoundSoFar & {means: number[]}, void, void>} means: of the sweeps, the last one unfinished
+ */
+export async function* sweepsOver(model, tokens, sweeps, levels, generator) {
+  const sums = tokens.map((window) => new Float64Array(window.length)), counts = tokens.map(() => 0);
+  /** @type {number[]} */
+  const means = [];
+  const each = tokens.length * levels, total = sweeps * each;
+  for (let k = 0, done = 0; k < sweeps; k++) {
+    for await (const {window, mean, perPosition} of sweep(model, tokens, levels, generator)) {
+      perPosition.forEach((value, i) => (sums[window][i] += value));
+      counts[window] += 1;
+      means[k] = mean;
+      done += 1;
+      const whole = done % each && k ? means.slice(0, k) : means;
+      const found = sums.map((sum, w) => sum.map((value) => value / counts[w]));
+      yield {estimate: meanOf(whole), done, total, perPosition: found, means};
+    }
+  }
+}
+
+/**
+ * The bound on -log p of a text in nats per window, padding included: it gets better with each item. The last
+ * one is that of estimate_bound in Python for the same seed.
  * @param {Model} model
  * @param {Int32Array[]} tokens windows of one length L
- * @param {{repeats?: number, seed?: number}} [options]
+ * @param {{repeats?: number, seed?: number}} [options] repeats: above 16 rounded up to a multiple of 16
  * @returns {AsyncGenerator<BoundSoFar, void, void>}
  */
 export async function* estimateBound(model, tokens, {repeats = 8, seed = 0} = {}) {
   if (!tokens.length || !tokens[0].length || repeats < 2) {
     throw new UserError(`need tokens and 2 repeats, got ${tokens.length} windows, ${repeats}`);
   }
-  const generator = new Generator(seed), total = tokens.length * repeats;
-  const sums = tokens.map((window) => new Float64Array(window.length));
-  /** @type {Map<number, number>[]} nats of each window by repeat */
-  const nats = tokens.map(() => new Map());
-  const size = Math.max(1, Math.floor(64 / repeats));
-  for (let from = 0, done = 0; from < tokens.length; from += size) {
-    const part = tokens.slice(from, from + size);
-    const rows = Array.from({length: repeats}, () => part).flat();
-    for await (const found of windowNats(model, rows, generator)) {
-      const window = from + (found.row % part.length);
-      nats[window].set(Math.floor(found.row / part.length), found.nats);
-      found.perPosition.forEach((value, i) => (sums[window][i] += value));
-      done += 1;
-      const perPosition = sums.map((sum, w) => sum.map((value) => value / nats[w].size));
-      yield {estimate: summary(nats), done, total, perPosition};
-    }
-  }
-}
-
-/**
- * Mean and interval: the larger of the error by the noise drawn and by the choice of windows.
- * @param {Map<number, number>[]} nats
- */
-function summary(nats) {
-  let sum = 0, count = 0, squares = 0, pairs = 0;
-  const means = [];
-  for (const window of nats) {
-    const values = [...window.keys()].sort((a, b) => a - b).map((key) => Number(window.get(key)));
-    if (!values.length) continue;
-    values.forEach((value, i) => {
-      sum += value;
-      if (i === 0) return;
-      squares += (value - values[i - 1]) ** 2; // neighbors in noise level differ by their noise alone
-      pairs += 1;
-    });
-    count += values.length;
-    means.push(values.reduce((a, b) => a + b, 0) / values.length);
-  }
-  const ofNoise = pairs ? squares / pairs / 2 / count : Infinity;
-  const mean = means.reduce((a, b) => a + b, 0) / means.length;
-  const spread = means.reduce((a, b) => a + (b - mean) ** 2, 0) / (means.length - 1);
-  const ofWindows = means.length > 1 ? spread / means.length : ofNoise;
-  return meanOf(sum / count, Math.sqrt(Math.max(ofNoise, ofWindows)));
+  const sweeps = Math.min(repeats, 16);
+  yield* sweepsOver(model, tokens, sweeps, Math.ceil(repeats / sweeps), new Generator(seed));
 }

@@ -1,7 +1,8 @@
 // Chapter 10 (ddlm_core.sampling_options, ddlm_core.pipeline): from a model to texts.
 
 import {checkChoice, checkRange, UserError} from './errors.js';
-import {estimateBound} from './evaluation.js';
+import {meanOf, sweepsOver} from './evaluation.js';
+import {Generator} from './random.js';
 import {denoisingSteps, sampleGenerators, SCHEDULES} from './sampler.js';
 import {PAD_ID} from './tokenizer.js';
 
@@ -166,36 +167,38 @@ export function textTokens(text, {blockSize, padded, tokenizer}) {
  * The last one is that of `bits_per_character` in Python for the same seed. Unknown characters count as <UNK>.
  * @param {Model} model
  * @param {string} text
- * @param {{seed?: number, repeats?: number}} [options] repeats: estimates for each window (by default as in Python)
+ * @param {{seed?: number}} [options]
  * @returns {AsyncGenerator<BitsSoFar, void, void>}
  */
-export async function* bitsPerCharacter(model, text, {seed = 0, repeats} = {}) {
+export async function* bitsPerCharacter(model, text, {seed = 0} = {}) {
   const tokens = textTokens(text, model.config), {blockSize} = model.config;
   const cut = Math.floor(tokens.length / blockSize) * blockSize;
   const windows = Array.from({length: cut / blockSize}, (_, i) => {
     return tokens.slice(i * blockSize, (i + 1) * blockSize);
   });
   const parts = [windows, [tokens.slice(cut)]].filter((part) => part.length && part[0].length);
-  const times = parts.map((part) => repeats ?? Math.max(2, Math.floor(256 / part.length)));
-  const total = parts.reduce((sum, part, i) => sum + part.length * times[i], 0);
+  const levels = parts.map((part) => Math.max(1, Math.floor(32 / part.length)));
+  const total = parts.reduce((sum, part, i) => sum + 8 * part.length * levels[i], 0), generator = new Generator(seed);
   const perPosition = new Float64Array(tokens.length).fill(NaN);
-  let before = {mean: 0, variance: 0, done: 0};
+  /** @type {number[]} */
+  let before = []; // nats of the first part, eight independent measurements
+  let doneBefore = 0;
   for (const [i, part] of parts.entries()) {
     const covered = i === 0 && parts.length > 1 ? tokens.subarray(0, cut) : tokens;
     const unit = covered.filter((token) => token !== PAD_ID).length * Math.LN2;
-    let mean = 0, variance = 0, done = 0;
-    for await (const found of estimateBound(model, part, {repeats: times[i], seed})) {
-      done = before.done + found.done;
-      mean = before.mean + found.estimate.mean * part.length;
-      variance = before.variance + ((found.estimate.high - found.estimate.mean) * part.length) ** 2;
-      const reach = Math.sqrt(variance);
-      const estimate = {mean: mean / unit, low: (mean - reach) / unit, high: (mean + reach) / unit};
-      found.perPosition.forEach((nats, w) => {
-        const bits = nats.map((value) => value / Math.LN2);
-        perPosition.set(bits, (i ? cut : 0) + w * part[0].length);
+    /** @type {number[]} */
+    let nats = [];
+    for await (const found of sweepsOver(model, part, 8, levels[i], generator)) {
+      const each = found.total / 8, whole = Math.max(1, Math.floor(found.done / each));
+      nats = found.means.slice(0, whole).map((mean, k) => mean * part.length + (before[k] ?? 0));
+      const {mean, low, high} = meanOf(nats);
+      found.perPosition.forEach((values, w) => {
+        perPosition.set(values.map((value) => value / Math.LN2), (i ? cut : 0) + w * part[0].length);
       });
-      yield {estimate, done, total, perPosition};
+      const estimate = {mean: mean / unit, low: low / unit, high: high / unit};
+      yield {estimate, done: doneBefore + found.done, total, perPosition};
     }
-    before = {mean, variance, done};
+    before = nats;
+    doneBefore += 8 * part.length * levels[i];
   }
 }

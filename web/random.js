@@ -60,6 +60,16 @@ export class Generator {
   randint(high, count) {
     return Int32Array.from({length: count}, () => this.random() % high);
   }
+
+  /** `torch.randperm(count)` @param {number} count */
+  randperm(count) {
+    const order = Array.from({length: count}, (_, i) => i);
+    for (let i = 0; i < count - 1; i++) {
+      const other = i + (this.random() % (count - i));
+      [order[i], order[other]] = [order[other], order[i]];
+    }
+    return order;
+  }
 }
 
 /**

@@ -107,6 +107,7 @@ def random_numbers() -> list[dict[str, Any]]:
                 ("randint", torch.randint(106, (count,), generator=generator)),
                 ("rand", torch.rand(count, generator=generator)),
                 ("randDouble", torch.rand(count, dtype=torch.float64, generator=generator)),
+                ("randperm", torch.randperm(count, generator=generator)),
             ]
         found.append({"seed": seed, "draws": draws})
     return found
