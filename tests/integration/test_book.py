@@ -486,7 +486,8 @@ def test_the_first_page_writes_a_story_after_one_click(opened, book):
     tab.wait_for_load_state("networkidle")
     tab.on("request", lambda request: sizes.setdefault(request.url, 0))
     live = tab.locator("ddlm-live")
-    assert live.get_attribute("data-state") == "idle" and not [u for u in sizes if "favicon" not in u]
+    assert live.get_attribute("data-state") == "idle"
+    assert not [url for url in sizes if "favicon" not in url]
     live.get_by_role("button", name="Run in this page").click()
     tab.wait_for_selector("ddlm-live[data-state=done]")
     steps, seed = (int(live.get_attribute(name)) for name in ("steps", "seed"))
