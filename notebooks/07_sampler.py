@@ -1201,26 +1201,9 @@ test_given_letters_condition_the_rest()
 #
 # After each: `make export && pytest tests/test_sampler.py tests/unit/test_sampler.py`.
 #
-# ## Exercises
+# ## Exercise
 #
-# **1.** How many steps does `linear` need to bring the total variation down to 0.01? How many does
-# `cosine` need? (Expected: 93 and 45.)
-
-
-# %% tags=["solution", "hide-input"]
-def miss(num_steps: int, schedule: str) -> float:
-    return total_variation(written(world, noise_levels(noise, num_steps, schedule)), world.probs)
-
-
-needed = {"linear": 32, "cosine": 32}
-for schedule in needed:
-    while miss(needed[schedule], schedule) > 0.01:
-        needed[schedule] += 1
-assert needed == {"linear": 93, "cosine": 45}, needed
-needed
-
-# %% [markdown]
-# **2.** Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$, *bc* $0.09$, *ca*
+# Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$, *bc* $0.09$, *ca*
 # $0.04$, divided by their sum (with the rare words) $0.2917$. But it is applied per position. What do 256 steps of `cosine`
 # write? Call `reverse_probs` yourself with `temperature=0.5`. (Expected: *ab* 0.452 instead of 0.549. The rare words
 # are all but gone, yet *ab*, *bc* and *ca* are almost in the ratio 4 : 3 : 2.)
