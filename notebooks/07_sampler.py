@@ -1187,23 +1187,38 @@ test_given_letters_condition_the_rest()
 # %% [markdown]
 # ## Change it safely
 #
-# 1. Take the most probable letter in the last step. In `_run_reverse`, replace the line that draws by
+# Take the most probable letter in the last step. In `_run_reverse`, replace the line that draws by
 #
-#    ```python
-#    last = index == len(levels) - 1
-#    drawn = probs.argmax(-1) if last else _sample_categorical(probs, uniform)
-#    ```
+# ```python
+# last = index == len(levels) - 1
+# drawn = probs.argmax(-1) if last else _sample_categorical(probs, uniform)
+# ```
 #
-#    `test_loop_writes_what_the_exact_computation_says` fails: in four steps of `fraction`, *ab* now has
-#    0.39 where drawing gives 0.33, and *aa* and *cb* are never written.
-# 2. Do not tell the model: where `denoising_steps` makes `step_probs`, leave out `condition_mask`.
-#    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are written as if they were not.
+# `test_loop_writes_what_the_exact_computation_says` fails: in four steps of `fraction`, *ab* now has
+# 0.39 where drawing gives 0.33, and *aa* and *cb* are never written.
 #
-# After each: `make export && pytest tests/test_sampler.py tests/unit/test_sampler.py`.
+# The command: `make export && pytest tests/test_sampler.py tests/unit/test_sampler.py`.
 #
-# ## Exercise
+# ## Exercises
 #
-# Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$, *bc* $0.09$, *ca*
+# **1.** How many steps does `linear` need to bring the total variation down to 0.01? How many does
+# `cosine` need? (Expected: 93 and 45.)
+
+
+# %% tags=["solution", "hide-input"]
+def miss(num_steps: int, schedule: str) -> float:
+    return total_variation(written(world, noise_levels(noise, num_steps, schedule)), world.probs)
+
+
+needed = {"linear": 32, "cosine": 32}
+for schedule in needed:
+    while miss(needed[schedule], schedule) > 0.01:
+        needed[schedule] += 1
+assert needed == {"linear": 93, "cosine": 45}, needed
+needed
+
+# %% [markdown]
+# **2.** Temperature $T=\tfrac12$ would ideally square the probability of each word: *ab* $0.16$, *bc* $0.09$, *ca*
 # $0.04$, divided by their sum (with the rare words) $0.2917$. But it is applied per position. What do 256 steps of `cosine`
 # write? Call `reverse_probs` yourself with `temperature=0.5`. (Expected: *ab* 0.452 instead of 0.549. The rare words
 # are all but gone, yet *ab*, *bc* and *ca* are almost in the ratio 4 : 3 : 2.)
