@@ -1187,19 +1187,17 @@ test_given_letters_condition_the_rest()
 # %% [markdown]
 # ## Change it safely
 #
-# 1. Take the most probable letter in the last step. In `_run_reverse`, replace the line that draws by
+# Take the most probable letter in the last step. In `_run_reverse`, replace the line that draws by
 #
-#    ```python
-#    last = index == len(levels) - 1
-#    drawn = probs.argmax(-1) if last else _sample_categorical(probs, uniform)
-#    ```
+# ```python
+# last = index == len(levels) - 1
+# drawn = probs.argmax(-1) if last else _sample_categorical(probs, uniform)
+# ```
 #
-#    `test_loop_writes_what_the_exact_computation_says` fails: in four steps of `fraction`, *ab* now has
-#    0.39 where drawing gives 0.33, and *aa* and *cb* are never written.
-# 2. Do not tell the model: where `denoising_steps` makes `step_probs`, leave out `condition_mask`.
-#    `test_given_letters_are_kept_in_every_step` fails. The letters are kept, but the others are written as if they were not.
+# `test_loop_writes_what_the_exact_computation_says` fails: in four steps of `fraction`, *ab* now has
+# 0.39 where drawing gives 0.33, and *aa* and *cb* are never written.
 #
-# After each: `make export && pytest tests/test_sampler.py tests/unit/test_sampler.py`.
+# The command: `make export && pytest tests/test_sampler.py tests/unit/test_sampler.py`.
 #
 # ## Exercises
 #

@@ -1530,7 +1530,6 @@ folder.cleanup()
 # | score entropy, and a plain bidirectional network, not hollow, no convolution | 4.20 |
 # | AdamW for the matrices, too | 3.31 |
 # | no short convolution | 2.88 |
-# | auxiliary loss, weight 0.3 | 2.75 |
 # | power 2: more low noise | 2.65 |
 # | power 0.5: more high noise | 2.97 |
 # | batches half as large | 2.56 |

@@ -1078,24 +1078,11 @@ print(
 #
 # In `estimate_bound`, let all sweeps of a source read the same windows: `parts = [tokens.long()] * 16`. The interval becomes narrower, and
 # `test_interval_covers_the_bound_of_a_source` fails. The other one passes, since for a fixed text the noise *is* all there is.
-#
-# Then, in `spread_times`, return `torch.ones_like(weight)` in place of the weights: both tests of the intervals fail.
 # The command: `make export && pytest tests/`.
 #
 # ## Exercises
 #
-# **1.** All of your $n$ samples are flawless. How large must $n$ be until you may say "at least 95 %", with Wilson's
-# interval? (Expected: 73. The lower end is $n/(n+z^2)$.)
-
-# %% tags=["solution", "hide-input"]
-n = 1
-while wilson(n, n).low < 0.95:
-    n += 1
-assert n == 73
-n
-
-# %% [markdown]
-# **2.** Cheat. Write a "sampler" of 64 texts that scores 100 % flawless, and let the measures of diversity catch you. Add
+# **1.** Cheat. Write a "sampler" of 64 texts that scores 100 % flawless, and let the measures of diversity catch you. Add
 # the size of all texts after `zlib.compress`, in bits per character. (Expected: 1 distinct text, low word entropy, and at most a tenth of the bits of 64 fresh stories.)
 
 # %% tags=["solution", "hide-input"]
@@ -1117,7 +1104,7 @@ for texts in (cheat, honest):
     )
 
 # %% [markdown]
-# **3.** Take 1.96 in place of Student's factor, and measure the coverage for the 32 words again. (Expected: 0.92.)
+# **2.** Take 1.96 in place of Student's factor, and measure the coverage for the 32 words again. (Expected: 0.92.)
 
 # %% tags=["solution", "hide-input"]
 kept, _student = _student, lambda freedom: _Z

@@ -18,7 +18,7 @@ WORSE = 1.01  # a bound that has risen by more than this is overfitting, and not
 def introduce(trainer: "Trainer", summary: Any, notes: list[str]) -> "Bound":
     """Say what is going to be trained on what, and how good it is now."""
     for line in [
-        *text_lines(summary),
+        *text_lines(summary, trainer.config.vocabulary == "auto"),
         *run_lines(trainer),
         *filter(None, notes),
     ]:
@@ -32,8 +32,8 @@ def introduce(trainer: "Trainer", summary: Any, notes: list[str]) -> "Bound":
     return bound
 
 
-def text_lines(summary: Any) -> list[str]:
-    """How much text there is, and how much of it the network cannot read."""
+def text_lines(summary: Any, auto: bool) -> list[str]:
+    """How much text there is, and how much of it the network cannot read, ``auto``: as no more fits."""
     numbers = {"file": summary.files, "document": summary.documents}
     numbers |= {"character": summary.characters}
     found = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in numbers.items() if n or what != "file"]
@@ -42,9 +42,12 @@ def text_lines(summary: Any) -> list[str]:
     if summary.unknown:
         most = " ".join(f"{c!r} {n:,}" for c, n in summary.most_frequent_unknown)
         share = summary.unknown / max(1, summary.characters)
+        way = "to read them, vocabulary=auto"
+        if auto:
+            way = "vocabulary=auto takes the most frequent characters, and no more fit"
         lines.append(
             f"{share:.2%} of it, {summary.unknown:,} characters, cannot be read by this vocabulary, above "
-            f"all {most}: they become <UNK>; to read them, vocabulary=auto"
+            f"all {most}: they become <UNK>; {way}"
         )
     if summary.ends_found:
         lines.append(f"ends of stories found inside of texts: {summary.ends_found:,}")

@@ -174,6 +174,14 @@ def test_first_lines(folder, train_command):
     assert {*vocab[2:]} == {*text, *"Lily"}
 
 
+def test_more_characters_than_fit(ran):
+    """What vocabulary=auto leaves out is told, and not answered with vocabulary=auto."""
+    Path("many.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 8, "utf-8")
+    out = ran("dataset_name=many.txt", "vocabulary=auto")
+    assert "15.33% of it, 368 characters, cannot be read" in out
+    assert "and no more fit\n" in out and "to read them" not in out
+
+
 def test_the_characters_of_our_own_stories(folder, train_command):
     arguments = ["--config-name", "smoke", "max_steps=1", "vocabulary=auto", "checkpoint_dir=x"]
     code, out, errors = train_command(*SMALL[:4], *arguments)
