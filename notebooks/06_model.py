@@ -928,13 +928,19 @@ def test_score_is_the_mean_ratio_whatever_the_network_says():
 test_score_is_the_mean_ratio_whatever_the_network_says()
 
 # %% [markdown]
-# In the rendered book you can ask the network that chapter 8 trains: what does it believe at each place of a noisy
-# sentence?
+# In the rendered book you can ask a trained network: what does it believe at each place of this noisy story?
 
 # %% tags=["hide-input"]
 from ddlm_core import Live
 
-Live("denoise", text="It was sunny. Lily lost the ball.", sigma=0.2)
+Live(
+    "denoise",
+    model="pocket-stories",
+    text="Finn met a tiny hXre at the fair. It was itchy, so he gaYe it a big comb. "
+    "Then the ha%e was not itchy any moKe. Finn sang a new song.",
+    sigma=0.05,
+    place=19,
+)
 
 # %% [markdown]
 # ## Change it safely

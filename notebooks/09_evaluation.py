@@ -504,7 +504,7 @@ print(
 # With a gap of 6.5 nats the promise is only 0.15 %. The truth may be far better, because nats are strict: a single
 # letter that the model holds for impossible costs as much as a hundred small doubts.
 #
-# In the rendered book, measure a sentence of your own:
+# In the rendered book, `tinystories-cpu` measures a sentence of your own:
 
 # %% tags=["hide-input"]
 from ddlm_core import Live

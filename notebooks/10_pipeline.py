@@ -933,7 +933,7 @@ show(pipeline.generate(2, template=template, seq_len=160, num_steps=num_steps //
 # %% tags=["hide-input"]
 from ddlm_core import Live
 
-Live("sample", template="It was _{5}. _{4} lost the _{4}. _{120}", steps=24)
+Live("sample", template="_{4} could not sing. _{130}", steps=64)
 
 # %% [markdown]
 # ## Temperature

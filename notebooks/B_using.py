@@ -482,6 +482,15 @@ assert texts.split("\n\n") == filled.splitlines()  # same seed, same texts, whoe
 # Exit code 130 is what Ctrl-C leaves. The texts are those that the command line wrote for seed 1. The page, the command and your program go
 # through one loop, so with the same options a seed means the same everywhere.
 #
+# In the rendered book, a model even runs without a server, in the page itself. `ddlm-export MODEL --output FOLDER` writes the
+# network for it, as ONNX.
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+
+Live("sample", model="tinystories-cpu", steps=64)
+
+# %% [markdown]
 # ## In a program of your own
 #
 # `DiffusionPipeline` is all you need to know. It loads a model by folder, by the name of a bundled one, or
