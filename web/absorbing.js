@@ -126,6 +126,19 @@ export const ABSORBING = {
   priorKl: (sigmaBar1) => (sigmaBar1 < Infinity ? Infinity : 0),
   logScore: maskLogScore,
   loss: maskLoss,
+  expectedLoss: (logQ, sigmaBar, x0) => surprise(logQ, x0).map((nats) => Math.exp(-sigmaBar) * nats),
+  expectedReconstruction: (logQ, sigmaBar, x0) => surprise(logQ, x0).map((nats) => resampleProbability(sigmaBar) * nats),
   marginal: maskMarginal,
   likelihood: maskLikelihood,
 };
+
+/**
+ * Of the clean letter at a mask, in nats: (L).
+ * @param {Float64Array} logQ (L, V)
+ * @param {Int32Array} x0
+ */
+function surprise(logQ, x0) {
+  const vocabSize = logQ.length / x0.length;
+  const logP = maskPosterior(logQ, new Int32Array(x0.length).fill(vocabSize - 1));
+  return Float64Array.from(x0, (token, i) => -logP[i * vocabSize + token]);
+}

@@ -4,7 +4,7 @@ import {UserError} from './errors.js';
 import {perturbBatch} from './forward.js';
 import {resampleProbability} from './noise.js';
 import {Generator} from './random.js';
-import {reverseProbs} from './reverse.js';
+import {hasDenoiser, reverseProbs} from './reverse.js';
 
 /** @import {NoiseSchedule} from './noise.js' */
 /** @import {Model} from './model.js' */
@@ -13,9 +13,24 @@ import {reverseProbs} from './reverse.js';
  * @typedef {{mean: number, low: number, high: number}} Estimate
  */
 
-/** @param {number} mean @param {number} error one standard error @returns {Estimate} */
-export function meanOf(mean, error) {
-  return {mean, low: mean - 1.96 * error, high: mean + 1.96 * error};
+const Z = 1.96; // a bell curve has 95 % of its area within so many standard deviations
+
+/** @param {number} freedom @returns the same of Student's t, to 0.002 */
+function student(freedom) {
+  if (freedom < 6) return [Infinity, 12.706, 4.303, 3.182, 2.776, 2.571][freedom];
+  return Z + 2.372 / freedom + 2.823 / freedom ** 2 + 2.56 / freedom ** 3;
+}
+
+/**
+ * The mean of independent measurements, with its interval by Student's t; that of one is infinite.
+ * @param {ArrayLike<number>} values
+ * @returns {Estimate}
+ */
+export function meanOf(values) {
+  const all = Array.from(values), n = all.length, mean = all.reduce((a, b) => a + b, 0) / n;
+  const squares = all.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  const reach = n > 1 ? student(n - 1) * Math.sqrt(squares / (n - 1) / n) : Infinity;
+  return {mean, low: mean - reach, high: mean + reach};
 }
 
 /**
@@ -29,7 +44,7 @@ export function lowDiscrepancyTimes(count, generator) {
 }
 
 /**
- * Stratified times, half uniform in t, half in the corruption probability, with weights dt/dU.
+ * Stratified times, a quarter uniform in t, the rest in f + f², f the corruption probability, with weights dt/dU.
  * @param {number} count
  * @param {NoiseSchedule} noise
  * @param {Generator} generator
@@ -38,8 +53,8 @@ export function lowDiscrepancyTimes(count, generator) {
 export function spreadTimes(count, noise, generator) {
   const cells = 1024, times = Float64Array.from({length: cells + 1}, (_, i) => i / cells);
   const fraction = times.map((t) => resampleProbability(noise.sigmaBar(t)));
-  const width = fraction[cells] - fraction[0];
-  const share = times.map((t, i) => (t + (fraction[i] - fraction[0]) / width) / 2); // U(t)
+  const g = fraction.map((f) => f + f ** 2), width = g[cells] - g[0];
+  const share = times.map((t, i) => t / 4 + ((3 / 4) * (g[i] - g[0])) / width); // U(t)
   const t = new Float32Array(count), weight = new Float32Array(count);
   lowDiscrepancyTimes(count, generator).forEach((u, i) => {
     const k = share.findIndex((entry) => entry > u);
@@ -69,100 +84,216 @@ function spreadOrder(n) {
 }
 
 /**
+ * What is known of a window at one noise level.
+ * @typedef {object} Judged
+ * @property {number} row which of the windows
+ * @property {number} nats of the window
+ * @property {Float64Array} perPosition nats of each position, (L). The reconstruction, which is measured on
+ *     an eighth of the rows, counts where it was measured, so only all rows together have the sum of `nats`.
+ */
+/** Reconstructions that were computed, nats (L), by noisy and clean text. @typedef {Map<string, Promise<Float64Array>>} Known */
+
+/**
+ * Score entropy of a text at some noise, of each position, (L); if the network gives log q, the mean over
+ * the own noise of each letter.
+ * @param {Model} model
+ * @param {Int32Array} x0
+ * @param {Int32Array} xT
+ * @param {number} sigmaBar
+ */
+async function diffusion(model, x0, xT, sigmaBar) {
+  const {process: graph} = model.config;
+  if (hasDenoiser(model)) return graph.expectedLoss(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  return graph.loss(await model.forward(xT, sigmaBar), sigmaBar, xT, x0);
+}
+
+/**
+ * -log p(x_0 | x_t) of each position, (L), at the noise of t = 0.
+ * @param {Model} model
+ * @param {Int32Array} x0
+ * @param {Int32Array} xT
+ * @param {number} sigmaBar
+ */
+async function reconstruction(model, x0, xT, sigmaBar) {
+  const {process: graph, vocabSize} = model.config;
+  if (hasDenoiser(model)) return graph.expectedReconstruction(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  const probs = await reverseProbs(model, xT, sigmaBar, 0);
+  return Float64Array.from(x0, (token, i) => -Math.log(probs[i * vocabSize + token]));
+}
+
+/**
  * One-sample estimates of the whole bound, one for each row, in an order that spreads them over the noise
- * levels. Random numbers are drawn as in Python: each row has the same, in whatever order it comes.
+ * levels. Random numbers are drawn at the call, as in Python: each row has the same, in whatever order it comes.
  * @param {Model} model
  * @param {Int32Array[]} rows texts of one length L
  * @param {Generator} generator
- * @returns {AsyncGenerator<{row: number, nats: number, perPosition: Float64Array}, void, void>} nats of the
- *     window, and of each position, (L)
+ * @param {Known} [known]
+ * @returns {AsyncGenerator<Judged, void, void>}
  */
-export async function* windowNats(model, rows, generator) {
-  const {noise, process: graph, vocabSize} = model.config;
+export function windowNats(model, rows, generator, known = new Map()) {
+  const {noise, process: graph, vocabSize} = model.config, options = {prior: graph.samplePrior};
   const {t, weight} = spreadTimes(rows.length, noise, generator);
-  const sigmaBar = Float32Array.from(t, (time) => noise.sigmaBar(time));
-  const xT = perturbBatch(rows, sigmaBar, vocabSize, generator, {prior: graph.samplePrior});
-  const first = Math.fround(noise.sigmaBar(0));
-  const x1 = perturbBatch(rows, first, vocabSize, generator, {prior: graph.samplePrior});
-  const prior = graph.priorKl(noise.sigmaMax, vocabSize);
-  /** @type {Map<string, Promise<Float64Array>>} */
-  const known = new Map(); // almost all come through unchanged
-  for (const row of spreadOrder(rows.length)) {
-    const logScore = await model.forward(xT[row], sigmaBar[row]);
-    const losses = graph.loss(logScore, sigmaBar[row], xT[row], rows[row]);
-    const key = x1[row].join();
-    if (!known.has(key)) known.set(key, reverseProbs(model, x1[row], first, 0));
-    const probs = /** @type {Float64Array} */ (await known.get(key));
-    const scale = weight[row] * noise.sigma(t[row]);
-    const perPosition = losses.map((loss, i) => {
-      return scale * loss - Math.log(probs[i * vocabSize + rows[row][i]]) + prior;
-    });
-    yield {row, nats: perPosition.reduce((a, b) => a + b, 0), perPosition};
+  const sigmaBar = Float32Array.from(t, (time) => noise.sigmaBar(time)), first = Math.fround(noise.sigmaBar(0));
+  /** @type {Int32Array[]} */
+  const xT = [];
+  /** @type {(() => Promise<{nats: number, of: Map<string, Float64Array>}>)[]} */
+  const ends = []; // reconstruction, of each 64 rows
+  for (let from = 0; from < rows.length; from += 64) {
+    const part = rows.slice(from, from + 64);
+    xT.push(...perturbBatch(part, sigmaBar.subarray(from), vocabSize, generator, options));
+    const drawn = generator.randperm(part.length).subarray(0, Math.ceil(part.length / 8));
+    const few = Array.from(drawn, (i) => part[i]), x1 = perturbBatch(few, first, vocabSize, generator, options);
+    /** @type {ReturnType<typeof ends[0]> | undefined} */
+    let found;
+    ends.push(() => (found ??= reconstructions(model, part, few, x1, first, known)));
   }
+  const prior = graph.priorKl(noise.sigmaMax, vocabSize);
+  return (async function* () {
+    for (const row of spreadOrder(rows.length)) {
+      const losses = await diffusion(model, rows[row], xT[row], sigmaBar[row]);
+      const end = await ends[Math.floor(row / 64)](), own = end.of.get(rows[row].join());
+      const scale = weight[row] * noise.sigma(t[row]);
+      const perPosition = losses.map((loss, i) => scale * loss + prior + (own?.[i] ?? 0));
+      const nats = losses.reduce((sum, loss) => sum + scale * loss + prior, end.nats);
+      yield {row, nats, perPosition};
+    }
+  })();
+}
+
+/**
+ * The reconstruction of some rows, by a few of them: the mean nats of a window, and what of it each of the
+ * windows gets that are among the few, (L) for each of its rows.
+ * @param {Model} model
+ * @param {Int32Array[]} rows
+ * @param {Int32Array[]} few
+ * @param {Int32Array[]} noisy the same few, at the noise of t = 0
+ * @param {number} sigmaBar
+ * @param {Known} known almost all come through unchanged
+ */
+async function reconstructions(model, rows, few, noisy, sigmaBar, known) {
+  let nats = 0;
+  /** @type {Map<string, Float64Array>} */
+  const of = new Map();
+  for (const [k, x0] of few.entries()) {
+    const window = x0.join(), key = `${noisy[k].join()} ${window}`;
+    if (!known.has(key)) known.set(key, reconstruction(model, x0, noisy[k], sigmaBar));
+    const found = /** @type {Float64Array} */ (await known.get(key));
+    const sums = of.get(window) ?? new Float64Array(x0.length);
+    found.forEach((value, i) => ((sums[i] += value / few.length), (nats += value / few.length)));
+    of.set(window, sums);
+  }
+  for (const [window, sums] of of) {
+    const share = rows.length / rows.filter((row) => row.join() === window).length;
+    of.set(window, sums.map((value) => value * share));
+  }
+  return {nats, of};
+}
+
+/**
+ * One unbiased estimate of the bound on windows, as its evaluations: their mean is that of `sweep` in Python.
+ * Random numbers are drawn at the call.
+ * @param {Model} model
+ * @param {Int32Array[]} windows of one length L
+ * @param {number} levels noise levels for each window
+ * @param {Generator} generator
+ * @param {Known} [known]
+ * @returns {AsyncGenerator<Judged, void, void>}
+ */
+export function sweep(model, windows, levels, generator, known) {
+  const order = generator.randperm(windows.length);
+  const which = Array.from({length: levels * order.length}, (_, i) => order[i % order.length]);
+  const found = windowNats(model, which.map((window) => windows[window]), generator, known);
+  return (async function* () {
+    for await (const judged of found) yield {...judged, row: which[judged.row]};
+  })();
 }
 
 /**
  * What is known of the bound so far, in nats per window.
  * @typedef {object} BoundSoFar
- * @property {Estimate} estimate after the first, its interval is infinite
+ * @property {Estimate} estimate its interval is infinite at first
  * @property {number} done evaluations
  * @property {number} total
  * @property {Float64Array[]} perPosition mean nats of each position of each window, (L); NaN before its first
  */
+/**
+ * Windows that one of the measurements is about, and a sweep of them.
+ * @typedef {object} Sweep
+ * @property {number} measurement its number; it is the sum over its sweeps, of weight times mean
+ * @property {number} weight
+ * @property {number} from number of the first window
+ * @property {number} total evaluations
+ * @property {AsyncGenerator<Judged, void, void>} evaluations
+ */
+
+/**
+ * Measurements that are made side by side, one evaluation of each sweep in turn: those of every sweep are
+ * spread over the noise levels, so their means are of use from the start, and differ less and less.
+ * @param {Sweep[]} sweeps
+ * @param {Int32Array[]} windows
+ * @returns {AsyncGenerator<BoundSoFar, void, void>} from where there is a measurement
+ */
+export async function* sideBySide(sweeps, windows) {
+  const total = sweeps.reduce((sum, {total}) => sum + total, 0);
+  const states = sweeps.map((sweep) => ({...sweep, sum: 0, count: 0}));
+  const sums = windows.map((window) => new Float64Array(window.length)), counts = windows.map(() => 0);
+  const perPosition = sums.map((sum) => sum.map(() => NaN));
+  for (let done = 0; done < total; ) {
+    for (const state of states) {
+      if (state.count === state.total) continue;
+      const {value} = await state.evaluations.next();
+      if (!value) throw new Error('a sweep ended too early');
+      const window = state.from + value.row;
+      state.sum += value.nats;
+      state.count += 1;
+      counts[window] += 1;
+      value.perPosition.forEach((nats, i) => (sums[window][i] += nats));
+      perPosition[window] = sums[window].map((sum) => sum / counts[window]);
+      done += 1;
+      const values = measurements(states);
+      if (values.length) yield {estimate: meanOf(values), done, total, perPosition: [...perPosition]};
+    }
+  }
+}
+
+/** @param {(Sweep & {sum: number, count: number})[]} states @returns the measurements that have begun */
+function measurements(states) {
+  /** @type {Map<number, number>} */
+  const found = new Map();
+  const waiting = new Set(states.filter(({count}) => !count).map(({measurement}) => measurement));
+  for (const {measurement, weight, sum, count} of states) {
+    if (waiting.has(measurement)) continue;
+    found.set(measurement, (found.get(measurement) ?? 0) + (weight * sum) / count);
+  }
+  return [...found.values()];
+}
 
 /**
  * The bound on -log p in nats per window, padding included: it gets better with each item. The last one is
  * that of estimate_bound in Python for the same seed.
  * @param {Model} model
  * @param {Int32Array[]} tokens windows of one length L
- * @param {{repeats?: number, seed?: number}} [options]
+ * @param {object} [options]
+ * @param {number} [options.repeats] noise levels for each window, above 16 rounded up to a multiple for a text
+ * @param {number} [options.seed]
+ * @param {string} [options.of] "text", these windows, or "source", what they were drawn from
  * @returns {AsyncGenerator<BoundSoFar, void, void>}
  */
-export async function* estimateBound(model, tokens, {repeats = 8, seed = 0} = {}) {
-  if (!tokens.length || !tokens[0].length || repeats < 2) {
-    throw new UserError(`need tokens and 2 repeats, got ${tokens.length} windows, ${repeats}`);
+export async function* estimateBound(model, tokens, {repeats = 8, seed = 0, of = 'text'} = {}) {
+  const n = tokens.length, enough = (of === 'text' && repeats > 1) || (of === 'source' && repeats > 0 && n > 1);
+  if (!tokens[0]?.length || !enough) {
+    const got = `${n} windows, ${repeats} repeats, of '${of}'`;
+    throw new UserError(`need tokens of a text, 2 repeats, or of a source, 2 windows; got ${got}`);
   }
-  const generator = new Generator(seed), total = tokens.length * repeats;
-  const sums = tokens.map((window) => new Float64Array(window.length));
-  /** @type {Map<number, number>[]} nats of each window by repeat */
-  const nats = tokens.map(() => new Map());
-  const size = Math.max(1, Math.floor(64 / repeats));
-  for (let from = 0, done = 0; from < tokens.length; from += size) {
-    const part = tokens.slice(from, from + size);
-    const rows = Array.from({length: repeats}, () => part).flat();
-    for await (const found of windowNats(model, rows, generator)) {
-      const window = from + (found.row % part.length);
-      nats[window].set(Math.floor(found.row / part.length), found.nats);
-      found.perPosition.forEach((value, i) => (sums[window][i] += value));
-      done += 1;
-      const perPosition = sums.map((sum, w) => sum.map((value) => value / nats[w].size));
-      yield {estimate: summary(nats), done, total, perPosition};
-    }
-  }
-}
-
-/**
- * Mean and interval: the larger of the error by the noise drawn and by the choice of windows.
- * @param {Map<number, number>[]} nats
- */
-function summary(nats) {
-  let sum = 0, count = 0, squares = 0, pairs = 0;
-  const means = [];
-  for (const window of nats) {
-    const values = [...window.keys()].sort((a, b) => a - b).map((key) => Number(window.get(key)));
-    if (!values.length) continue;
-    values.forEach((value, i) => {
-      sum += value;
-      if (i === 0) return;
-      squares += (value - values[i - 1]) ** 2; // neighbors in noise level differ by their noise alone
-      pairs += 1;
-    });
-    count += values.length;
-    means.push(values.reduce((a, b) => a + b, 0) / values.length);
-  }
-  const ofNoise = pairs ? squares / pairs / 2 / count : Infinity;
-  const mean = means.reduce((a, b) => a + b, 0) / means.length;
-  const spread = means.reduce((a, b) => a + (b - mean) ** 2, 0) / (means.length - 1);
-  const ofWindows = means.length > 1 ? spread / means.length : ofNoise;
-  return meanOf(sum / count, Math.sqrt(Math.max(ofNoise, ofWindows)));
+  const count = Math.min(of === 'text' ? repeats : n, 16), generator = new Generator(seed);
+  const levels = of === 'text' ? Math.ceil(repeats / count) : repeats, known = new Map();
+  let next = 0;
+  const sweeps = Array.from({length: count}, (_, measurement) => {
+    const size = of === 'text' ? n : Math.floor(n / count) + (measurement < n % count ? 1 : 0); // as tensor_split
+    const from = of === 'text' ? 0 : next;
+    next += size;
+    const evaluations = sweep(model, tokens.slice(from, from + size), levels, generator, known);
+    return {measurement, weight: 1, from, total: levels * size, evaluations};
+  });
+  yield* sideBySide(sweeps, tokens);
 }

@@ -60,6 +60,19 @@ export class Generator {
   randint(high, count) {
     return Int32Array.from({length: count}, () => this.random() % high);
   }
+
+  /**
+   * `torch.randperm(n)`: the numbers below n, shuffled.
+   * @param {number} n
+   */
+  randperm(n) {
+    const found = Int32Array.from({length: n}, (_, i) => i);
+    for (let i = 0; i < n - 1; i++) {
+      const other = i + (this.random() % (n - i));
+      [found[i], found[other]] = [found[other], found[i]];
+    }
+    return found;
+  }
 }
 
 /**
