@@ -116,17 +116,6 @@ export function maskLikelihood(xT, deltaSigma, vocabSize) {
   return found;
 }
 
-/**
- * Surprise at the clean letter at a mask, in nats, of each position.
- * @param {Float64Array} logQ
- * @param {Int32Array} x0
- */
-function surprise(logQ, x0) {
-  const vocabSize = logQ.length / x0.length;
-  const logP = maskPosterior(logQ, new Int32Array(x0.length).fill(vocabSize - 1));
-  return Float64Array.from(x0, (token, i) => -logP[i * vocabSize + token]);
-}
-
 /** The absorbing graph (D3PM, SEDD): noise turns a token into the mask, for good. @type {import('./graph.js').Graph} */
 export const ABSORBING = {
   name: 'absorbing',
@@ -138,9 +127,18 @@ export const ABSORBING = {
   logScore: maskLogScore,
   loss: maskLoss,
   expectedLoss: (logQ, sigmaBar, x0) => surprise(logQ, x0).map((nats) => Math.exp(-sigmaBar) * nats),
-  expectedReconstruction(logQ, sigmaBar, x0) {
-    return surprise(logQ, x0).map((nats) => resampleProbability(sigmaBar) * nats);
-  },
+  expectedReconstruction: (logQ, sigmaBar, x0) => surprise(logQ, x0).map((nats) => resampleProbability(sigmaBar) * nats),
   marginal: maskMarginal,
   likelihood: maskLikelihood,
 };
+
+/**
+ * Of the clean letter at a mask, in nats: (L).
+ * @param {Float64Array} logQ (L, V)
+ * @param {Int32Array} x0
+ */
+function surprise(logQ, x0) {
+  const vocabSize = logQ.length / x0.length;
+  const logP = maskPosterior(logQ, new Int32Array(x0.length).fill(vocabSize - 1));
+  return Float64Array.from(x0, (token, i) => -logP[i * vocabSize + token]);
+}

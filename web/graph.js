@@ -15,29 +15,13 @@ import {GeometricNoise} from './noise.js';
  * @property {(sigmaBar1: number, vocabSize: number) => number} priorKl nats per position
  * @property {(logQ: Float64Array, sigmaBar: number, xT: Int32Array) => Float64Array} logScore
  * @property {(logScore: Float64Array, sigmaBar: number, xT: Int32Array, x0: Int32Array) => Float64Array} loss
- * @property {(logQ: Float64Array, sigmaBar: number, x0: Int32Array) => Float64Array} expectedLoss mean of loss over
- *     the own noise of each letter
- * @property {(logQ: Float64Array, sigmaBar: number, x0: Int32Array) => Float64Array} expectedReconstruction mean of
- *     -log p(x_0 | x_t) over the same
+ * @property {(logQ: Float64Array, sigmaBar: number, x0: Int32Array) => Float64Array} expectedLoss the mean of
+ *     `loss` over the own noise of each letter, given the others'
+ * @property {(logQ: Float64Array, sigmaBar: number, x0: Int32Array) => Float64Array} expectedReconstruction the
+ *     mean of -log p(x_0 | x_t) over the own noise of each letter
  * @property {(logQ: Float64Array, xT: Int32Array, sigmaBar: number) => Float64Array} marginal
  * @property {(xT: Int32Array, deltaSigma: number, vocabSize: number) => Float64Array} likelihood
  */
-
-/**
- * What an expectation over the own noise of letter x_0 = i takes: p of each noisy letter, and p over what q expects.
- * @param {Float64Array} logQ
- * @param {number} sigmaBar
- * @param {Int32Array} x0
- * @param {(clean: number, logRatios: Float64Array, p: Float64Array) => number} value of a position
- */
-function overOwnNoise(logQ, sigmaBar, x0, value) {
-  const vocabSize = logQ.length / x0.length, p = transition(x0, sigmaBar, vocabSize);
-  const expected = UNIFORM.marginal(logQ, x0, sigmaBar), logRatios = p.map((share, at) => Math.log(share / expected[at]));
-  return Float64Array.from(x0, (token, i) => {
-    const from = i * vocabSize, to = from + vocabSize;
-    return value(logQ[from + token], logRatios.subarray(from, to), p.subarray(from, to));
-  });
-}
 
 /** The uniform graph of SEDD: noise puts any token in place of any other. @type {Graph} */
 export const UNIFORM = {
@@ -50,14 +34,16 @@ export const UNIFORM = {
   logScore: denoiserLogScore,
   loss: scoreEntropyLoss,
   expectedLoss(logQ, sigmaBar, x0) {
-    return overOwnNoise(logQ, sigmaBar, x0, (_, logRatios, p) => logRatios.reduce((sum, d, y) => {
-      return sum + p[y] * d + (Math.expm1(d) - d) / p.length;
-    }, 0));
+    const {divergence, ratio} = against(logQ, sigmaBar, x0), vocabSize = logQ.length / x0.length;
+    return divergence.map((nats, i) => {
+      let sum = 0;
+      for (let at = i * vocabSize; at < (i + 1) * vocabSize; at++) sum += ratio[at] - 1 - Math.log(ratio[at]);
+      return nats + sum / vocabSize;
+    });
   },
   expectedReconstruction(logQ, sigmaBar, x0) {
-    return overOwnNoise(logQ, sigmaBar, x0, (clean, logRatios, p) => {
-      return logRatios.reduce((sum, d, y) => sum - p[y] * d, -clean);
-    });
+    const {divergence} = against(logQ, sigmaBar, x0), vocabSize = logQ.length / x0.length;
+    return divergence.map((nats, i) => -logQ[i * vocabSize + x0[i]] - nats); // Bayes: p(x_0 | x_t) = q_{x_0} p / r
   },
   marginal(logQ, xT, sigmaBar) {
     const stay = Math.exp(-sigmaBar), leak = Math.expm1(-sigmaBar) / (logQ.length / xT.length);
@@ -65,3 +51,20 @@ export const UNIFORM = {
   },
   likelihood: transition, // the kernel is symmetric
 };
+
+/**
+ * p over r, (L, V), and KL(p || r), (L): p of the noisy letter given the clean one, and r, which q expects.
+ * @param {Float64Array} logQ (L, V)
+ * @param {number} sigmaBar
+ * @param {Int32Array} x0
+ */
+function against(logQ, sigmaBar, x0) {
+  const vocabSize = logQ.length / x0.length, p = transition(x0, sigmaBar, vocabSize);
+  const ratio = UNIFORM.marginal(logQ, x0, sigmaBar).map((r, at) => p[at] / r);
+  const divergence = Float64Array.from(x0, (_, i) => {
+    let sum = 0;
+    for (let at = i * vocabSize; at < (i + 1) * vocabSize; at++) sum += p[at] * Math.log(ratio[at]);
+    return sum;
+  });
+  return {ratio, divergence};
+}

@@ -1,7 +1,7 @@
 // Chapter 10 (ddlm_core.sampling_options, ddlm_core.pipeline): from a model to texts.
 
 import {checkChoice, checkRange, UserError} from './errors.js';
-import {meanOf, sweepsOver} from './evaluation.js';
+import {sideBySide, sweep} from './evaluation.js';
 import {Generator} from './random.js';
 import {denoisingSteps, sampleGenerators, SCHEDULES} from './sampler.js';
 import {PAD_ID} from './tokenizer.js';
@@ -143,7 +143,7 @@ export async function generate(model, options) {
 /**
  * What is known so far of the bound on a text.
  * @typedef {object} BitsSoFar
- * @property {Estimate} estimate bits per character, of the windows judged so far
+ * @property {Estimate} estimate bits per character; its interval is infinite at first
  * @property {number} done evaluations
  * @property {number} total
  * @property {Float64Array} perPosition bits of each token of the text, padding too; NaN where none is done yet
@@ -171,34 +171,22 @@ export function textTokens(text, {blockSize, padded, tokenizer}) {
  * @returns {AsyncGenerator<BitsSoFar, void, void>}
  */
 export async function* bitsPerCharacter(model, text, {seed = 0} = {}) {
+  checkRange(0, 2 ** 63, {seed});
   const tokens = textTokens(text, model.config), {blockSize} = model.config;
-  const cut = Math.floor(tokens.length / blockSize) * blockSize;
-  const windows = Array.from({length: cut / blockSize}, (_, i) => {
-    return tokens.slice(i * blockSize, (i + 1) * blockSize);
-  });
-  const parts = [windows, [tokens.slice(cut)]].filter((part) => part.length && part[0].length);
-  const levels = parts.map((part) => Math.max(1, Math.floor(32 / part.length)));
-  const total = parts.reduce((sum, part, i) => sum + 8 * part.length * levels[i], 0), generator = new Generator(seed);
-  const perPosition = new Float64Array(tokens.length).fill(NaN);
-  /** @type {number[]} */
-  let before = []; // nats of the first part, eight independent measurements
-  let doneBefore = 0;
-  for (const [i, part] of parts.entries()) {
-    const covered = i === 0 && parts.length > 1 ? tokens.subarray(0, cut) : tokens;
-    const unit = covered.filter((token) => token !== PAD_ID).length * Math.LN2;
-    /** @type {number[]} */
-    let nats = [];
-    for await (const found of sweepsOver(model, part, 8, levels[i], generator)) {
-      const each = found.total / 8, whole = Math.max(1, Math.floor(found.done / each));
-      nats = found.means.slice(0, whole).map((mean, k) => mean * part.length + (before[k] ?? 0));
-      const {mean, low, high} = meanOf(nats);
-      found.perPosition.forEach((values, w) => {
-        perPosition.set(values.map((value) => value / Math.LN2), (i ? cut : 0) + w * part[0].length);
-      });
-      const estimate = {mean: mean / unit, low: low / unit, high: high / unit};
-      yield {estimate, done: doneBefore + found.done, total, perPosition};
-    }
-    before = nats;
-    doneBefore += 8 * part.length * levels[i];
+  const whole = Math.floor(tokens.length / blockSize), windows = [];
+  for (let at = 0; at < tokens.length; at += blockSize) windows.push(tokens.slice(at, at + blockSize));
+  const generator = new Generator(seed), known = new Map();
+  const parts = [windows.slice(0, whole), windows.slice(whole)].filter((part) => part.length);
+  const sweeps = parts.flatMap((part, i) => Array.from({length: 8}, (_, measurement) => {
+    const levels = Math.max(1, Math.floor(32 / part.length)), total = levels * part.length;
+    const evaluations = sweep(model, part, levels, generator, known);
+    return {measurement, weight: part.length, from: i ? whole : 0, total, evaluations};
+  }));
+  sweeps.sort((a, b) => a.measurement - b.measurement); // so that the first is complete soon
+  const unit = tokens.filter((token) => token !== PAD_ID).length * Math.LN2;
+  for await (const {estimate, done, total, perPosition} of sideBySide(sweeps, windows)) {
+    const {mean, low, high} = estimate, bits = new Float64Array(tokens.length);
+    perPosition.forEach((nats, w) => bits.set(nats.map((value) => value / Math.LN2), w * blockSize));
+    yield {estimate: {mean: mean / unit, low: low / unit, high: high / unit}, done, total, perPosition: bits};
   }
 }

@@ -61,14 +61,17 @@ export class Generator {
     return Int32Array.from({length: count}, () => this.random() % high);
   }
 
-  /** `torch.randperm(count)` @param {number} count */
-  randperm(count) {
-    const order = Array.from({length: count}, (_, i) => i);
-    for (let i = 0; i < count - 1; i++) {
-      const other = i + (this.random() % (count - i));
-      [order[i], order[other]] = [order[other], order[i]];
+  /**
+   * `torch.randperm(n)`: the numbers below n, shuffled.
+   * @param {number} n
+   */
+  randperm(n) {
+    const found = Int32Array.from({length: n}, (_, i) => i);
+    for (let i = 0; i < n - 1; i++) {
+      const other = i + (this.random() % (n - i));
+      [found[i], found[other]] = [found[other], found[i]];
     }
-    return order;
+    return found;
   }
 }
 

@@ -51,10 +51,12 @@ def recorded(tmp_path_factory, tiny_network) -> Path:
         ("plain", {}),
         ("padded", {"padded": True}),
         ("masks", {"graph": "absorbing"}),
+        ("scores", {"parametrization": "score"}),
     ):
         network = tiny_network(n_layer=3, **kind)
         network.save_pretrained(folder / "source" / name, config=asdict(network.config))
         options = [o for o in record.LIVE if kind.get("graph") is None or not o.get("churn")]
+        options = [o for o in options if name != "scores" or not o.get("temperature")]
         found["live"].append(record.live(folder / "source" / name, folder / name, JUDGED, options))
     shutil.copytree(folder / "plain", folder / "broken")
     with (folder / "broken/model.onnx").open("r+b") as file:

@@ -73,7 +73,7 @@ export const checks = {
     for (const {seed, draws} of record.random) {
       const generator = new ddlm.Generator(seed);
       for (const [kind, wanted] of draws) {
-        const found = kind === 'randint' ? generator.randint(106, wanted.length) : generator[kind](wanted.length);
+        const count = wanted.length, found = kind === 'randint' ? generator.randint(106, count) : generator[kind](count);
         same(`seed ${seed}, ${kind}`, found, wanted);
       }
     }
@@ -129,6 +129,8 @@ export const checks = {
       const logScore = graph.logScore(logQ, now, xT), score = logScore.map(Math.exp);
       compare('logScore', logScore);
       compare('loss', graph.loss(logScore, now, xT, x0));
+      compare('expectedLoss', graph.expectedLoss(logQ, now, x0));
+      compare('expectedReconstruction', graph.expectedReconstruction(logQ, now, x0));
       compare('marginal', graph.marginal(logQ, xT, after));
       compare('likelihood', graph.likelihood(xT, now - after, 9));
       compare('analytic', ddlm.analyticProbs(logQ, xT, now, after, graph));
@@ -184,6 +186,9 @@ export const checks = {
     await refused('a text that is too long', () => model.logits(new Int32Array(41), 1));
     await refused('another mask', () => model.logits(new Int32Array(4), 1, new Uint8Array(3)));
     await refused('no text', () => last(ddlm.bitsPerCharacter(model, '')));
+    await refused('no windows', () => last(ddlm.estimateBound(model, [])));
+    await refused('one repeat', () => last(ddlm.estimateBound(model, [new Int32Array(4)], {repeats: 1})));
+    await refused('a source of one window', () => last(ddlm.estimateBound(model, [new Int32Array(4)], {of: 'source'})));
     await refused('a model that is not there', () => load('elsewhere'));
     await refused('half a network', () => load('broken'));
   },
@@ -210,12 +215,24 @@ export const checks = {
 
   async bound(ddlm, record, load) {
     for (const {folder, bounds, windows} of record.live) {
-      const model = await load(folder), rows = windows.x0.map((row) => Int32Array.from(row));
+      const model = await load(folder), [rows, x0] = [windows.rows, windows.x0].map((all) => all.map((row) => Int32Array.from(row)));
       const nats = new Array(rows.length);
       for await (const found of ddlm.windowNats(model, rows, new ddlm.Generator(windows.seed))) nats[found.row] = found.nats;
       close(`${folder}: nats`, nats, windows.nats, 1e-3, 1e-4);
+      for (const {nats, ...options} of windows.estimates) {
+        const {estimate, perPosition} = await last(ddlm.estimateBound(model, x0, options));
+        const what = `${folder}: ${JSON.stringify(options)}`;
+        close(what, [estimate.mean, estimate.low, estimate.high], [nats.mean, nats.low, nats.high], 1e-3, 1e-4);
+        const sum = perPosition.reduce((all, one) => one.reduce((a, b) => a + b, all), 0);
+        close(`${what}: letters and their sum`, [sum / x0.length], [estimate.mean], 1e-9, 1e-9);
+      }
       for (const {text, bits} of bounds) {
-        const found = await last(ddlm.bitsPerCharacter(model, text)), {mean, low, high} = found.estimate;
+        const widths = [];
+        let found;
+        for await (found of ddlm.bitsPerCharacter(model, text)) widths.push(found.estimate.high - found.estimate.low);
+        const {mean, low, high} = found.estimate;
+        same('an interval at first', [widths[0] === Infinity, widths[30] < Infinity], [true, true]);
+        if (!(widths.at(-1) < 0.7 * widths[30])) fail('the interval', 'width', widths.at(-1), widths[30]);
         close(`${folder}: bits of ${text}`, [mean, low, high], [bits.mean, bits.low, bits.high], 1e-4, 1e-4);
         same('all done', [found.done], [found.total]);
         const sum = found.perPosition.reduce((a, b) => a + b, 0);

@@ -18,7 +18,7 @@ import ddlm_core.sampler as sampler
 from ddlm_core.absorbing import ABSORBING
 from ddlm_core.apps.export import description, export
 from ddlm_core.bound import window_nats
-from ddlm_core.evaluation import spread_times
+from ddlm_core.evaluation import estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import UNIFORM
 from ddlm_core.loss import log_posterior
@@ -203,6 +203,8 @@ def tables() -> list[dict[str, Any]]:
                 "x0": x_0,
                 "logScore": log_score,
                 "loss": graph.loss(log_score, now, x_t, x_0),
+                "expectedLoss": graph.expected_loss(log_q, now, x_0),
+                "expectedReconstruction": graph.expected_reconstruction(log_q, now, x_0),
                 "marginal": graph.marginal(log_q, x_t, after),
                 "likelihood": graph.likelihood(x_t, torch.tensor(now - after).double(), 9),
                 "analytic": analytic_probs(log_q, x_t, now, after, graph),
@@ -310,10 +312,20 @@ def live(
     bounds = [
         {"text": text, "bits": pipeline.bits_per_character(text)._asdict()} for text in judged
     ]
-    x_0 = torch.stack([pipeline.tokenizer.pad("Tom had a red ball.", 20)] * 6)
-    generator = torch.Generator().manual_seed(9)
-    nats = window_nats(model, x_0, model.config.noise, generator, spread_times)
-    windows = {"seed": 9, "x0": x_0.tolist(), "nats": nats}
+    balls = [f"Tom had a {color} ball." for color in ("red", "big", "green")]
+    x_0 = torch.stack([pipeline.tokenizer.pad(text, 22) for text in balls])
+    rows, generator = x_0.repeat(23, 1), torch.Generator().manual_seed(9)
+    nats = window_nats(model, rows, model.config.noise, generator, spread_times)
+    estimates = [
+        options | {"nats": estimate_bound(model, x_0, **options)._asdict()}
+        for options in (
+            {"of": "text", "repeats": 3, "seed": 2},
+            {"of": "text", "repeats": 17, "seed": 3},
+            {"of": "source", "repeats": 2, "seed": 4},
+        )
+    ]
+    windows = {"seed": 9, "rows": rows.tolist(), "nats": nats}
+    windows |= {"x0": x_0.tolist(), "estimates": estimates}
     return {"folder": folder.name, "runs": written, "bounds": bounds, "windows": windows}
 
 
