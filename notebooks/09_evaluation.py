@@ -441,7 +441,7 @@ print(f"these 32 words: {coverage(32, 'text'):.1%} of 400 cover")
 print(f"their language: {coverage(64, 'source'):.1%} of 400 cover")
 
 # %% [markdown]
-# Both are within 1.1 points of 95 %, the standard error of such a count.
+# The standard error of such a count is 1.1 points: both agree with 95 %.
 #
 # ## The bundled model
 #
@@ -802,7 +802,7 @@ print(
 )
 
 # %% [markdown]
-# Three copies, where chance would give six: no sign of memorization. And 93 % are flawless, where the gap promised only 0.3 %.
+# Three copies, where chance would give six: no sign of memorization. And 93 % are flawless, where the gap promised only 0.15 %.
 #
 # ## What breaks, and whose fault is it?
 #
