@@ -364,9 +364,8 @@ run(f"ddlm-train {first_part} | tail -8")
 # `before` and `after` are measured on text that the run does not train on; of a single file, this is a twentieth. A nat is 1.44 bits.
 #
 # An untrained network of this book considers all 106 tokens equally likely. That costs $\log_2 106 = 6.73$ bits per
-# character, 298 nats per window of 64. The number at `before` is a rough estimate of it, from 53 windows at one random
-# noise level each, and happens to be high: over 400 seeds of the noise, such an estimate had a mean of 298 nats and a
-# standard deviation of 25, and seven of the 400 were 357 or more, as here.
+# character, 298 nats per window of 64. The number at `before` is an estimate of it, from 53 windows at one random
+# noise level each.
 #
 # After 60 steps a character is much cheaper. Let the model write. Below it, we list those of its words that the poem has,
 # too:
