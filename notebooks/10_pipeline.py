@@ -216,7 +216,7 @@ def draw_curve(result: StepResult) -> None:
 # %% [markdown]
 # The figure shows bits per character on held-out windows against the training steps; the dotted lines are n-grams. The curve
 # begins near the uniform baseline, 6.73. It falls below the unigram within a hundred steps and
-# reaches the trigram after three hundred. Then a hundred steps gain less and less, and after 800 the 5-gram is still ahead.
+# below the trigram within four hundred. Then a hundred steps gain less and less, and after 800 the 5-gram is still ahead.
 
 # %%
 from pathlib import Path
@@ -890,7 +890,7 @@ for churn in (1.0, 0.0):
 # %% [markdown]
 # With a churn of 1, each step draws a whole text from the denoising distribution and then puts fresh noise on it. Early on most of that is noise: 158 of
 # 160 characters change, nothing settles, and a wrong character is not in the way for long. With a churn of 0 a step changes few characters, 16 and soon
-# fewer: letters settle all over the place, and one that settles wrongly tends to stay.
+# fewer: letters settle all over the place, and one that settles wrongly tends to stay. (`<|endoftext|>` is a `<PAD>` before more text.)
 #
 # ## Infilling
 #
@@ -1006,7 +1006,7 @@ for who, candidate in judged.items():
 # %% [markdown]
 # The n-grams' numbers are exact and the networks' are upper bounds, so the networks may be better than they look. The model trained above and
 # the n-grams have read the same text. It lies between the trigram and the 4-gram; `tinystories-cpu`
-# is level with the 4-gram, and the 5-gram is clearly ahead. So an hour of training has not yet bought what counting gives in
+# is just ahead of the 4-gram, and the 5-gram is clearly ahead. So an hour of training has not yet bought what counting gives in
 # seconds. To predict any character from any subset of the others is a harder task than to predict the next one: on the story
 # world, after 400 equal steps, the same network is at 21 nats per story from left to right, and at a bound of 59 by diffusion
 # ([chapter 9](09_evaluation.ipynb)). The counts in turn cannot fill a blank from both sides.
