@@ -45,6 +45,13 @@ def test_the_mean_is_taken_in_double_precision(monkeypatch):
     assert found.bits_per_character == pytest.approx(found.nats_per_window / 8 / math.log(2))
 
 
+def test_windows_of_one_character_each(monkeypatch):
+    monkeypatch.setattr(bound, "window_nats", lambda *_: torch.tensor([3.0, 3.0]))
+    windows = torch.tensor([[5, 1, 1], [6, 1, 1]], dtype=torch.uint8)
+    found = validation_bound(tiny_network(block_size=3), DataLoader(windows, 2), 2)
+    assert found.bits_per_character == pytest.approx(3 / math.log(2))
+
+
 def test_a_bound_is_a_value():
     found = Bound(2.0, 1.0)
     assert found == Bound(nats_per_window=2.0, bits_per_character=1.0) and {found}
