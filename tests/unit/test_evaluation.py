@@ -198,6 +198,7 @@ def test_bound_counts_windows_and_characters():
     assert found.mean == pytest.approx(exact, rel=1e-3) and found.high - found.low < 0.01
     found = estimate_bound(LETTERS, text)
     bits = bits_per_character(found, text)  # four characters: <PAD> is token 1
+    assert [type(value) for value in bits] == [float, float, float]
     assert bits == pytest.approx(tuple(value * 2 / 4 / math.log(2) for value in found))
     assert bits_per_character(found, text[:1, 3:]).mean == pytest.approx(found.mean / math.log(2))
 
