@@ -327,7 +327,7 @@ plt.show()
 # %% [markdown]
 # ### Two questions, two intervals
 #
-# The draws of a sweep share one stratified set of levels. They are not independent, and $s/\sqrt n$ over them would be several times too large. But
+# The draws of a sweep share one stratified set of levels. They are not independent, and $s/\sqrt n$ over them would be too large. But
 # sweeps are independent of each other. So **repeat the whole measurement, and see how far the results are apart**:
 # the mean of $K$ sweeps has the error $s/\sqrt K$, whatever goes on inside one. What to repeat depends on what you ask.
 #
