@@ -1059,8 +1059,7 @@ bound = validation_bound(
 print(f"{bound.nats_per_window:.1f} nats per window; 10 log 106 = {10 * math.log(106):.1f}")
 
 # %% [markdown]
-# Not exactly equal: an average over random noise, with rare, large values. [Chapter 9](09_evaluation.ipynb) puts an
-# interval around it.
+# Equal up to chance, as the noise is random. [Chapter 9](09_evaluation.ipynb) puts an interval around it.
 #
 # ## The trainer
 #
@@ -1412,8 +1411,8 @@ print(f"after:   {after.nats_per_window:6.1f}, with {steps} steps")
 print(f"entropy: {stories.entropy():6.1f}, the best that any model can do")
 
 # %% [markdown]
-# The first line should be $160 \log 106 = 746$. It is an estimate from at most 128 noisy windows: with other seeds an untrained
-# network got from 716 to 793. Read the second line with the same care. The validation stories are also a little rarer
+# The first line should be $160 \log 106 = 746$. It is an estimate from at most 128 noisy windows: with twelve seeds an
+# untrained network got 739 to 753. Read the second line with care, too. The validation stories are also a little rarer
 # than average, because those that occur in training were taken out. So even the best model would be somewhat above the
 # entropy here.
 #
@@ -1509,9 +1508,9 @@ folder.cleanup()
 # The means agree up to chance: it is the same integral. Power 1 has the smallest standard deviation here, less than half of
 # that of uniform times. That does not settle which proposal is better. With power 1 the mean square of a sample grows like
 # $1/f$ toward clean text: the estimator is *heavy-tailed*, and our samples, at most 1,024, can miss the rare, large ones. A
-# bound measured with power 1 can then come out a little too low. On the [seven words of chapter 5](deeper/noise_levels.ipynb),
-# where everything is exact, power 2 is best and power 1 last. To watch a run, power 1 will do. Chapter 9, which wants an
-# honest interval, adds uniform times.
+# mean can then come out too low. On the [seven words of chapter 5](deeper/noise_levels.ipynb), where everything is exact,
+# power 2 is best and power 1 last. To watch a run, power 1 will do: `window_nats` averages over each letter's own noise.
+# Chapter 9 adds uniform times.
 #
 # In training, cross-entropy is ahead of score entropy by more than 50 nats with every proposal. For cross-entropy, the power
 # decides how much each level *counts*. We take power 1, which counts all corruption probabilities alike, because it is the

@@ -802,8 +802,8 @@ print("ba, bb, bc:", found[4:7].numpy().round(4))
 #
 # Now a network, by the lines of [chapter 8](08_training.ipynb), folded here, with one more word:
 # `graph="absorbing"` in the configuration. It is small, and the run is short. An untrained network considers
-# all 106 tokens equally likely, so a window of 160 costs $160\log 106 = 746$ nats. What is printed is an
-# estimate from 16 windows, each at one mask ratio; before training, its standard deviation is 46 nats.
+# all 106 tokens equally likely, so a window of 160 costs $160\log 106 = 746$ nats, at any mask ratio. After
+# training, what is printed is a rough estimate from 16 windows, each at one mask ratio.
 
 # %% tags=["hide-input"]
 import os
