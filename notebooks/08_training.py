@@ -1477,7 +1477,7 @@ for text in tokenizer.decode_batch(tokens):
 # %% [markdown]
 # It has the look of a story, and here and there a phrase is right. But words fall apart, and what should agree does not, as
 # the distance between bound and entropy shows. The model that ships with the package is the same kind of network with six
-# blocks of width 128. With the preset `pocket` it took 7,500 steps, 28 minutes on two cores, and ended at a bound of 25.3
+# blocks of width 128. With the preset `pocket` it took 7,500 steps, 28 minutes on two cores, and has a bound of 25.3
 # nats; with 64 steps and churn, 93 % of its stories are flawless ([model
 # card](../ddlm_core/pretrained/pocket-stories/README.md)).
 #
