@@ -47,7 +47,7 @@ export class Bound {
     this.last = asked;
     const tokens = textTokens(asked.text, config), end = tokens.findLastIndex((token) => token !== PAD_ID) + 1;
     this.marks = Array.from(tokens.subarray(0, end), (id) => config.tokenizer.shown[id]);
-    this.bits = new Float64Array(this.marks.length);
+    this.bits = new Float64Array(this.marks.length).fill(NaN); // not known yet
     this.place.max = String(this.marks.length);
     this.strip.layOut(this.marks.length, this.marks);
     this.draw();
@@ -81,7 +81,8 @@ export class Bound {
   letter() {
     const i = Math.min(Number(this.place.value), this.marks.length) - 1, bits = this.bits[i];
     this.strip.point(i);
-    this.here.textContent = i < 0 ? '' : `${i + 1}, ${nameOf(this.marks[i])}: ${(bits || 0).toFixed(1)} bits`;
+    const known = Number.isFinite(bits) ? `: ${bits.toFixed(1)} bits` : '';
+    this.here.textContent = i < 0 ? '' : `${i + 1}, ${nameOf(this.marks[i])}${known}`;
     this.place.ariaValueText = this.here.textContent;
   }
 }

@@ -212,6 +212,7 @@ export class DdlmLive extends HTMLElement {
         if (!isCurrent()) return;
         this.#show(made);
         this.state = 'ready';
+        this.say('Computing…');
       }
       this.state = 'running';
       const mode = /** @type {Mode} */ (this.#mode);

@@ -174,7 +174,8 @@ export function percent(share) {
   const value = 100 * share;
   if (value > 99.9 && value < 100) return '> 99.9 %';
   if (value < 0.1) return '< 0.1 %';
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} %`;
+  const fine = value < 10 || (value >= 99.5 && value < 100); // 99.8 is not 100
+  return `${fine ? value.toFixed(1) : Math.round(value)} %`;
 }
 
 /** The likeliest letters at one place, in one column or several, as bars. */
