@@ -939,7 +939,7 @@ Live(
     text="Finn met a tiny hXre at the fair. It was itchy, so he gaYe it a big comb. "
     "Then the ha%e was not itchy any moKe. Finn sang a new song.",
     sigma=0.05,
-    place=19,
+    place=18,
 )
 
 # %% [markdown]
