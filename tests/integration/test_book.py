@@ -505,6 +505,21 @@ def test_the_first_page_writes_a_story_after_one_click(opened, book):
     assert int(promised[1]) - 1 < megabytes <= int(promised[1])
 
 
+def with_a_model() -> list[str]:
+    """Each chapter that has a live model."""
+    return [c for c in CHAPTERS if "<ddlm-live" in (ROOT / f"{c}.ipynb").read_text()]
+
+
+@pytest.mark.parametrize("page", with_a_model())
+def test_the_model_of_a_chapter_runs_in_its_page(opened, page):
+    tab = opened(page)
+    live = tab.locator("ddlm-live")
+    assert live.count() == 1 and live.get_attribute("data-state") == "idle"
+    live.get_by_role("button", name="Run in this page").click()
+    tab.wait_for_selector("ddlm-live[data-state=done]", timeout=120_000)
+    assert live.locator("[data-ddlm-output]").text_content().strip()
+
+
 @pytest.mark.slow
 def test_other_pages_do_not_load_the_element(book):
     pages = {page for page in PAGES if "live/element.js" in (book / f"{page}.html").read_text()}
