@@ -55,7 +55,8 @@ export class Bound {
     let said = '';
     for await (const {estimate, done, total, perPosition} of estimates) {
       if (!isCurrent()) return '';
-      const {mean, low, high} = estimate, ends = Number.isFinite(high) ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : '';
+      const {mean, low, high} = estimate, told = high - low < 2; // after a few estimates; a wider one says nothing
+      const ends = told ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : '';
       said = `${mean.toFixed(2)} bits per character${ends}`;
       this.output.textContent = said;
       this.output.dataset.mean = String(mean);
