@@ -55,7 +55,8 @@ export class Bound {
     let said = '';
     for await (const {estimate, done, total, perPosition} of estimates) {
       if (!isCurrent()) return '';
-      const {mean, low, high} = estimate, told = high - low < 2; // after a few estimates; a wider one says nothing
+      const {mean, low, high} = estimate;
+      const told = done === total || high - low < 2; // the first ones, of two sweeps, are absurdly wide
       const ends = told ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : '';
       said = `${mean.toFixed(2)} bits per character${ends}`;
       this.output.textContent = said;
