@@ -152,6 +152,7 @@ class Reader:
         if script:
             self.context.add_init_script(script)
         self.site, self.asked, self.wrong = site, [], []
+        self.context.set_default_timeout(120_000)  # 200 steps on a machine with other work
         self.tab = self.context.new_page()
         self.tab.on(
             "console", lambda m: m.type in ("error", "warning") and self.wrong.append(m.text)
@@ -411,6 +412,8 @@ def test_stop_while_it_loads(reader, pipelines):
 
 
 def test_pause_step_by_step_and_back(reader, pipelines):
+    from playwright.sync_api import expect
+
     page, texts = reader(), steps_of(pipelines["pocket-stories"], num_steps=200, seed=0)
     page.set(FIRST, steps=200)
     page.press(FIRST)
@@ -421,8 +424,8 @@ def test_pause_step_by_step_and_back(reader, pipelines):
     here = int(slider.input_value())
     assert here < 200 and page.text(FIRST) == texts[here]
     page.press(FIRST, "Step")
-    page.tab.wait_for_timeout(200)
-    assert slider.input_value() == str(here + 1) and page.text(FIRST) == texts[here + 1]
+    expect(slider).to_have_value(str(here + 1), timeout=60_000)
+    assert page.text(FIRST) == texts[here + 1]
     slider.fill("200")  # not yet computed
     assert slider.input_value() == str(here + 1)
     page.press(FIRST, "Play")
