@@ -11,10 +11,8 @@ from ddlm_core.pipeline import load_model
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.models import model_folder
 
-NO_KEYS = (
-    "parametrization",
-    "graph",
-)  # fields of the network that a run names with a + before them
+# fields of the network that a run names with a + before them
+NO_KEYS = ("parametrization", "graph")
 SAME = ("n_layer", "n_head", "n_embd", "cond_dim", "conv_size", "bias", *NO_KEYS)
 BY_TOKEN = ("embedding.weight", "head.weight", "head.bias")  # a row for each token
 BY_POSITION = "position_embedding"  # a row for each position

@@ -42,9 +42,7 @@ class TextCounts:
     characters: int = 0
     ends_found: int = 0  # separators
     columns: list[str] = field(default_factory=list)  # that the texts were in
-    unknown: Counter[str] = field(
-        default_factory=Counter
-    )  # characters that are not in the vocabulary
+    unknown: Counter[str] = field(default_factory=Counter)  # not in the vocabulary
 
     def count(self, texts: str, documents: int, is_unknown: np.ndarray) -> None:
         """Add a block of text with its ends of stories; bool (L,) says which characters are unknown."""

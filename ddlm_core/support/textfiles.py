@@ -17,11 +17,8 @@ from typing import Any, BinaryIO, TextIO
 
 from ddlm_core.support.errors import UserError
 
-PACKED: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}  # read as they are
+# read as they are
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".zst")  # a person unpacks these
 BINARY_TABLES = (".parquet", ".arrow")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *BINARY_TABLES)
