@@ -300,3 +300,22 @@ def make_network(config: DiscreteDiffusionConfig) -> DiscreteDiffusionTransforme
     if isinstance(config, BlockDiffusionConfig):
         return BlockDiffusionTransformer(config)
     return DiscreteDiffusionTransformer(config)
+
+
+# %% [markdown]
+# ## Writing, block after block
+
+# %% [markdown]
+# ## Samplers of today
+
+# %% [markdown]
+# ## Blanks of unknown length
+
+# %% [markdown]
+# ## One object for all of it
+
+# %% [markdown]
+# ## Side by side
+
+# %% [markdown]
+# ## Where DiffusionGemma differs
