@@ -5,6 +5,7 @@ from . import block_pipeline as block_pipeline
 from . import block_sampler as block_sampler
 from . import blocks as blocks
 from . import bound as bound
+from . import comparison as comparison
 from . import config as config
 from . import data as data
 from . import evaluation as evaluation

@@ -30,9 +30,18 @@ from ddlm_core.sampling_options import SamplingOptions, template_characters
 from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.models import model_folder
 
-__all__ = ["SAMPLERS", "load_network", "default_steps", "with_room", "merged", "BlockPipeline"]
+__all__ = [
+    "SAMPLERS",
+    "WRITING",
+    "load_network",
+    "default_steps",
+    "with_room",
+    "merged",
+    "BlockPipeline",
+]
 
 SAMPLERS = ("grid", "entropy_bound")
+WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0}  # and defaults
 
 
 def load_network(folder: Path) -> DiscreteDiffusionTransformer:

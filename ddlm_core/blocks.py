@@ -109,7 +109,9 @@ def block_layer(
         if not block.conv:
             return y
         size = len(block.conv[which])
-        clean = None if past is None else look_back(past.inputs[which], places, size)
+        clean = None
+        if past is not None and places is not None:
+            clean = look_back(past.inputs[which], places, size)
         return conv_after(y, block.conv[which], room, clean)
 
     first = modulate(x, shift_a, scale_a)

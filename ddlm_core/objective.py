@@ -2,7 +2,7 @@
 """Training: objective."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
 
 
-def in_context(model: ScoreModel, x_0: Tensor) -> ScoreModel:
+def in_context(model: Any, x_0: Tensor) -> Any:
     """The network on windows whose clean text is x_0, (B, L), if it reads that (chapter 11's does)."""
     return model.given(x_0) if hasattr(model, "given") else model
 

@@ -133,6 +133,8 @@ test_surprise_is_score_entropy_integrated_over_the_own_noise()
 # the weight for score entropy. All windows count alike.
 
 # %% tags=["export:objective", "hide-input"]
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -151,7 +153,7 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
 
 
-def in_context(model: ScoreModel, x_0: Tensor) -> ScoreModel:
+def in_context(model: Any, x_0: Tensor) -> Any:
     """The network on windows whose clean text is x_0, (B, L), if it reads that (chapter 11's does)."""
     return model.given(x_0) if hasattr(model, "given") else model
 

@@ -114,7 +114,9 @@ def block_layer(
         if not block.conv:
             return y
         size = len(block.conv[which])
-        clean = None if past is None else look_back(past.inputs[which], places, size)
+        clean = None
+        if past is not None and places is not None:
+            clean = look_back(past.inputs[which], places, size)
         return conv_after(y, block.conv[which], room, clean)
 
     first = modulate(x, shift_a, scale_a)
@@ -451,6 +453,7 @@ from ddlm_core.support.checks import check_choice, check_range
 from ddlm_core.support.models import model_folder
 
 SAMPLERS = ("grid", "entropy_bound")
+WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0}  # and defaults
 
 
 def load_network(folder: Path) -> DiscreteDiffusionTransformer:
@@ -464,6 +467,7 @@ def load_network(folder: Path) -> DiscreteDiffusionTransformer:
     return load_model(folder)
 
 
+# %% tags=["export:block_pipeline"]
 def default_steps(config: DiscreteDiffusionConfig) -> int:
     """Steps of a run: 128 for a whole window, 16 for a block, 1 for a block of one token."""
     if isinstance(config, BlockDiffusionConfig):
@@ -568,6 +572,81 @@ class BlockPipeline(PretrainedModel):
 
 # %% [markdown]
 # ## Side by side
+
+# %% tags=["export:comparison"]
+"""Several models that write on one clock."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ddlm_core.animation import Animation, Frame, characters, iter_frames
+from ddlm_core.block_pipeline import BlockPipeline
+from ddlm_core.support.drawing import Picture
+from ddlm_core.support.errors import UserError
+
+
+class TimedRun(NamedTuple):
+    """A text while it was written, and when."""
+
+    name: str
+    frames: list[Frame]  # of the random start and each step
+    seconds: list[float]  # since the beginning, of each frame
+
+
+def timed_run(name: str, pipeline: BlockPipeline, **options: Any) -> TimedRun:
+    """Let a model write one text, with the options of ``generate``, and look at the clock after each step."""
+    frames, seconds, start = [], [], time.perf_counter()
+    steps = pipeline.generate_streaming(**options)
+    for frame in iter_frames((step.tokens[0], step.sigma_bar) for step in steps):
+        frames.append(frame)
+        seconds.append(time.perf_counter() - start)
+    return TimedRun(name, frames, seconds)
+
+
+# %% tags=["export:comparison"]
+@dataclass(frozen=True, repr=False)
+class Comparison(Animation):
+    """Several runs as one animation; see :func:`side_by_side`."""
+
+    panels: Sequence[Picture] = ()
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.panels)} pictures)"
+
+    def pictures(self) -> list[Picture]:
+        """All texts under each other, each with its name, its clock and its steps."""
+        return list(self.panels)
+
+
+def side_by_side(runs: Sequence[TimedRun], pipeline: BlockPipeline, count: int = 96) -> Comparison:
+    """Runs of models with one tokenizer, that of ``pipeline``, on one clock: ``count`` pictures.
+
+    Each text stands under its name, the seconds it has taken, and its steps. Of another kind than
+    :func:`timed_run` gives, or none, they are a ``UserError``.
+    """
+    if not runs or count < 2:
+        raise UserError("side by side needs a run and two pictures")
+    tokenizer, pictures, before = pipeline.tokenizer, [], ""
+    for tick in range(count):
+        now = max(run.seconds[-1] for run in runs) * tick / (count - 1)
+        marks, texts = [], []
+        for run in runs:
+            here = max(sum(second <= now for second in run.seconds) - 1, 0)
+            spent, last = min(now, run.seconds[-1]), len(run.frames) - 1
+            head = f"{run.name}: {spent:5.2f} s, step {here:{len(str(last))}} of {last}"
+            marks.append(f"{head}\n{characters(run.frames[here].tokens, tokenizer)}")
+            read = tokenizer.decode(run.frames[here].tokens)
+            texts.append(f"{head}\n{read}")
+        whole = "\n\n".join(marks)
+        changed = [i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b]
+        pictures.append(Picture(whole, "\n\n".join(texts), 0.0, tuple(changed)))
+        before = whole
+    return Comparison(
+        runs[0].frames, tokenizer, "Side by side", "ddlm-side-by-side", panels=pictures
+    )
+
 
 # %% [markdown]
 # ## Where DiffusionGemma differs

@@ -44,6 +44,12 @@ EXAMPLES = r"""examples:
                                                    nothing behind the first <|endoftext|>
   ddlm-generate --num-samples 9 --null | xargs -0 -n 1 echo
                                                    texts apart, even if there are line breaks in them
+  ddlm-generate --model tinystories-blocks --seq-len 1500
+                                                   block after block: a text of any length
+  ddlm-generate --sampler entropy_bound            as many steps as the text needs, and less variety
+  ddlm-generate --top-p 0.9                        without the least likely characters
+  ddlm-generate --compare pocket-stories pocket-blocks
+                                                   the same task for several models, on one clock
 
 Each text ends with a line break, or with a NUL character after --null. A line <|endoftext|> in it is
 where one text of the model ends and another begins; templates can have it, too. The seed that was
@@ -71,7 +77,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seq-len", type=int, help="characters in a text (default: what the model takes)"
     )
-    p.add_argument("--num-steps", type=int, help="denoising steps (default: 128)")
+    p.add_argument(
+        "--num-steps",
+        type=int,
+        help="denoising steps (default: 128; of a model that writes in blocks, for each block: 16)",
+    )
     p.add_argument(
         "--schedule", help="where the steps lie: linear, cosine or fraction (default: cosine)"
     )
@@ -81,10 +91,22 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="0 to 1: how much of each step's noise is fresh (default: 1, for most models)",
     )
+    p.add_argument("--sampler", help="grid (default) or entropy_bound, which stops when it is sure")
+    p.add_argument(
+        "--entropy-bound",
+        type=float,
+        help="how unsure it may be, in nats, of what it accepts at once (default: 0.3)",
+    )
+    p.add_argument(
+        "--top-p", type=float, help="probability that is kept, from the top (default: 1, all)"
+    )
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--stop-at-end", action="store_true", help="end each text where it first ends")
     p.add_argument("--seed", type=int, help="same seed, same texts (default: drawn, and printed)")
     p.add_argument("--visualize", action="store_true", help="show the denoising in the terminal")
+    p.add_argument(
+        "--compare", nargs="+", metavar="MODEL", help="let these models write, side by side"
+    )
     p.add_argument("--output", type=Path, help="file to write: .txt, .jsonl, .html or .gif")
     p.add_argument("--null", action="store_true", help="end each text with NUL, not a line break")
     p.add_argument("--device", help="cpu, cuda, mps (default: a GPU if there is one)")
@@ -104,28 +126,33 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_texts(args: argparse.Namespace) -> None:
     """Load the model and print what it writes, or write it to a file."""
+    if args.compare and args.model:
+        raise UserError("--model and --compare both name what writes: use one of them")
+    if args.compare and args.output and args.output.suffix not in MOVING:
+        raise UserError(f"--compare makes an animation: --output must end in {' or '.join(MOVING)}")
     with whole_file(args.output, args.num_samples) as path:
-        from ddlm_core.pipeline import DiffusionPipeline
-        from ddlm_core.sampling_options import SamplingOptions, default_churn
+        from ddlm_core.block_pipeline import BlockPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(
-            args.model, device=args.device, revision=args.revision
-        )
-        asked = {field.name: getattr(args, field.name) for field in fields(SamplingOptions)}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        if args.template is not None:
-            asked["template"] = typed(args.template)
-        options = asdict(SamplingOptions(**asked))  # what is left out has its default
-        options["churn"] = asked.get("churn", default_churn(pipeline.config))
-        options["seed"] = secrets.randbits(32) if args.seed is None else args.seed
-        pipeline.generate_streaming(min(args.num_samples, 1), **options)  # checks; no work yet
+        names = args.compare or [args.model]
+        pipelines = [
+            BlockPipeline.from_pretrained(name, device=args.device, revision=args.revision)
+            for name in names
+        ]
+        pipeline, options = pipelines[0], options_of(args, pipelines[0])
+        for each in pipelines:  # checks; no work yet
+            each.generate_streaming(
+                min(args.num_samples, 1), **options_of(args, each, options["seed"])
+            )
         if args.seed is None:
             print(f"seed {options['seed']}", file=sys.stderr)
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
         terminal = sys.stdout is not None and sys.stdout.isatty()
         visible = args.visualize and terminal
-        if path is not None and path.suffix in MOVING:
+        if args.compare:
+            each = [options_of(args, each, options["seed"]) for each in pipelines]
+            compare(names, pipelines, each, path, terminal)
+        elif path is not None and path.suffix in MOVING:
             from ddlm_core.animation import Animation
 
             Animation(write_one(pipeline, options, visible), pipeline.tokenizer).save(path)
@@ -139,6 +166,46 @@ def write_texts(args: argparse.Namespace) -> None:
                     print(text, end="\0" if args.null else "\n", flush=True)
     if path is not None:
         print(f"wrote {args.output}", file=sys.stderr)
+
+
+def options_of(args: argparse.Namespace, pipeline: Any, seed: int | None = None) -> dict[str, Any]:
+    """The options of ``generate_streaming``, all but what this model does anyway as they were asked for."""
+    from ddlm_core.block_pipeline import WRITING, default_steps
+    from ddlm_core.sampling_options import SamplingOptions, default_churn
+
+    names = [field.name for field in fields(SamplingOptions)]
+    asked = {name: getattr(args, name) for name in [*names, *WRITING]}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if args.template is not None:
+        asked["template"] = typed(args.template)
+    defaults = asdict(SamplingOptions()) | WRITING  # what is left out has its default
+    defaults |= {
+        "churn": default_churn(pipeline.config),
+        "num_steps": default_steps(pipeline.config),
+    }
+    seed = args.seed if seed is None else seed
+    return defaults | asked | {"seed": secrets.randbits(32) if seed is None else seed}
+
+
+def compare(
+    names: list[str],
+    pipelines: list[Any],
+    options: list[dict[str, Any]],
+    path: Path | None,
+    terminal: bool,
+) -> None:
+    """Let several models write one text each, then play them on one clock, or write that to a file."""
+    from ddlm_core.comparison import side_by_side, timed_run
+
+    runs = []
+    for name, pipeline, how in zip(names, pipelines, options, strict=True):
+        print(f"{name} is writing …", file=sys.stderr)
+        runs.append(timed_run(Path(name).name, pipeline, **how))
+    shown = side_by_side(runs, pipelines[0])
+    if path is None:
+        shown.play_in_terminal()
+    else:
+        shown.save(path)
 
 
 def typed(template: str) -> str:

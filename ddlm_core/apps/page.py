@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ddlm_core.animation import Animation, characters, make_frames
-from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.block_pipeline import SAMPLERS, WRITING, BlockPipeline, default_steps
+from ddlm_core.blocks import BlockDiffusionConfig
 from ddlm_core.sampler import SCHEDULES
 from ddlm_core.sampling_options import SamplingOptions, default_churn, encode_template
 from ddlm_core.support.checks import check_choice, check_range
@@ -39,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # name, and the settings that differ fr
 MOST_SAMPLES, MOST_STEPS, MOST_TEXT = 8, 512, 2000  # enforced here, whatever a browser sends
 CONTROLS = (  # what a run is asked for, in the order in which the page sends it
     *("model", "template", "go_on", "seq_len", "num_samples", "num_steps", "schedule"),
-    *("temperature", "churn", "seed", "stop_at_end"),
+    *("temperature", "churn", "seed", "stop_at_end", *WRITING),
 )
 IN_EXAMPLES = tuple(name for name in CONTROLS if name not in ("model", "seed"))
 
@@ -52,31 +53,38 @@ class Models:
         name: what it is called; None: the default of the package.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, name: str | None = None) -> None:
+    def __init__(self, pipeline: BlockPipeline, name: str | None = None) -> None:
         self.first = str(name or "pocket-stories")
         self.names = list(dict.fromkeys([self.first, *bundled_models()]))
         self._loaded, self._lock = {self.first: pipeline}, threading.Lock()
 
-    def __getitem__(self, name: Any) -> DiffusionPipeline:
+    def __getitem__(self, name: Any) -> BlockPipeline:
         """The model of that name, loaded when it is first asked for; no others than those offered."""
         check_choice(self.names, model=name)
         with self._lock:  # two visitors at once load it once
             if name not in self._loaded:
                 device = str(self._loaded[self.first].device)
-                self._loaded[name] = DiffusionPipeline.from_pretrained(name, device=device)
+                self._loaded[name] = BlockPipeline.from_pretrained(name, device=device)
             return self._loaded[name]
 
 
 def count(template: str, config: Any) -> str:
     """What is told under the template while somebody types."""
+    most = longest(config)
     if not template:
-        return f"empty: the model writes freely, up to {config.block_size} characters"
+        return f"empty: the model writes freely, up to {most} characters"
     try:
         check_size(template)
-        _, mask = encode_template(template, None, replace(config, padded=False))
+        _, mask = encode_template(template, None, replace(config, padded=False, block_size=most))
     except UserError as error:
         return f"⚠ {escape(str(error), quote=False)}"
-    return f"{len(mask)} of {config.block_size} characters, {int((~mask).sum())} of them blank"
+    return f"{len(mask)} of {most} characters, {int((~mask).sum())} of them blank"
+
+
+def longest(config: Any) -> int:
+    """The longest text that the page asks a model for: block after block it goes on and on."""
+    free = isinstance(config, BlockDiffusionConfig) and not config.padded
+    return MOST_TEXT if free else config.block_size
 
 
 def check_size(template: Any) -> None:
@@ -173,7 +181,9 @@ def first_settings(config: Any) -> dict[str, Any]:
         "go_on": False,
         "seq_len": config.block_size,
         "num_samples": 1,
+        "num_steps": default_steps(config),
         "churn": default_churn(config),
+        **WRITING,
     }
 
 
@@ -186,8 +196,8 @@ def build_page(models: Models) -> Any:
     first = first_settings(config)
     with gr.Blocks(title="ddlm", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
-            "# Text out of noise\nA diffusion language model writes all characters at once. "
-            "`_` is a blank, `_{12}` is twelve, `\\_` is a real underscore."
+            "# Text out of noise\nA diffusion language model writes all characters at once, or block "
+            "after block. `_` is a blank, `_{12}` is twelve, `\\_` is a real underscore."
         )
         made: dict[str, Any] = {}  # the controls by name
         with gr.Row():
@@ -230,13 +240,18 @@ def build_page(models: Models) -> Any:
             )
             made["churn"] = gr.Slider(*(0, 1, first["churn"]), step=0.05, label="Churn")
             made["seq_len"] = gr.Slider(
-                1, config.block_size, config.block_size, step=1, label="Length"
+                1, longest(config), config.block_size, step=1, label="Length"
             )
         with gr.Row():
             made["model"] = gr.Dropdown(
                 models.names, value=models.first, label="Model", elem_id="model", min_width=250
             )
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
+            made["sampler"] = gr.Radio(SAMPLERS, value=first["sampler"], label="Sampler")
+            made["entropy_bound"] = gr.Slider(
+                0.05, 2, first["entropy_bound"], step=0.05, label="Entropy bound"
+            )
+            made["top_p"] = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
             made["go_on"] = gr.Checkbox(label="Go on after the template, up to Length")
             made["stop_at_end"] = gr.Checkbox(label="Stop where the text first ends")
@@ -259,17 +274,17 @@ def build_page(models: Models) -> Any:
             api_visibility="private",
         )
 
-        def choose(name: str, text: str) -> tuple[Any, Any, str]:
-            """What another model changes on the page: its length, its churn, the count."""
+        def choose(name: str, text: str) -> tuple[Any, Any, Any, str]:
+            """What another model changes on the page: its length, its churn, its steps, the count."""
             chosen = first_settings(new := models[name].config)
-            length = gr.update(maximum=chosen["seq_len"], value=chosen["seq_len"])
+            length = gr.update(maximum=longest(new), value=chosen["seq_len"])
             churn = gr.update(value=chosen["churn"], interactive=chosen["churn"] > 0)
-            return length, churn, count(text, new)
+            return length, churn, gr.update(value=chosen["num_steps"]), count(text, new)
 
         made["model"].input(
             choose,
             [made["model"], made["template"]],
-            [made["seq_len"], made["churn"], counter],
+            [made["seq_len"], made["churn"], made["num_steps"], counter],
             show_progress="hidden",
             api_visibility="private",
         )

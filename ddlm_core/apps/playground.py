@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from ddlm_core.animation import Frame, draw, iter_frames
+from ddlm_core.block_pipeline import BlockPipeline, default_steps
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampler import SCHEDULES
 from ddlm_core.sampling_options import SamplingOptions, default_churn
@@ -16,18 +17,23 @@ from ddlm_core.support.live import live_html, noise_plot
 
 
 class Playground(widgets.VBox):
-    """Controls and one text of a ``DiffusionPipeline``; a change of a control starts over.
+    """Controls and one text of a pipeline; a change of a control starts over.
 
     Args:
         pipeline: writes the text.
         template: text with blanks, as ``pipeline.generate`` takes it; empty: none.
-        num_steps: denoising steps.
+        num_steps: denoising steps (default: 128; of a model that writes in blocks, 16 for each).
         seed: the same seed, the same text.
     """
 
     def __init__(
-        self, pipeline: DiffusionPipeline, template: str = "", num_steps: int = 128, seed: int = 0
+        self,
+        pipeline: DiffusionPipeline | BlockPipeline,
+        template: str = "",
+        num_steps: int | None = None,
+        seed: int = 0,
     ) -> None:
+        num_steps = default_steps(pipeline.config) if num_steps is None else num_steps
         wide = {
             "layout": widgets.Layout(width="min(32em, 98%)"),
             "style": {"description_width": "7em"},
@@ -85,14 +91,14 @@ class Playground(widgets.VBox):
     def start_over(self) -> None:
         """Forget the run."""
         self.pause()
-        self.frames, self._steps = [], None
+        self.frames, self._steps, self.total = [], None, self.steps.value
         self._go(0)
         self.view.value = ""
 
     def run(self) -> None:
         """Play on from where we are: in the background, or to the end where there is no event loop."""
         self.pause()
-        if self.position.value == self.steps.value:  # at the end: play it again
+        if self.position.value == self.total:  # at the end: play it again
             self._go(0)
         try:
             self.task = asyncio.get_running_loop().create_task(self._play())
@@ -142,7 +148,13 @@ class Playground(widgets.VBox):
             churn=self.churn.value,
             seed=self.seed.value,
         )
-        return iter_frames((step.tokens[0], step.sigma_bar) for step in steps)
+
+        def states() -> Iterator[tuple[Any, float]]:
+            for step in steps:
+                self.total = step.num_steps  # of all blocks; known for sure at the end
+                yield step.tokens[0], step.sigma_bar
+
+        return iter_frames(states())
 
     def _moved(self, change: dict[str, Any]) -> None:
         if self._by_hand:
@@ -161,6 +173,6 @@ class Playground(widgets.VBox):
         if self.frames:
             here = min(self.position.value, len(self.frames) - 1)
             frame, levels = self.frames[here], [frame.sigma_bar for frame in self.frames]
-            plot = noise_plot(levels, here, self.steps.value)
+            plot = noise_plot(levels, here, self.total)
             picture = draw(frame, self.pipeline.tokenizer)
-            self.view.value = live_html(picture, here, self.steps.value, plot)
+            self.view.value = live_html(picture, here, self.total, plot)

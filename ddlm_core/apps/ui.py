@@ -81,9 +81,9 @@ def open_and_wait(args: argparse.Namespace) -> None:
     """Load the model, open the page, and wait."""
     port = free_port(args.server_name, args.port)  # before the model: that takes longer
     from ddlm_core.apps.page import Models, build_page
-    from ddlm_core.pipeline import DiffusionPipeline
+    from ddlm_core.block_pipeline import BlockPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(args.model, device=args.device)
+    pipeline = BlockPipeline.from_pretrained(args.model, device=args.device)
     with near():  # Gradio looks for proxies already when it is imported
         page = build_page(Models(pipeline, args.model))
     launch(page, server_name=args.server_name, server_port=port, share=args.share)

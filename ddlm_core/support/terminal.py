@@ -25,6 +25,13 @@ def _rows(marks: str, changed: Iterable[int], width: int) -> list[str]:
     return [row.replace(off + on, "") for row in rows]
 
 
+def _in_sight(rows: list[str], height: int) -> list[str]:
+    """As many rows as a screen takes: the first ones, or those up to the last one with a change."""
+    last = max((i for i, row in enumerate(rows) if "\x1b" in row), default=0)
+    first = max(0, min(last + 1, len(rows)) - height)
+    return rows[first : first + height]
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Write at once, with ``?`` for what the encoding of the stream lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -42,7 +49,7 @@ def _draw(pictures: Iterable[Picture], stream: TextIO, fps: float) -> Picture | 
             due = time.monotonic() + (1 / fps if fps else 0)
             rows = _rows(picture.marks, picture.changed, max(columns - 1, 1))
             status = f"step {step} · noise {picture.sigma_bar:.3g} · {len(picture.changed)} changed"
-            lines = [*rows[: max(height - 2, 1)], status[: columns - 1]]
+            lines = [*_in_sight(rows, max(height - 2, 1)), status[: columns - 1]]
             _write(stream, up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
             up = f"\x1b[{len(lines)}A"
             time.sleep(max(0, due - time.monotonic()))
