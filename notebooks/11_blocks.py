@@ -8,6 +8,120 @@
 
 # %% [markdown]
 # # From SEDD to today: block diffusion
+#
+# *About 50 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
+# extremes, autoregressive and SEDD; texts of any length; the samplers of 2026 measured where the truth is known.*
+#
+# **We have** a model that writes a whole window at once. Three walls stand around it. Its bound on the stories of chapter 2 is 25.3
+# nats where 18.95 is possible. It cannot write more than its window. And a left-to-right model of the same size learns far faster
+# ([chapter 9](09_evaluation.ipynb)).
+#
+# **We want** all three walls gone, and we keep what we have: noise, loss, sampler, weights.
+#
+# **Why**: this is the road that the field took. [SSD-LM](https://arxiv.org/abs/2210.17432) wrote in blocks already in 2022,
+# [BD3-LM](https://arxiv.org/abs/2503.09573) made it a likelihood model in 2025, and in 2026 uniform noise in blocks became a mainstream large
+# language model: [DiffusionGemma](https://ai.google.dev/gemma/docs/diffusiongemma/explained), at the end of this chapter.
+
+# %% tags=["hide-input"]
+# On Colab this installs the package of the book. Elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
+    needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
+    subprocess.run([*pip, *needs.split()], check=True)
+
+# %% [markdown]
+# ## By hand: a language of two words
+#
+# Let a language have the words `ab` and `ba`, each with probability ½. Its entropy is $\log 2 = 0.69$ nats.
+#
+# **As SEDD does it**, both letters are noisy, and each is guessed from the other. Without noise the other letter tells all; under full noise it
+# tells nothing. In between, the network must know *how far* to trust it: a different answer at every noise level, for every noisy neighbor.
+#
+# **Letter by letter**, the first one is guessed from nothing: ½ and ½, and so it costs $\log 2$. The second one is guessed from
+# the *clean* first one, and costs nothing. Two questions in all, whatever the noise. The sum is $\log 2$ again.
+#
+# Both are exact. But the second is much easier to learn, and takes one evaluation per letter to write. In between there is a knob.
+#
+# ## The formula
+#
+# Cut a window into blocks $x_1, \dots, x_B$ of *block length* $K$. The chain rule
+#
+# $$ -\log p(x) = -\sum_b \log p(x_b \mid x_{<b}) $$
+#
+# holds for every $K$, and each term is bounded as in [chapter 5](05_loss.ipynb): noise falls on block $b$ alone, and the network is given the
+# clean text before it. With the true denoiser the bound of every block length is the entropy. That can be computed, for
+# the two-letter language of [chapter 7](07_sampler.ipynb), whose words have three letters. A denoiser that knows the past exactly:
+
+# %%
+import torch
+from torch.nn.functional import one_hot
+
+from ddlm_core.config import DiscreteDiffusionConfig
+from ddlm_core.forward import transition
+from ddlm_core.tiny_world import TinyWorld, two_letter_world, word_kernel
+
+
+def true_log_q(world, x_0, x_t, sigma_bar, block_length):
+    """The exact log q of each letter, given the clean letters of earlier blocks and the noisy ones of its own."""
+    noisy, q = transition(x_t, sigma_bar, world.vocab_size), []
+    clean = one_hot(x_0, world.vocab_size).double()
+    for i in range(world.length):
+        start = i // block_length * block_length
+        weight = world.probs.clone().expand(len(x_t), -1)
+        for j in range(min(start + block_length, world.length)):
+            if j != i:  # later blocks are not seen, nor is the letter itself
+                weight = weight * (clean if j < start else noisy)[:, j, world.words[:, j]]
+        q.append(weight @ one_hot(world.words[:, i], world.vocab_size).double())
+    q = torch.stack(q, 1)
+    return (q / q.sum(-1, keepdim=True)).log()
+
+
+# %% [markdown]
+# The area under its expected loss, over all noise levels from almost 0 to 30, where nothing is left of the text:
+
+
+# %%
+def area(world, block_length):
+    """The integral of the expected score entropy over the noise, in nats, by quadrature."""
+    n, log_noise = len(world.words), torch.linspace(-16, 3.4, 2000).double()
+    x_0, x_t = world.words.repeat_interleave(n, 0), world.words.repeat(n, 1)  # all pairs
+    values = []
+    for sigma_bar in log_noise.exp():
+        log_q = true_log_q(world, x_0, x_t, sigma_bar, block_length)
+        nats = uniform.expected_loss(log_q, sigma_bar.expand(len(x_t)), x_0).sum(-1)  # (n * n,)
+        joint = world.probs[:, None] * word_kernel(world, sigma_bar)  # of clean and noisy words
+        values.append((joint.flatten() * nats).sum() * sigma_bar)
+    return torch.trapezoid(torch.stack(values), log_noise).item()
+
+
+world, uniform = two_letter_world(), DiscreteDiffusionConfig().process
+entropy = -(world.probs * world.probs.log()).sum().item()
+print(f"entropy: {entropy:.5f}")
+for block_length in (1, 2, 3):
+    print(f"blocks of {block_length}: {area(world, block_length):.5f}")
+
+# %% [markdown]
+# ## One network, one knob
+#
+# The hollow network of chapter 6 needs no new weights. It has to read the clean text, too:
+#
+# * The **left-to-right stack** runs over two rows: the clean text and the noisy one. In the clean row a place has read the letters before it, and nothing else. A noisy place
+#   sees clean places up to the first one of its block, and the noisy places before it in its block.
+# * The **right-to-left stack** stays within the block.
+# * The **merge blocks** see all three.
+#
+# So $q_i$ depends on the clean past, on the noisy rest of its own block, and never on its own letter.
+# If the block is the window, there is no past: *this is the network of chapter 6*. If the block is one letter, there is nothing noisy left to see: *this is an
+# autoregressive model*, and the noise level, which says nothing then, is replaced by 0.
+#
+# Because no clean state depends on noisy ones, nor on the noise level (the clean row is told noise 0), it can be computed once and kept: the *KV
+# cache* of autoregressive models, which are given their own past in the same way.
 
 # %% tags=["export"]
 """Block diffusion: one network from autoregressive (blocks of one token) to SEDD (one block)."""
@@ -54,7 +168,32 @@ def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, T
     return clean, same & before, same & before.T
 
 
-# %% tags=["export"]
+# %% [markdown]
+# For a window of 8 and blocks of 4, black where a noisy place (row) may look:
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+
+masks = block_masks(torch.arange(8), read=5, block_length=4)
+figure, axes = plt.subplots(1, 3, figsize=(7, 2.6), width_ratios=(5, 8, 8), layout="constrained")
+for axis, mask, name in zip(
+    axes, masks, ("clean states", "noisy, from the left", "noisy, from the right")
+):
+    axis.imshow(mask, cmap="Greys", vmin=0, vmax=1.3)
+    axis.set_title(name, fontsize=10)
+    axis.set_xticks(range(mask.shape[1]), range(1, mask.shape[1] + 1))
+    axis.set_yticks(range(8), range(1, 9))
+    axis.hlines(3.5, -0.5, mask.shape[1] - 0.5, colors="#d55e00", lw=1)
+axes[0].set_ylabel("place")
+plt.show()
+
+# %% [markdown]
+# The last clean state that block 2 sees is that of its own first place, 5: it has read letters 1 to 4.
+#
+# What follows is plumbing: a layer of chapter 6 that takes keys and values from the past as well, and whose short convolution
+# goes on in the clean text where a block begins. Skip it, and read the class `BlockDiffusionTransformer` below: `read` keeps a clean text, `given` is for training, `after` is for writing.
+
+# %% tags=["export", "hide-input"]
 from typing import NamedTuple
 
 from ddlm_core.model import Block
@@ -92,7 +231,7 @@ def look_back(clean: Tensor, places: Tensor, size: int) -> Tensor:
     return clean[:, back.clamp(0, clean.shape[1] - 1)] * (back >= 0)[..., None]
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 from torch import nn
 
 
@@ -304,6 +443,114 @@ def make_network(config: DiscreteDiffusionConfig) -> DiscreteDiffusionTransforme
     return DiscreteDiffusionTransformer(config)
 
 
+# %% [markdown]
+# Three checks, on a small network with random weights. At one end it must be the network of chapter 6. At the other its bound must be the cross-entropy
+# of the chain rule. In between, derivatives say what each $q_i$ depends on, and all else must be exactly 0.
+
+# %% tags=["test"]
+import pytest
+import torch
+
+from ddlm_core.blocks import make_config, make_network
+from ddlm_core.bound import window_nats
+from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+
+SMALL = {"block_size": 6, "n_layer": 6, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+
+
+def random_network(**fields):
+    torch.manual_seed(0)
+    network = make_network(make_config(**SMALL, **fields)).double().eval()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return network
+
+
+def test_one_block_is_the_network_of_chapter_6():
+    sedd, blocks = random_network(), random_network(block_length=6)
+    x_t, sigma_bar = torch.randint(106, (3, 6)), torch.tensor([0.01, 0.5, 3.0]).double()
+    difference = sedd.denoise(x_t, sigma_bar) - blocks.given(x_t).denoise(x_t, sigma_bar)
+    assert difference.abs().max() < 1e-12
+
+
+def test_blocks_of_one_are_an_autoregressive_model():
+    network = random_network(block_length=1)
+    x_0 = torch.randint(106, (1, 6))
+    log_q = network.given(x_0).denoise(x_0, torch.ones(1).double())
+    exact = -log_q.gather(-1, x_0[..., None]).sum()
+    t = torch.linspace(0, 1, 400)  # one row for each: the trapezoidal rule
+
+    def times(count, noise, generator):
+        weight = torch.ones(count)
+        weight[[0, -1]] = 0.5
+        return t[:count], weight * count / (count - 1)
+
+    nats = window_nats(network, x_0.expand(400, -1), network.config.noise, torch.Generator(), times)
+    assert abs(nats.mean() - exact) < 0.005 * exact
+
+
+@pytest.mark.parametrize("block_length", [1, 2, 4, 6])
+def test_each_place_sees_its_block_and_the_past(block_length):
+    network = random_network(block_length=block_length)
+    x_0, x_t = torch.randint(106, (2, 1, 6))
+    clean = network.embedding(x_0).detach().requires_grad_()
+    noisy = network.embedding(x_t).detach().requires_grad_()
+    rows = iter([clean[:, : (5 // block_length) * block_length], noisy])
+    network.embedding.forward = lambda _: next(rows)
+    log_q = network.given(x_0).denoise(x_t, torch.tensor([0.5]).double())
+    for i in range(6):
+        grads = torch.autograd.grad(
+            log_q[0, i, 7], [clean, noisy], retain_graph=True, allow_unused=True
+        )
+        past, block = [g[0].any(-1).tolist() if g is not None else [False] * 6 for g in grads]
+        assert past == [j // block_length < i // block_length for j in range(6)]
+        assert block == [j // block_length == i // block_length and j != i for j in range(6)]
+
+
+test_one_block_is_the_network_of_chapter_6()
+test_blocks_of_one_are_an_autoregressive_model()
+for length in (1, 2, 4, 6):
+    test_each_place_sees_its_block_and_the_past(length)
+
+# %% [markdown]
+# ## Training in one pass
+#
+# Training needs no new code either. `training_loss` and `window_nats` of chapter 8 hand the clean windows to a network that wants them, so all blocks of a
+# window are trained at once, at one noise level (the expectation is linear). A step costs 1.3 times that of chapter 6. The command, and the
+# two models that it made for you:
+#
+# ```bash
+# ddlm-train --config-name pocket-blocks                   # stories of chapter 2, blocks of 20
+# ddlm-train --config-name cpu-blocks dataset_name=my.txt  # your own text, blocks of 16
+# ```
+#
+# What does the knob do? For each block length a fresh network was trained for the same seconds of a core (`benchmarks/blocks.py`):
+
+# %% tags=["hide-input"]
+import json
+from importlib.resources import files
+
+import ddlm_core
+
+found = json.loads(files(ddlm_core).joinpath("results/blocks.json").read_text("utf-8"))
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+units = {"pocket-stories": "nats_per_window", "TinyStories": "bits_per_character"}
+for axis, (data, unit) in zip(axes, units.items(), strict=True):
+    rows = [row for row in found["bounds"] if row["data"] == data]
+    lengths = sorted({row["block_length"] for row in rows})
+    means = [[r[unit] for r in rows if r["block_length"] == n] for n in lengths]
+    axis.plot(lengths, [sum(m) / len(m) for m in means], color="#0072b2")
+    axis.scatter([r["block_length"] for r in rows], [r[unit] for r in rows], color="#0072b2", s=14)
+    axis.set(xscale="log", xticks=lengths, xticklabels=lengths, xlabel="block length", title=data)
+    axis.set_ylabel(unit.replace("_", " ").replace("window", "story"))
+    axis.minorticks_off()
+axes[0].axhline(found["entropy"], color="#d55e00", ls="--", label="entropy: the least possible")
+axes[0].legend()
+plt.show()
+
+# %% [markdown]
+# Each dot is a run with another seed. TEXT-FIGURE
+#
 # %% [markdown]
 # ## Writing, block after block
 
