@@ -3,7 +3,7 @@
   python benchmarks/gpu.py                      the parts below, with 10 minutes of training a recipe
   python benchmarks/gpu.py --minutes 20 --recipes pocket-gpu
   python benchmarks/gpu.py --text stories.txt --valid-text others.txt
-  python benchmarks/gpu.py --quick              the same path in two minutes, on a CPU too
+  python benchmarks/gpu.py --quick              the same path in some two minutes, on a CPU too
 
 It needs no network. The parts, in this order:
 
@@ -21,7 +21,7 @@ After each part the folder --output holds gpu.json and gpu.md with all that is k
 models/ with what was trained and weighs at most 16 MB in 16 bits: take these home. Its folder work/
 has logs and checkpoints. Each part runs in a process of its own: one that fails leaves its error, and
 the next goes on. The same command again goes on where the last one was cut off, by whatever: what is
-there is not measured again, a training goes on from its last checkpoint (two minutes at most are
+there is not measured again, a training goes on from its last checkpoint (some two minutes are
 lost), and what has failed is tried once more. To measure a part again, delete its file in parts/.
 
 Exit status: 0 if all is well, 1 if a part failed or found a problem, 130 if it was interrupted.

@@ -66,7 +66,7 @@ def test_a_training_goes_on_after_a_kill_and_a_failure_does_not_end_the_run(tmp_
     options = ("--recipes", "pocket-gpu", "--only", "train", "judge", "environment")
     run = tmp_path / "work/pocket-gpu"
     driver = subprocess.Popen([*COMMAND, "--output", str(tmp_path), *options])
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (run / LATEST).exists():
         assert driver.poll() is None and time.monotonic() < end
         time.sleep(0.01)
