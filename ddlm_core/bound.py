@@ -14,7 +14,7 @@ from ddlm_core.forward import perturb_batch
 from ddlm_core.graph import ScoreModel, graph_of
 from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.noise import NoiseSchedule
-from ddlm_core.objective import proposal_times
+from ddlm_core.objective import in_context, proposal_times
 from ddlm_core.reverse import has_denoiser, reverse_probs
 from ddlm_core.tokenizer import PAD_ID
 
@@ -38,6 +38,7 @@ def _diffusion(
     """
     graph, vocab_size = graph_of(model), model.config.vocab_size
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, None, generator, graph.sample_prior)
+    model = in_context(model, x_0)
     if has_denoiser(model):
         return graph.expected_loss(model.denoise(x_t, sigma_bar), sigma_bar, x_0).mean(-1)
     return graph.loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0).mean(-1)
@@ -53,8 +54,9 @@ def _reconstruction(
     graph, vocab_size = graph_of(model), model.config.vocab_size
     few = x_0[torch.randperm(len(x_0), generator=generator)[: math.ceil(len(x_0) / 8)]]
     x_t = perturb_batch(few, sigma_bar[0], vocab_size, None, generator, graph.sample_prior)
-    x_t, which = x_t.unique(dim=0, return_inverse=True)  # copies of a window mostly stay equal
-    noise = sigma_bar.expand(len(x_t))
+    pairs, which = torch.stack([x_t, few], 1).unique(dim=0, return_inverse=True)  # mostly copies
+    (x_t, clean), noise = pairs.unbind(1), sigma_bar.expand(len(pairs))
+    model = in_context(model, clean)
     if has_denoiser(model):
         return graph.expected_reconstruction(
             model.denoise(x_t, noise)[which], sigma_bar[0], few

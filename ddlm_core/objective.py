@@ -16,6 +16,7 @@ from ddlm_core.support.seeds import derive_seed
 
 __all__ = [
     "masked_mean",
+    "in_context",
     "training_loss",
     "TrainingLoss",
     "low_discrepancy_times",
@@ -39,6 +40,11 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
 
 
+def in_context(model: ScoreModel, x_0: Tensor) -> ScoreModel:
+    """The network on windows whose clean text is x_0, (B, L), if it reads that (chapter 11's does)."""
+    return model.given(x_0) if hasattr(model, "given") else model
+
+
 def training_loss(
     model: DiscreteDiffusionTransformer,
     drawn: Sequence[Tensor],
@@ -51,6 +57,7 @@ def training_loss(
     supervision, Lee et al. 2015, arXiv:1409.5185).
     """
     x_0, x_t, mask, sigma_bar, weight = drawn
+    model = in_context(model, x_0)
     if objective == "score_entropy":
         log_score = model(x_t, sigma_bar, mask)
         losses = weight[:, None] * graph_of(model).loss(log_score, sigma_bar, x_t, x_0)

@@ -1,4 +1,5 @@
 # Generated from notebooks/08_training.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
 """Training: settings."""
 
 from dataclasses import asdict, dataclass, field
@@ -94,10 +95,10 @@ class TrainingConfig:
 
 
 def every_key() -> dict[str, Any]:
-    """Every key of a configuration with its default; a block_size of None is the context_length."""
+    """Every key of a configuration with its default; no block_size is the context_length, no block_length one block."""
     network = asdict(DiscreteDiffusionConfig())
     sizes = ("n_layer", "n_head", "n_embd", "cond_dim", "dropout", "bias", "conv_size")
-    model = {"block_size": None} | {name: network[name] for name in sizes}
+    model = {"block_size": None, "block_length": None} | {name: network[name] for name in sizes}
     return asdict(TrainingConfig()) | {"model": model}
 
 

@@ -397,21 +397,30 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(config.n_embd // config.n_head)
         self.key_norm = nn.RMSNorm(config.n_embd // config.n_head)
 
+    def keys_values(self, context: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``context`` (B, M, n_embd) at ``angles`` (M, head_size / 2): each (B, heads, M, head_size)."""
+        exact = self.key_norm.weight.dtype  # norms and rotations in full precision
+        k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return apply_rope(self.key_norm(k.transpose(1, 2)), angles), v.transpose(1, 2)
+
+    def attend(self, x: Tensor, k: Tensor, v: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
+        """Queries from x (B, L, n_embd) to keys and values, (B, heads, M, head_size) → as x."""
+        exact = self.query_norm.weight.dtype
+        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        u = apply_rope(self.query_norm(u), angles)  # (B, heads, L, head_size)
+        with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
+            y = nn.functional.scaled_dot_product_attention(u, k, v, attn_mask)
+        return self.out(y.transpose(1, 2).flatten(2))
+
     def forward(self, x: Tensor, context: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
         """Queries from x (B, L, n_embd), keys and values from ``context`` (B, M, n_embd) → as x.
 
         ``attn_mask``, bool (L, M), is true where a query may attend. The M keys are one or more
         tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
         """
-        exact = self.query_norm.weight.dtype  # norms and rotations in full precision
-        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.key_value(context).to(exact).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, h, M, d/h); u: L for M
-        u = apply_rope(self.query_norm(u), angles)
-        k = apply_rope(self.key_norm(k), angles.repeat(k.shape[2] // len(angles), 1))
-        with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
-            y = nn.functional.scaled_dot_product_attention(u, k, v, attn_mask)
-        return self.out(y.transpose(1, 2).flatten(2))
+        tables = context.shape[1] // len(angles)
+        k, v = self.keys_values(context, angles.repeat(tables, 1))
+        return self.attend(x, k, v, angles, attn_mask)
 
 
 # %% [markdown]

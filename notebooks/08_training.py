@@ -151,6 +151,11 @@ def masked_mean(values: Tensor, condition_mask: Tensor | None = None) -> Tensor:
     return values.masked_fill(condition_mask, 0.0).sum(-1) / free.sum(-1).clamp(min=1)
 
 
+def in_context(model: ScoreModel, x_0: Tensor) -> ScoreModel:
+    """The network on windows whose clean text is x_0, (B, L), if it reads that (chapter 11's does)."""
+    return model.given(x_0) if hasattr(model, "given") else model
+
+
 # %% tags=["export:objective"]
 from collections.abc import Sequence
 
@@ -171,6 +176,7 @@ def training_loss(
     supervision, Lee et al. 2015, arXiv:1409.5185).
     """
     x_0, x_t, mask, sigma_bar, weight = drawn
+    model = in_context(model, x_0)
     if objective == "score_entropy":
         log_score = model(x_t, sigma_bar, mask)
         losses = weight[:, None] * graph_of(model).loss(log_score, sigma_bar, x_t, x_0)
@@ -471,10 +477,10 @@ class TrainingConfig:
 
 
 def every_key() -> dict[str, Any]:
-    """Every key of a configuration with its default; a block_size of None is the context_length."""
+    """Every key of a configuration with its default; no block_size is the context_length, no block_length one block."""
     network = asdict(DiscreteDiffusionConfig())
     sizes = ("n_layer", "n_head", "n_embd", "cond_dim", "dropout", "bias", "conv_size")
-    model = {"block_size": None} | {name: network[name] for name in sizes}
+    model = {"block_size": None, "block_length": None} | {name: network[name] for name in sizes}
     return asdict(TrainingConfig()) | {"model": model}
 
 
@@ -980,6 +986,7 @@ def _diffusion(
     """
     graph, vocab_size = graph_of(model), model.config.vocab_size
     x_t = perturb_batch(x_0, sigma_bar, vocab_size, None, generator, graph.sample_prior)
+    model = in_context(model, x_0)
     if has_denoiser(model):
         return graph.expected_loss(model.denoise(x_t, sigma_bar), sigma_bar, x_0).mean(-1)
     return graph.loss(model(x_t, sigma_bar), sigma_bar, x_t, x_0).mean(-1)
@@ -995,8 +1002,9 @@ def _reconstruction(
     graph, vocab_size = graph_of(model), model.config.vocab_size
     few = x_0[torch.randperm(len(x_0), generator=generator)[: math.ceil(len(x_0) / 8)]]
     x_t = perturb_batch(few, sigma_bar[0], vocab_size, None, generator, graph.sample_prior)
-    x_t, which = x_t.unique(dim=0, return_inverse=True)  # copies of a window mostly stay equal
-    noise = sigma_bar.expand(len(x_t))
+    pairs, which = torch.stack([x_t, few], 1).unique(dim=0, return_inverse=True)  # mostly copies
+    (x_t, clean), noise = pairs.unbind(1), sigma_bar.expand(len(pairs))
+    model = in_context(model, clean)
     if has_denoiser(model):
         return graph.expected_reconstruction(
             model.denoise(x_t, noise)[which], sigma_bar[0], few

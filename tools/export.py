@@ -20,7 +20,7 @@ from pathlib import Path
 from chapters import CHAPTER_FILE, Cell, Chapter, is_import, problem, read_chapter
 
 MODULE_ONLY = {"stories", "tiny_world"}  # sample()… means something only as stories.sample()
-MAX_LINES, MAX_CLASS_LINES = 40, 80  # of an exported cell; a class cannot be split over cells
+MAX_LINES, MAX_CLASS_LINES = 40, 85  # of an exported cell; a class cannot be split over cells
 # `import ddlm_core` stays cheap, and the modules of the method know nothing of plots, UIs, data.
 METHOD_BANS = ["datasets", "gradio", "hydra", "matplotlib", "ipywidgets"]
 PACKAGE_BANS = [*METHOD_BANS, "accelerate", "huggingface_hub"]

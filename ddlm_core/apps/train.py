@@ -55,22 +55,22 @@ def train(settings: dict[str, Any]) -> "Bound | None":
     from huggingface_hub.utils import disable_progress_bars
 
     from ddlm_core.apps.warm_start import warm_start
+    from ddlm_core.blocks import make_config, make_network
     from ddlm_core.data import setup_dataloaders
-    from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
     from ddlm_core.settings import TrainingConfig
     from ddlm_core.training import Trainer
 
     resume_from = settings.pop("resume_from", None)
     try:
         config = TrainingConfig(**settings)
-        network = DiscreteDiffusionConfig(**network_settings(config) | vocabulary(config))
+        network = make_config(**network_settings(config) | vocabulary(config))
     except TypeError as error:  # of the constructors: the values are checked there
         raise UserError(f"unknown or missing key: {error}") from None
     if not has_bar():  # of downloads
         disable_progress_bars()
     torch.manual_seed(config.seed)
     data = setup_dataloaders(tokenizer=network.tokenizer, **text_settings(config))
-    model = DiscreteDiffusionTransformer(network)
+    model = make_network(network)
     taken = ""
     if config.init_from is not None and resume_from is None:
         taken = warm_start(model, config.init_from)
@@ -202,7 +202,7 @@ def main() -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from ddlm_core.model import DiscreteDiffusionConfig
+    from ddlm_core.blocks import BlockDiffusionConfig
     from ddlm_core.settings import every_key
 
     keys = every_key() | {"resume_from": None}
@@ -222,7 +222,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: print(f"ddlm-train: {message}", file=sys.stderr)
     try:
         with one_line_errors("ddlm-train"):
-            network = [field.name for field in fields(DiscreteDiffusionConfig)]
+            network = [field.name for field in fields(BlockDiffusionConfig)]
             sys.argv[1:] = readable(sys.argv[1:], keys, network)
             compose(collect)
             with configuration_errors():

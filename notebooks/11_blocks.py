@@ -1,0 +1,573 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From SEDD to today: block diffusion
+
+# %% tags=["export"]
+"""Block diffusion: one network from autoregressive (blocks of one token) to SEDD (one block)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ddlm_core.config import DiscreteDiffusionConfig
+from ddlm_core.support.errors import UserError
+from ddlm_core.support.fields import Limits
+
+
+@dataclass(frozen=True)
+class BlockDiffusionConfig(DiscreteDiffusionConfig):
+    """A configuration of chapter 6 that also says how many tokens are denoised in parallel."""
+
+    block_length: Annotated[int, Limits(1)] = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_length > self.block_size:
+            raise UserError(
+                f"block_length must be at most block_size = {self.block_size}, got {self.block_length}"
+            )
+        if self.parametrization != "denoiser":
+            raise UserError("blocks need the parametrization denoiser")
+
+
+# %% tags=["export"]
+import torch
+from torch import Tensor
+
+
+def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which states a noisy place may attend to, bool: (n, read) clean, (n, n) left, (n, n) right.
+
+    ``places``, int64 (n,), are consecutive. Clean states are those of the places before a block
+    and of its first place, which has read what comes before it; the others are those of noisy places of the same
+    block, up to its own and from its own on.
+    """
+    start = (places // block_length * block_length)[:, None]
+    clean = (torch.arange(read, device=places.device) <= start) & (start > 0)
+    same, before = start == start.T, places[None] <= places[:, None]
+    return clean, same & before, same & before.T
+
+
+# %% tags=["export"]
+from typing import NamedTuple
+
+from ddlm_core.model import Block
+
+
+class Kept(NamedTuple):
+    """What a block of the network keeps of places it has read: M of them."""
+
+    inputs: tuple[
+        Tensor, ...
+    ]  # of its two convolutions, (B, M, n_embd) each; none in a merge block
+    keys: Tensor  # (B, heads, M, head_size)
+    values: Tensor  # (B, heads, M, head_size)
+
+
+def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -> Tensor:
+    """``causal_conv`` of chapter 6 at consecutive places, which goes on in the clean text before a block.
+
+    Position i of x (B, n, n_embd) has ``room[i]``, int64, positions before it in its block; what lies further
+    back is ``clean`` (B, n, conv_size, n_embd), one to conv_size back, or zeros.
+    """
+    total = x
+    for k, weight in enumerate(weights):
+        shifted = nn.functional.pad(x, (0, 0, k + 1, 0))[:, : x.shape[1]]
+        before = (
+            torch.zeros((), dtype=x.dtype, device=x.device) if clean is None else clean[:, :, k]
+        )
+        total = total + weight * torch.where((room > k)[:, None], shifted, before)
+    return total
+
+
+def look_back(clean: Tensor, places: Tensor, size: int) -> Tensor:
+    """From clean (B, M, n_embd) what lies 1 to ``size`` back of the places (n,): (B, n, size, n_embd)."""
+    back = places[:, None] - torch.arange(1, size + 1, device=places.device)  # (n, size)
+    return clean[:, back.clamp(0, clean.shape[1] - 1)] * (back >= 0)[..., None]
+
+
+# %% tags=["export"]
+from torch import nn
+
+
+def block_layer(
+    block: Block,
+    x: Tensor,
+    context: Tensor | None,
+    cond: Tensor,
+    angles: Tensor,
+    attn_mask: Tensor,
+    room: Tensor,
+    places: Tensor | None = None,
+    past: Kept | None = None,
+) -> tuple[Tensor, Kept]:
+    """``Block.layer`` of chapter 6 with a past: the new states (B, n, n_embd), and what is kept of them."""
+    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = block.modulation(cond)
+
+    def mixed(y: Tensor, which: int) -> Tensor:
+        if not block.conv:
+            return y
+        size = len(block.conv[which])
+        clean = None if past is None else look_back(past.inputs[which], places, size)
+        return conv_after(y, block.conv[which], room, clean)
+
+    first = modulate(x, shift_a, scale_a)
+    y = mixed(first, 0)
+    source = y if context is None else modulate(context, shift_a, scale_a)
+    tables = source.shape[1] // len(angles)
+    k, v = block.attention.keys_values(source, angles.repeat(tables, 1))
+    kept_k, kept_v = k, v
+    if past is not None:
+        k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
+    x = x + gate_a * block.dropout(block.attention.attend(y, k, v, angles, attn_mask))
+    second = modulate(x, shift_f, scale_f)
+    x = x + gate_f * block.dropout(block.feed_forward(mixed(second, 1)))
+    return x, Kept((first, second) if block.conv else (), kept_k, kept_v)
+
+
+# %% tags=["export"]
+class Past(NamedTuple):
+    """What the network keeps of a clean text: as many places as it has letters, and one more."""
+
+    left: Tensor  # (B, M, n_embd): the letter before each place
+    layers: list[Kept]  # of each left-to-right block, then of each merge block
+
+
+# %% tags=["export"]
+from typing import cast
+
+from ddlm_core.graph import Graph
+from ddlm_core.model import DiscreteDiffusionTransformer, modulate, neighbors, rope_angles
+from ddlm_core.support.checks import check_input
+
+
+class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
+    """The network of chapter 6, with the same weights, whose noisy blocks read the clean text before them."""
+
+    config: BlockDiffusionConfig
+
+    @property
+    def _depth(self) -> int:
+        return (len(self.blocks) - 1) // 2
+
+    def _angles(self, places: Tensor) -> Tensor:
+        config, length = self.config, int(self.config.block_size)
+        return rope_angles(length, config.n_embd // config.n_head, places.device)[places]
+
+    def read(self, tokens: Tensor, count: int) -> Past:
+        """The past of places 0 to ``count`` - 1 of a clean text, int64 (B, S): S letters fill S + 1 places."""
+        places = torch.arange(count, device=tokens.device)
+        left = nn.functional.pad(self.embedding(tokens), (0, 0, 1, 0))[:, :count]
+        cond = self.noise_embedding(left.new_zeros(len(tokens)))
+        causal = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
+        x, angles, layers = left + self.position_embedding[:count], self._angles(places), []
+        for block in self._stack(0):
+            x, kept = block_layer(block, x, None, cond, angles, causal, places)
+            layers.append(kept)
+        for block in self._stack(2):
+            shift, scale, *_ = block.modulation(cond)
+            layers.append(Kept((), *block.attention.keys_values(modulate(x, shift, scale), angles)))
+        return Past(left, layers)
+
+    def _stack(self, which: int) -> list[Block]:
+        """The blocks of the left-to-right (0), right-to-left (1) or merge (2) stack."""
+        cuts = (0, self._depth, 2 * self._depth, len(self.blocks))
+        return cast("list[Block]", list(self.blocks[cuts[which] : cuts[which + 1]]))
+
+    def given(self, x_0: Tensor) -> "BlockView":
+        """The network on all blocks of windows at once, each with its past: for training and for the bound."""
+        places = torch.arange(x_0.shape[1], device=x_0.device)
+        last = (x_0.shape[1] - 1) // self.config.block_length * self.config.block_length
+        return BlockView(self, self.read(x_0[:, :last], last + 1), places)
+
+    def after(self, tokens: Tensor) -> "BlockView":
+        """The network on the block that follows a clean text, int64 (B, S): whole blocks, or none."""
+        start = tokens.shape[1]
+        end = min(start + self.config.block_length, self.config.block_size)
+        places = torch.arange(start, end, device=tokens.device)
+        return BlockView(self, self.read(tokens, start + 1), places)
+
+    def _stacks(
+        self,
+        x_t: Tensor,
+        sigma_bar: Tensor,
+        condition_mask: Tensor | None,
+        past: Past | None = None,
+        places: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """States of the three stacks, each (B, n, n_embd), and the noise features (B, cond_dim)."""
+        check_input(x_t, sigma_bar, condition_mask, self.config.block_size)
+        length = self.config.block_length
+        if past is None or places is None:
+            if x_t.shape[1] > length:
+                raise UserError("a block reads the text before it: use given(x_0) or after(tokens)")
+            view = self.after(x_t[:, :0])
+            past, places = view.past, view.places
+        places = places[: x_t.shape[1]]
+        if length == 1:  # no noisy letter is seen, so its noise says nothing
+            sigma_bar = torch.zeros_like(sigma_bar)
+        x = self.embedding(x_t)
+        if condition_mask is not None:
+            x = x + condition_mask[..., None] * self.condition_embedding
+        cond, angles = self.noise_embedding(sigma_bar), self._angles(places)
+        room = places % length
+        clean, before, behind = block_masks(places, past.left.shape[1], length)
+        position = self.position_embedding[places]
+        left, right = neighbors(x, position)
+        first, last = (room == 0)[:, None], (room == length - 1)[:, None]
+        index = places.clamp(max=past.left.shape[1] - 1)
+        left = torch.where(first, past.left[:, index] + position, left)
+        right = torch.where(last, position, right).flip(1)
+
+        kept = iter(past.layers)
+        mask = torch.cat([clean, before], 1)
+        for block in self._stack(0):
+            left, _ = block_layer(block, left, None, cond, angles, mask, room, places, next(kept))
+        mask, behind_room = behind.flip(0, 1), (length - 1 - room).flip(0)
+        for block in self._stack(1):
+            right, _ = block_layer(block, right, None, cond, angles, mask, behind_room)
+        right = right.flip(1)
+        context, mask = torch.cat([left, right], 1), torch.cat([clean, before, behind], 1)
+        merge = left + right
+        for block in self._stack(2):
+            merge, _ = block_layer(
+                block, merge, context, cond, angles, mask, room, None, next(kept)
+            )
+        return merge, left, right, cond
+
+
+# %% tags=["export"]
+@dataclass(frozen=True)
+class BlockView:
+    """A block network that has read: a denoiser for the places that follow, as chapters 7 and 8 want one."""
+
+    network: BlockDiffusionTransformer
+    past: Past
+    places: Tensor  # int64 (n,)
+
+    @property
+    def config(self) -> BlockDiffusionConfig:
+        """That of the network."""
+        return self.network.config
+
+    @property
+    def graph(self) -> Graph:
+        """The forward process."""
+        return self.network.graph
+
+    def _log_q(self, x_t: Tensor, sigma_bar: Tensor, mask: Tensor | None, stacks: int) -> Tensor:
+        *states, cond = self.network._stacks(x_t, sigma_bar, mask, self.past, self.places)
+        return self.network._read_out(torch.stack(states[:stacks]), cond).log_softmax(-1)
+
+    def denoise(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of each clean token given the clean past and its block but itself: (B, n, V)."""
+        return self._log_q(x_t, sigma_bar, condition_mask, 1)[0]
+
+    def denoise_stacks(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""$\log q$ of the merge, left-to-right and right-to-left stacks: (3, B, n, V)."""
+        return self._log_q(x_t, sigma_bar, condition_mask, 3)
+
+    def __call__(
+        self, x_t: Tensor, sigma_bar: Tensor, condition_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores (B, n, V), 0 at the current token."""
+        log_q = self.denoise(x_t, sigma_bar, condition_mask)
+        return self.graph.log_score(log_q, sigma_bar, x_t)
+
+
+# %% tags=["export"]
+from typing import Any
+
+
+def make_config(**fields: Any) -> DiscreteDiffusionConfig:
+    """A configuration with these fields: one of blocks if ``block_length`` is among them."""
+    kind = BlockDiffusionConfig if "block_length" in fields else DiscreteDiffusionConfig
+    return kind(**fields)
+
+
+def make_network(config: DiscreteDiffusionConfig) -> DiscreteDiffusionTransformer:
+    """A new network of the kind that a configuration describes."""
+    if isinstance(config, BlockDiffusionConfig):
+        return BlockDiffusionTransformer(config)
+    return DiscreteDiffusionTransformer(config)
+
+
+# %% [markdown]
+# ## Writing, block after block
+
+# %% tags=["export:block_sampler"]
+"""Block after block: texts of any length."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddlm_core.blocks import BlockDiffusionTransformer
+from ddlm_core.sampler import DenoisingStep, denoising_steps
+from ddlm_core.sampling_options import cut_at_end
+from ddlm_core.support.checks import check_range
+from ddlm_core.tokenizer import PAD_ID
+
+
+def context_start(written: int, block_length: int, block_size: int) -> int:
+    """The first token that the block after ``written`` tokens, all whole blocks, is given.
+
+    What has been read grows until it fills the window with that block; then half of it is forgotten.
+    """
+    most = max(block_size // block_length - 1, 0)  # whole blocks that may be read
+    forget = max(1, (most + 1) // 2)  # at once
+    return -(-max(0, written // block_length - most) // forget) * forget * block_length
+
+
+def numbered(steps: Iterator[DenoisingStep], expected: int) -> Iterator[DenoisingStep]:
+    """The same steps, counted; ``expected``, the number of the last one, is mended where a run ends early."""
+    before, index = None, -1
+    for index, step in enumerate(steps):
+        if before is not None:
+            yield replace(before, index=index - 1, num_steps=max(expected, index))
+        before = step
+    if before is not None:
+        yield replace(before, index=index, num_steps=index)
+
+
+# %% tags=["export:block_sampler"]
+@dataclass(frozen=True)
+class BlockWriter:
+    """How one block after the other is written: a network, a sampler and its options."""
+
+    model: BlockDiffusionTransformer
+    write: Callable[..., Iterator[DenoisingStep]]  # such as denoising_steps
+    options: dict[str, Any]
+    template: Tensor | None = None  # int64 (L,), as in denoising_steps
+    condition_mask: Tensor | None = None  # bool (L,)
+
+    def begin(self, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
+        """The run for the block from ``start`` on, after the text before it in ``tokens`` (B, L)."""
+        config, end = self.model.config, start + self.model.config.block_length
+        context = tokens[:, context_start(start, config.block_length, config.block_size) : start]
+        given: dict[str, Tensor] = {}
+        if self.template is not None and self.condition_mask is not None:
+            given["template"] = self.template[start:end]
+            given["condition_mask"] = self.condition_mask[start:end]
+        size, view = len(tokens[0, start:end]), self.model.after(context)
+        return self.write(view, config.noise, len(tokens), size, **given, **self.options)
+
+    def run(
+        self, tokens: Tensor, steps: Iterator[DenoisingStep], stop_at_end: bool
+    ) -> Iterator[DenoisingStep]:
+        """All steps of all blocks of ``tokens`` (B, L), from those of the first block on."""
+        length = self.model.config.block_length
+        for start in range(0, tokens.shape[1], length):
+            if start and stop_at_end and (cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all():
+                return
+            for step in self.begin(tokens, start) if start else steps:
+                changed = torch.zeros_like(tokens, dtype=torch.bool)
+                changed[:, start : start + length] = step.changed
+                tokens = tokens.clone()
+                tokens[:, start : start + length] = step.tokens
+                yield replace(step, tokens=tokens, changed=changed)
+
+
+# %% tags=["export:block_sampler"]
+def denoising_blocks(
+    model: BlockDiffusionTransformer,
+    batch_size: int,
+    seq_len: int,
+    *,
+    template: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    stop_at_end: bool = False,
+    write: Callable[..., Iterator[DenoisingStep]] = denoising_steps,
+    **options: Any,
+) -> Iterator[DenoisingStep]:
+    """Write B texts of L tokens: an iterator over the random start and all steps of each block.
+
+    Each block is a run of ``write`` with these ``options`` after the text before it; tokens of later blocks are
+    ``<PAD>``. With ``stop_at_end`` no block begins once all texts have ended. ``template`` and
+    ``condition_mask``, (L,), as in ``denoising_steps``: what is given is known in its block and later.
+    What cannot work raises a ``UserError`` at the call.
+    """
+    check_range(1, math.inf, batch_size=batch_size, seq_len=seq_len)
+    device = next(model.parameters()).device
+    tokens = torch.full((batch_size, seq_len), PAD_ID, device=device)
+    writer = BlockWriter(model, write, options | {"device": device}, template, condition_mask)
+    run = writer.run(tokens, writer.begin(tokens, 0), stop_at_end)
+    blocks = math.ceil(seq_len / model.config.block_length)
+    return numbered(run, blocks * (options.get("num_steps", 128) + 1) - 1)
+
+
+# %% [markdown]
+# ## Samplers of today
+
+# %% [markdown]
+# ## Blanks of unknown length
+
+# %% [markdown]
+# ## One object for all of it
+
+# %% tags=["export:block_pipeline"]
+"""A pipeline for networks of either kind."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ddlm_core.animation import Animation
+from ddlm_core.block_sampler import denoising_blocks
+from ddlm_core.blocks import BlockDiffusionConfig, BlockDiffusionTransformer
+from ddlm_core.config import DiscreteDiffusionConfig
+from ddlm_core.model import DiscreteDiffusionTransformer
+from ddlm_core.pipeline import (
+    PretrainedModel,
+    TextStep,
+    ended_texts,
+    join_steps,
+    load_model,
+    watched,
+)
+from ddlm_core.sampler import DenoisingStep, denoising_steps, sample_generators
+from ddlm_core.sampling_options import SamplingOptions, template_characters
+from ddlm_core.support.checks import check_choice, check_range
+from ddlm_core.support.models import model_folder
+
+SAMPLERS = ("grid", "entropy_bound")
+
+
+def load_network(folder: Path) -> DiscreteDiffusionTransformer:
+    """The network of a folder, of either kind; errors as :func:`load_model`."""
+    try:
+        blocks = "block_length" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        blocks = False  # load_model says what is wrong
+    if blocks:
+        return load_model(folder, BlockDiffusionTransformer, BlockDiffusionConfig)
+    return load_model(folder)
+
+
+def default_steps(config: DiscreteDiffusionConfig) -> int:
+    """Steps of a run: 128 for a whole window, 16 for a block, 1 for a block of one token."""
+    if isinstance(config, BlockDiffusionConfig):
+        return 16 if config.block_length > 1 else 1
+    return 128
+
+
+def with_room(config: DiscreteDiffusionConfig, options: SamplingOptions) -> DiscreteDiffusionConfig:
+    """The configuration with room for the text that is asked for, if the network writes in blocks that go on."""
+    if not isinstance(config, BlockDiffusionConfig) or config.padded:
+        return config
+    needed = len(template_characters(options.template)) if options.template else 1
+    return replace(config, block_size=max(config.block_size, needed, options.seq_len or 1))
+
+
+# %% tags=["export:block_pipeline"]
+def merged(runs: list[Iterator[DenoisingStep]]) -> Iterator[tuple[DenoisingStep, ...]]:
+    """The same step of several runs, until the last one has ended; one that has keeps its last step."""
+    kept: list[DenoisingStep | None] = [None] * len(runs)
+    while True:
+        new = [next(run, None) for run in runs]
+        if not any(new):
+            return
+        kept = [step or last for step, last in zip(new, kept, strict=True)]
+        yield tuple(step for step in kept if step)
+
+
+# %% tags=["export:block_pipeline"]
+class BlockPipeline(PretrainedModel):
+    """:class:`DiffusionPipeline` for networks of either kind, with the samplers of chapter 11.
+
+    Of a block model ``num_steps`` are those of a block, and unless its texts are padded ``seq_len`` is free.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """As :meth:`PretrainedModel.from_pretrained`, block models included."""
+        return cls(load_network(model_folder(source, revision)), device)
+
+    def generate_streaming(
+        self,
+        num_samples: int = 1,
+        *,
+        sampler: str = "grid",
+        entropy_bound: float = 0.3,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        first: int = 0,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> Iterator[TextStep]:
+        """An iterator over the random start and each step; all else as :meth:`generate`."""
+        check_range(1, 100_000, num_samples=num_samples, batch_size=batch_size)
+        check_range(0, 2**63, first=first, **{} if seed is None else {"seed": seed})
+        check_choice(SAMPLERS, sampler=sampler)
+        how = SamplingOptions(**{"num_steps": default_steps(self.config)} | options)
+        seed = secrets.randbits(32) if seed is None else seed
+        generators = sample_generators(seed, num_samples, first)
+        rows = 1 if self.device.type == "cpu" else batch_size
+        batches = [generators[i : i + rows] for i in range(0, num_samples, rows)]
+        runs = [self._run(batch, how) for batch in batches]
+        steps = (join_steps(parts, self.tokenizer) for parts in merged(runs))
+        return ended_texts(steps, self.tokenizer) if how.stop_at_end else steps
+
+    def _run(
+        self, generators: list[torch.Generator], how: SamplingOptions
+    ) -> Iterator[DenoisingStep]:
+        arguments = how.arguments(with_room(self.config, how)) | {"generator": generators}
+        if isinstance(self.model, BlockDiffusionTransformer):
+            return denoising_blocks(
+                self.model, len(generators), stop_at_end=how.stop_at_end, **arguments
+            )
+        return denoising_steps(self.model, self.config.noise, len(generators), **arguments)
+
+    def generate(
+        self, num_samples: int = 1, *, return_tokens: bool = False, **options: Any
+    ) -> list[str] | Tensor:
+        """Finished texts, or their tokens, int64 (num_samples, L), on the CPU.
+
+        The options are those of :meth:`DiffusionPipeline.generate`.
+
+        Raises:
+            UserError: what was asked for cannot work; one line says why, before any work is done.
+        """
+        for step in self.generate_streaming(num_samples, **options):
+            pass
+        return step.tokens if return_tokens else step.texts
+
+    def generate_with_visualization(self, **options: Any) -> Animation:
+        """Write one text, live in a terminal or a notebook; ``str()`` of what it returns is the text."""
+        steps = self.generate_streaming(**options)
+        return watched(steps, 1, self.tokenizer)
+
+    __call__ = generate
+
+
+# %% [markdown]
+# ## Side by side
+
+# %% [markdown]
+# ## Where DiffusionGemma differs
