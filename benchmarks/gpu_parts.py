@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.apps.train import network_settings
+from ddlm_core.blocks import make_network
 from ddlm_core.config import GRAPHS
 from ddlm_core.data import POCKET, batches_from
 from ddlm_core.evaluation import estimate_bound, wilson
@@ -338,7 +339,7 @@ class Recipe(NamedTuple):
     judge: Callable[[str, argparse.Namespace], Result]
     settings: dict[str, Any] = {}  # of TrainingConfig, beside those of the preset
     preset: str = "gpu"
-    network: Callable[[DiscreteDiffusionConfig], nn.Module] = DiscreteDiffusionTransformer
+    network: Callable[[DiscreteDiffusionConfig], nn.Module] = make_network
     loss_fn: Callable[[nn.Module], nn.Module] | None = None  # None: that of `Trainer`
     reads_text: bool = False  # it trains on --text
 

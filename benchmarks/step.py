@@ -31,6 +31,7 @@ from ddlm_core import (
     setup_dataloaders,
 )
 from ddlm_core.apps.train import network_settings, text_settings
+from ddlm_core.blocks import make_config, make_network
 from ddlm_core.objective import draw_noise, training_loss
 from ddlm_core.optimizers import build_optimizers
 from ddlm_core.support.hardware import autocast
@@ -139,14 +140,14 @@ def make_trainer(batch_size: int, **settings: object) -> tuple[Trainer, Tensor]:
 
 def trainer_of(
     config: TrainingConfig,
-    network: Callable[[DiscreteDiffusionConfig], nn.Module] = DiscreteDiffusionTransformer,
+    network: Callable[[DiscreteDiffusionConfig], nn.Module] = make_network,
     loss_fn: Callable[[nn.Module], nn.Module] | None = None,
     validate: bool = True,
 ) -> Trainer:
     """The trainer that ``ddlm-train`` would make of a configuration."""
     data = setup_dataloaders(**text_settings(config))
     torch.manual_seed(config.seed)
-    model = network(DiscreteDiffusionConfig(**network_settings(config)))
+    model = network(make_config(**network_settings(config)))
     loss = loss_fn(model) if loss_fn else None
     return Trainer(model, data.train, data.val if validate else None, config, loss_fn=loss)
 
