@@ -19,6 +19,7 @@ from torch import Tensor
 from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.evaluation import Estimate, estimate_bound, wilson, word_entropy
 from ddlm_core.sampler import sample_diffusion, sample_generators
+from ddlm_core.support.hardware import autocast
 from ddlm_core.support.models import bundled_models
 from ddlm_core.tokenizer import CharacterLevelTokenizer
 
@@ -89,15 +90,20 @@ def repeats(texts: list[str], train_samples: int) -> dict[str, float]:
 
 
 def write(
-    pipeline: DiffusionPipeline, samples: int, how: dict[str, Any], half: bool
+    pipeline: DiffusionPipeline,
+    samples: int,
+    how: dict[str, Any],
+    precision: str = "no",
+    size: int = 50,
 ) -> tuple[Tensor, float]:
-    """Samples (n, L), fifty at a time, if ``half`` in 16 bits; and the seconds that one took."""
+    """Samples (n, L) on the CPU, so many at a time, and the seconds that one took."""
     start, model, batches = time.perf_counter(), pipeline.model, []
     noise, length = pipeline.config.noise, pipeline.config.block_size
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        for part in batched(sample_generators(0, samples), 50):
-            batches.append(sample_diffusion(model, noise, len(part), length, generator=part, **how))
-    return torch.cat(batches), round((time.perf_counter() - start) / samples, 2)
+    with autocast(precision, pipeline.device):
+        for part in batched(sample_generators(0, samples), size):
+            tokens = sample_diffusion(model, noise, len(part), length, generator=part, **how)
+            batches.append(tokens.cpu())
+    return torch.cat(batches), (time.perf_counter() - start) / samples
 
 
 def known_rows(output: Path) -> list[dict[str, Any]]:
@@ -144,8 +150,8 @@ def main() -> None:
                 result["samplers"] += rows
                 print(table_row(rows[0]), flush=True)
                 continue
-            tokens, seconds = write(pipeline, samples, how, args.compile)
-            row = how | judge(tokens, tokenizer) | {"seconds_a_sample": seconds}
+            tokens, seconds = write(pipeline, samples, how, "bf16" if args.compile else "no")
+            row = how | judge(tokens, tokenizer) | {"seconds_a_sample": round(seconds, 2)}
             result["samplers"].append(row)
             print(table_row(result["samplers"][-1]), flush=True)
             if number == 0:  # in the end, of the longest run

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler talks
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddlm_core import (
@@ -30,6 +30,8 @@ from ddlm_core import (
     score_entropy_loss,
     setup_dataloaders,
 )
+from ddlm_core.apps.train import network_settings, text_settings
+from ddlm_core.blocks import make_config, make_network
 from ddlm_core.objective import draw_noise, training_loss
 from ddlm_core.optimizers import build_optimizers
 from ddlm_core.support.hardware import autocast
@@ -44,15 +46,23 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def wait() -> None:
+    """A GPU does its work later than it is told to: let it finish."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def seconds(work: Callable[[], object]) -> float:
+    wait()
     start = time.perf_counter()
     work()
+    wait()
     return time.perf_counter() - start
 
 
-def matmul_peak(dtype: torch.dtype, size: int = 1024) -> float:
+def matmul_peak(dtype: torch.dtype, size: int = 1024, device: str | torch.device = "cpu") -> float:
     """FLOP a second of a large matrix product."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = [seconds(lambda: a @ b) for _ in range(12)]
     return 2 * size**3 / min(times)
 
@@ -118,20 +128,28 @@ def make_trainer(batch_size: int, **settings: object) -> tuple[Trainer, Tensor]:
     config = TrainingConfig(
         dataset_name="pocket-stories",
         train_samples=1000,
+        val_samples=10,
         context_length=160,
         batch_size=batch_size,
         progress=False,
         **settings,
     )
-    loader, _, _, _ = setup_dataloaders(
-        "pocket-stories",
-        train_samples=1000,
-        val_samples=10,
-        context_length=160,
-        batch_size=batch_size,
-    )
-    network = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(block_size=160))
-    return Trainer(network, loader, None, config), next(iter(loader)).long()
+    trainer = trainer_of(config, validate=False)
+    return trainer, next(iter(trainer.train_loader)).long()
+
+
+def trainer_of(
+    config: TrainingConfig,
+    network: Callable[[DiscreteDiffusionConfig], nn.Module] = make_network,
+    loss_fn: Callable[[nn.Module], nn.Module] | None = None,
+    validate: bool = True,
+) -> Trainer:
+    """The trainer that ``ddlm-train`` would make of a configuration."""
+    data = setup_dataloaders(**text_settings(config))
+    torch.manual_seed(config.seed)
+    model = network(make_config(**network_settings(config)))
+    loss = loss_fn(model) if loss_fn else None
+    return Trainer(model, data.train, data.val if validate else None, config, loss_fn=loss)
 
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
