@@ -553,8 +553,17 @@ plt.show()
 #
 # %% [markdown]
 # ## Writing, block after block
+#
+# Each block is one run of the sampler of chapter 7, after the clean text before it. `model.after(text)` reads that text once, and is then an ordinary
+# denoiser of one block, so nothing in the sampler changes. An evaluation of a block of 16 costs far less than one of a window.
+#
+# **Any length.** What has been read grows until, with the next block, it fills the window that the network was trained on. Then the older half is
+# forgotten, and reading starts again. The model always has between half a window and a window of past, and never meets a position that it was not trained on.
+#
+# **What is given to the right** of a block helps within the block alone. A template that must fit a distant ending is a case for SEDD, which sees the whole
+# window.
 
-# %% tags=["export:block_sampler"]
+# %% tags=["export:block_sampler", "hide-input"]
 """Block after block: texts of any length."""
 
 import math
@@ -591,6 +600,10 @@ def numbered(steps: Iterator[DenoisingStep], expected: int) -> Iterator[Denoisin
         before = step
     if before is not None:
         yield replace(before, index=index, num_steps=index)
+
+
+# %% [markdown]
+# Folded above: which part of the text is read, and how steps are numbered. Here is the loop over blocks:
 
 
 # %% tags=["export:block_sampler"]
@@ -657,6 +670,47 @@ def denoising_blocks(
     run = writer.run(tokens, writer.begin(tokens, 0), stop_at_end)
     blocks = math.ceil(seq_len / model.config.block_length)
     return numbered(run, blocks * (options.get("num_steps", 128) + 1) - 1)
+
+
+# %% [markdown]
+# Is what is kept, kept rightly? A text written with the past read once for each block must be the text written by a network
+# that reads everything anew at every evaluation:
+
+# %% tags=["test:block_sampler"]
+import torch
+
+from ddlm_core.block_sampler import denoising_blocks
+from ddlm_core.blocks import BlockView, make_config, make_network
+from ddlm_core.sampler import denoising_steps, sample_generators
+
+
+def test_with_and_without_the_kept_past_the_same_text():
+    torch.manual_seed(0)
+    sizes = {"block_size": 12, "n_layer": 6, "n_head": 2, "n_embd": 16, "cond_dim": 8}
+    network = make_network(make_config(**sizes, block_length=4)).eval()
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    how = {"num_steps": 6, "schedule": "cosine", "churn": 1.0}
+    *_, last = denoising_blocks(network, 2, 12, generator=sample_generators(0, 2), **how)
+
+    class Forgetful(BlockView):
+        def denoise(self, x_t, sigma_bar, condition_mask=None):
+            start = int(self.places[0])
+            window = torch.zeros(2, 12, dtype=torch.int64)
+            window[:, :start], window[:, start : start + 4] = text[:, :start], x_t
+            return network.given(window).denoise(window, sigma_bar)[:, start : start + 4]
+
+    text = torch.zeros(2, 0, dtype=torch.int64)
+    generators = sample_generators(0, 2)
+    for _ in range(3):
+        view = network.after(text)
+        view = Forgetful(network, view.past, view.places)
+        *_, step = denoising_steps(view, network.config.noise, 2, 4, generator=generators, **how)
+        text = torch.cat([text, step.tokens], 1)
+    assert torch.equal(last.tokens, text)
+
+
+test_with_and_without_the_kept_past_the_same_text()
 
 
 # %% [markdown]
@@ -897,3 +951,79 @@ def side_by_side(runs: Sequence[TimedRun], pipeline: BlockPipeline, count: int =
 
 # %% [markdown]
 # ## Where DiffusionGemma differs
+#
+# DiffusionGemma is what this chapter builds, some 17,000 times as large. From its public documentation
+# ([Google](https://ai.google.dev/gemma/docs/diffusiongemma/explained), [Transformers](https://huggingface.co/docs/transformers/model_doc/diffusion_gemma),
+# [KerasHub](https://keras.io/keras_hub/api/models/diffusion_gemma/diffusion_gemma_block_diffusion_lm/),
+# [SGLang](https://docs.sglang.io/cookbook/autoregressive/Google/DiffusionGemma.md)):
+#
+# | | DiffusionGemma 26B-A4B | `tinystories-blocks` |
+# |---|---|---|
+# | noise | uniform | uniform |
+# | token | a subword | a character |
+# | block ("canvas") | 256 tokens | 16 tokens |
+# | clean past | read by a causal encoder into a KV cache | read by the left-to-right stack, kept |
+# | the block itself | bidirectional attention, a place sees its own token | hollow: a place does not see its own letter |
+# | weights | 26 billion, 4 billion of them at work for a token (mixture of experts) | 1.6 million |
+# | made from | an autoregressive model, Gemma 4 | nothing: trained from random weights |
+# | steps for a block | at most 48, fewer once it is stable and sure | 16, or as many as `entropy_bound` takes |
+# | sampler | entropy-bound acceptance, the rest drawn anew | a time grid with churn, or the same |
+# | temperature | falls from 0.8 to 0.4 during a block | 1 |
+# | self-conditioning | yes: the last guess goes in with the noisy block | no |
+# | likelihood | not what it is made for | bounded, in nats, with an interval |
+#
+# *Self-conditioning* ([Chen et al. 2022](https://arxiv.org/abs/2208.04202)) hands the network its own previous guess. We leave it out for the sake of exactness: that guess was
+# made with the evidence of each letter in it, so through it a place would see its own letter, which Bayes' rule then counts a second time.
+#
+# ## Change it safely
+#
+# Let a noisy place see one clean place more: in `block_masks`, replace `<= start` by `<= start + 1`. At the last place of a block's past nothing changes, for
+# there is no such clean place yet when the text is written. But in training there is one, and it has read the first letter of the block:
+# `test_each_place_sees_its_block_and_the_past` fails. The command: `make export && pytest tests/`.
+#
+# ## Exercises
+#
+# **1.** How many evaluations does a text of 1,000 characters take, in blocks of 16 with 16 steps each, letter by letter, and by SEDD in
+# windows of 160 with 64 steps each? (Expected: 1,008, 1,000 and 448. A block's is the cheapest of them, a window's the dearest.)
+
+# %% tags=["solution", "hide-input"]
+import math
+
+counts = [math.ceil(1000 / length) * steps for length, steps in ((16, 16), (1, 1), (160, 64))]
+assert counts == [1008, 1000, 448]
+counts
+
+# %% [markdown]
+# **2.** In the two-letter language, how much of the entropy is in the first block of one, of two, of three letters? (Expected: it grows, and
+# the rest is what later blocks cost given the past: the chain rule.)
+
+# %% tags=["solution", "hide-input"]
+table = world.probs.reshape(2, 2, 2)
+parts = [table.sum((1, 2)), table.sum(2).flatten(), table.flatten()]
+nats = [-(p * p.log()).sum().item() for p in parts]
+assert sorted(nats) == nats and abs(nats[-1] - entropy) < 1e-9
+[round(value, 3) for value in nats]
+
+# %% [markdown]
+# ## Summary
+#
+# The chain rule over blocks, and the bound of chapter 5 for each: one network between autoregressive and SEDD, with one knob. Short blocks learn faster, long
+# ones write more letters at once. The past is clean, so it is read once, and a text has any length.
+#
+# | exported name | meaning |
+# |---|---|
+# | `BlockDiffusionConfig`, `BlockDiffusionTransformer` | a configuration with a `block_length`; the network of chapter 6 that reads clean text, too |
+# | `BlockView` | that network after reading: a denoiser for what follows |
+# | `make_config`, `make_network` | of either kind, by whether there is a `block_length` |
+# | `denoising_blocks`, `BlockWriter`, `context_start` | block after block |
+# | `BlockPipeline`, `load_network`, `default_steps` | one object for networks of either kind |
+# | `side_by_side`, `timed_run`, `Comparison` | several models on one clock |
+#
+# ## Where this stands in the field
+#
+# Diffusion in blocks was [SSD-LM](https://arxiv.org/abs/2210.17432)'s, its likelihood and one-pass training are
+# [BD3-LM](https://arxiv.org/abs/2503.09573)'s, with masks and a network that sees both rows at once; hollow and with uniform noise it is ours. Large models that write so:
+# [DiffusionGemma](https://huggingface.co/docs/transformers/model_doc/diffusion_gemma), and with masks
+# [Fast-dLLM v2](https://arxiv.org/abs/2509.26328) and [SDAR](https://arxiv.org/abs/2510.06303), which are made from autoregressive models, too.
+#
+# Next: [appendix A](A_absorbing.ipynb) turns the noise into masks, [appendix B](B_using.ipynb) is about using it all.
