@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.blocks import BlockDiffusionTransformer, make_config
+from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
 from pages import lacking
 
@@ -29,9 +30,11 @@ def _tiny_network(
 ) -> DiscreteDiffusionTransformer:
     """A network in which every weight is random, zero-initialized ones too.
 
-    ``changes`` are options of its configuration. The network is in training mode, as a new one is.
+    ``changes`` are options of its configuration; with a ``block_length`` it is a block network. It is
+    in training mode, as a new one is.
     """
-    network = network_class(DiscreteDiffusionConfig(**TINY | changes))
+    kind = BlockDiffusionTransformer if "block_length" in changes else network_class
+    network = kind(make_config(**TINY | changes))
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) / 4

@@ -1,0 +1,119 @@
+"""The pipeline of chapter 11, as engineering: both kinds of networks, options, errors."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from ddlm_core.block_pipeline import BlockPipeline, default_steps, merged, with_room
+from ddlm_core.blocks import make_config
+from ddlm_core.comparison import side_by_side, timed_run
+from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.sampling_options import SamplingOptions
+from ddlm_core.support.errors import UserError
+
+
+@pytest.fixture
+def pipeline(tiny_network) -> BlockPipeline:
+    return BlockPipeline(tiny_network(block_size=16, n_layer=3, block_length=4), "cpu")
+
+
+def test_a_whole_window_is_written_as_chapter_10_does(tiny_network):
+    network = tiny_network()
+    how = {"num_steps": 5, "seed": 1, "template": "Hi ___."}
+    assert BlockPipeline(network, "cpu").generate(2, **how) == DiffusionPipeline(
+        network, "cpu"
+    ).generate(2, **how)
+
+
+def test_defaults(pipeline):
+    assert default_steps(pipeline.config) == 16
+    assert default_steps(make_config()) == 128
+    assert default_steps(make_config(block_length=1)) == 1
+    steps = list(pipeline.generate_streaming(seed=0))
+    assert len(steps) == 4 * 17 and steps[-1].index == steps[-1].num_steps
+    assert len(steps[-1].texts[0].replace("<|endoftext|>\n", "�")) > 0
+
+
+def test_room_is_made_for_what_is_asked(pipeline):
+    config = pipeline.config
+    assert with_room(config, SamplingOptions()) is not None
+    assert with_room(config, SamplingOptions(seq_len=90)).block_size == 90
+    assert with_room(config, SamplingOptions(template="_{70}")).block_size == 70
+    padded = make_config(**asdict(config) | {"padded": True})
+    assert with_room(padded, SamplingOptions(seq_len=90)).block_size == 16
+
+
+def test_any_length_but_with_padding(pipeline, tiny_network):
+    assert pipeline.generate(1, seq_len=70, num_steps=2, seed=0, return_tokens=True).shape == (
+        1,
+        70,
+    )
+    text = pipeline.generate(1, template="ab_{60}cd", num_steps=2, seed=0)[0]
+    assert text.startswith("ab") and text.endswith("cd")
+    padded = BlockPipeline(tiny_network(block_size=16, block_length=4, padded=True), "cpu")
+    with pytest.raises(UserError, match="seq_len"):
+        padded.generate(1, seq_len=17)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"sampler": "magic"}, "sampler must be one of grid, entropy_bound"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"seed": -1}, "seed"),
+        ({"first": -1}, "first"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"template": "no blank"}, "no blank"),
+    ],
+)
+def test_bad_options_are_told_before_any_work(pipeline, wrong, reason):
+    with pytest.raises(UserError, match=reason):
+        pipeline.generate_streaming(**wrong)
+
+
+def test_runs_of_different_lengths_end_together():
+    found = list(merged([iter("ab"), iter("xyz")]))
+    assert found == [("a", "x"), ("b", "y"), ("b", "z")]
+
+
+def test_the_same_text_alone_and_among_others(pipeline):
+    together = pipeline.generate(3, seq_len=20, num_steps=2, seed=5)
+    assert pipeline.generate(1, seq_len=20, num_steps=2, seed=5, first=2) == together[2:]
+
+
+def test_an_animation_while_it_writes(pipeline):
+    shown = pipeline.generate_with_visualization(seq_len=12, num_steps=2, seed=0)
+    assert len(shown.frames) == 9 and str(shown)
+
+
+def test_side_by_side_on_one_clock(pipeline, tiny_network):
+    other = BlockPipeline(tiny_network(), "cpu")
+    how = {"num_steps": 2, "seed": 0}
+    runs = [timed_run("blocks", pipeline, **how), timed_run("window", other, **how)]
+    assert [len(run.frames) for run in runs] == [12, 3]
+    assert all(run.seconds == sorted(run.seconds) for run in runs)
+    shown = side_by_side(runs, pipeline, 5)
+    pictures = shown.pictures()
+    assert len(pictures) == 5 and len({len(picture.marks) for picture in pictures}) == 1
+    assert "step 11 of 11" in pictures[-1].marks and "step 2 of 2" in str(shown)
+    assert "blocks" in shown._repr_html_()
+    with pytest.raises(UserError):
+        side_by_side([], pipeline)
+
+
+def test_a_block_model_goes_through_a_folder(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    again = BlockPipeline.from_pretrained(tmp_path, device="cpu")
+    how = {"seq_len": 20, "num_steps": 2, "seed": 0}
+    assert again.generate(1, **how) == pipeline.generate(1, **how)
+    assert again.bits_per_character("Hello there").mean > 0
+    with pytest.raises(UserError, match="no model"):
+        BlockPipeline.from_pretrained(tmp_path / "nothing")
+
+
+def test_temperature_matters(pipeline):
+    cold, warm = (pipeline.generate(1, seq_len=16, temperature=t, seed=0) for t in (0.01, 1.0))
+    assert cold != warm
+    torch.manual_seed(0)
