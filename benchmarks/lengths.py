@@ -90,6 +90,15 @@ def by_texts(pipeline: Any, templates: list, levels: int, seed: int) -> Tensor:
     return (-torch.tensor(nats, dtype=torch.float64)).softmax(0)
 
 
+def save(args: argparse.Namespace, seeds: int, levels: int, rows: list[dict[str, Any]]) -> None:
+    """Write what is known so far beside what the file has of other models."""
+    output = args.output or OUTPUT
+    stored = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
+    stored[Path(args.model).name] = {"seeds": seeds, "levels": levels, "rows": rows}
+    if args.output or not args.quick:
+        output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--model", default="pocket-stories", help="a model of stories")
@@ -138,11 +147,7 @@ def main() -> None:
             f"| {name} | {sizes} | {shown[0]} | {shown[1]} | {shown[2]} | {far} | {cost} |",
             flush=True,
         )
-    output = args.output or OUTPUT
-    stored = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
-    stored[Path(args.model).name] = {"seeds": seeds, "levels": levels, "rows": rows}
-    if args.output or not args.quick:
-        output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        save(args, seeds, levels, rows)
 
 
 if __name__ == "__main__":

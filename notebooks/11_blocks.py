@@ -553,7 +553,9 @@ def told_letters(
         told = given & (step < steps[:, None])
         x_t = torch.where(told, tokens, pure[now.int().argmax(1)])
         clean = tokens.expand_as(x_t)
-        log_q = in_context(model, clean).denoise(x_t, level.expand(len(x_t)), told)
+        log_q = cast("Denoiser", in_context(model, clean)).denoise(
+            x_t, level.expand(len(x_t)), told
+        )
         yield log_q.gather(-1, clean[..., None])[..., 0][now].double().sum().item(), len(x_t)
 
 
@@ -592,11 +594,15 @@ def filled(
         return tokens
     blocks, end = isinstance(model, BlockDiffusionTransformer), len(tokens)
     uniform = graph_of(model).supports_churn
-    how = {"num_steps": 16 if blocks else 24, "schedule": "cosine", "churn": float(uniform)}
+    how: dict[str, Any] = {
+        "num_steps": 16 if blocks else 24,
+        "schedule": "cosine",
+        "churn": float(uniform),
+    }
     how |= {"generator": torch.Generator().manual_seed(seed)} | options
     if isinstance(model, BlockDiffusionTransformer):
         end = int((~given).nonzero().max()) + 1  # the blocks after the last blank are given
-        part = {"template": tokens[:end], "condition_mask": given[:end]}
+        part: dict[str, Any] = {"template": tokens[:end], "condition_mask": given[:end]}
         *_, step = denoising_blocks(model, 1, end, **part, **how)
         return torch.cat([step.tokens[0], tokens[end:]])
     part = {"template": tokens, "condition_mask": given, "device": tokens.device}
@@ -641,8 +647,8 @@ def free_nats(
     x_t = torch.where(given, x_0, torch.cat(noisy, 1).to(x_0.device))
     clean, mask = x_0.expand_as(x_t), given.expand_as(x_t)
     parts = zip(*(v.split(32) for v in (x_t, clean, mask, sigma_bar.to(x_0.device))), strict=True)
-    log_q = [in_context(model, x).denoise(y, s, m) for y, x, m, s in parts]
-    log_q, sigma_bar = torch.cat(log_q), sigma_bar.to(x_0.device)
+    read = [cast("Denoiser", in_context(model, x)).denoise(y, s, m) for y, x, m, s in parts]
+    log_q, sigma_bar = torch.cat(read), sigma_bar.to(x_0.device)
     loss = graph.expected_loss(log_q[:-1], sigma_bar[:-1], clean[:-1])[:, ~given].sum(1).cpu()
     last = graph.expected_reconstruction(log_q[-1:], sigma_bar[-1:], clean[-1:])[:, ~given].sum()
     return ((weight * sigma[:-1]).double() * loss).mean().item() + last.item()
