@@ -26,6 +26,7 @@ from . import stories as stories
 from . import tiny_world as tiny_world
 from . import tokenizer as tokenizer
 from . import training as training
+from . import unknown_lengths as unknown_lengths
 from .animation import Animation as Animation
 from .apps.playground import Playground as Playground
 from .apps.warm_start import warm_start as warm_start
