@@ -29,6 +29,7 @@ from ddlm_core import (
     setup_dataloaders,
 )
 from ddlm_core import model as model_module
+from ddlm_core.blocks import make_config
 from ddlm_core.data import batches_from
 from ddlm_core.loss import kappa
 from ddlm_core.model import Modulation, modulate, neighbors, rope_angles
@@ -324,7 +325,7 @@ def make_trainer(args: argparse.Namespace, variant: Variant, seed: int, folder: 
         batch_size=config.batch_size,
         val_dataset_name=args.val,
     )
-    model = variant.kind(DiscreteDiffusionConfig(block_size=args.length, **variant.network))
+    model = variant.kind(make_config(block_size=args.length, **variant.network))
     if variant.change:
         variant.change(model)
     loss_fn = variant.loss_fn(model) if variant.loss_fn else None

@@ -1,6 +1,8 @@
 # Generated from notebooks/ by tools/export.py: edit that, then run `make export`.
 from . import absorbing as absorbing
 from . import animation as animation
+from . import block_pipeline as block_pipeline
+from . import block_sampler as block_sampler
 from . import blocks as blocks
 from . import bound as bound
 from . import config as config

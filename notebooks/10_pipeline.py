@@ -285,18 +285,25 @@ from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransforme
 from ddlm_core.support.errors import UserError, error_context
 
 
-def _read_config(path: Path) -> DiscreteDiffusionConfig:
+def _read_config(path: Path, kind: type[DiscreteDiffusionConfig]) -> DiscreteDiffusionConfig:
     """What a ``config.json`` says, if it has the fields of a configuration and no others."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise UserError(f"it must be a mapping, not a {type(found).__name__}")
-    if unknown := sorted(found.keys() - {field.name for field in fields(DiscreteDiffusionConfig)}):
-        raise UserError(f"there is no field {unknown[0]!r}")
-    return DiscreteDiffusionConfig(**found)
+    if unknown := sorted(found.keys() - {field.name for field in fields(kind)}):
+        hint = ": BlockPipeline loads such a model" if "block_length" in unknown else ""
+        raise UserError(f"there is no field {unknown[0]!r}{hint}")
+    return kind(**found)
 
 
-def load_model(folder: Path) -> DiscreteDiffusionTransformer:
+def load_model(
+    folder: Path,
+    network: type[DiscreteDiffusionTransformer] = DiscreteDiffusionTransformer,
+    kind: type[DiscreteDiffusionConfig] = DiscreteDiffusionConfig,
+) -> DiscreteDiffusionTransformer:
     """The network of a folder, in evaluation mode; it is read as data, and never unpickled.
+
+    ``network`` and ``kind`` are the classes of the network and of its configuration.
 
     Raises:
         UserError: one line that names the file that is missing or broken, and says why.
@@ -304,8 +311,8 @@ def load_model(folder: Path) -> DiscreteDiffusionTransformer:
     hint = "a model is a folder that ddlm-train or save_pretrained wrote"
     path = folder / "config.json"
     with error_context(f"cannot use {path}", hint, ValueError, TypeError, RecursionError):
-        config = _read_config(path)
-    model, path = DiscreteDiffusionTransformer(config), folder / "model.safetensors"
+        config = _read_config(path, kind)
+    model, path = network(config), folder / "model.safetensors"
     with error_context(f"cannot use {path}", hint, SafetensorError, RuntimeError):
         weights = load_file(path)
         if bad := [name for name, weight in weights.items() if not weight.isfinite().all()]:
@@ -552,7 +559,7 @@ class TextStep(DenoisingStep):
     texts: list[str]
 
 
-def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) -> TextStep:
+def join_steps(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) -> TextStep:
     """The same step of several batches as one, on the CPU."""
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
@@ -561,7 +568,7 @@ def _join(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokenizer) 
     return TextStep(**vars(parts[0]) | joined)
 
 
-def _stop_at_end(
+def ended_texts(
     steps: Iterator[TextStep], tokenizer: CharacterLevelTokenizer
 ) -> Iterator[TextStep]:
     """The same steps; the texts of the last one end where they first say so."""
@@ -599,8 +606,8 @@ def _write(
     generators = sample_generators(seed, num_samples, first)
     batches = [generators[i : i + rows] for i in range(0, num_samples, rows)]
     runs = [denoising_steps(model, config.noise, len(b), generator=b, **how) for b in batches]
-    steps = (_join(parts, config.tokenizer) for parts in zip(*runs, strict=True))
-    return _stop_at_end(steps, config.tokenizer) if options.stop_at_end else steps
+    steps = (join_steps(parts, config.tokenizer) for parts in zip(*runs, strict=True))
+    return ended_texts(steps, config.tokenizer) if options.stop_at_end else steps
 
 
 # %% [markdown]
@@ -734,7 +741,7 @@ class WatchedAnimation(Animation):
         show_in_other_cells(self, self.cell)
 
 
-def _watched(
+def watched(
     steps: Iterator[TextStep], num_steps: int, tokenizer: CharacterLevelTokenizer
 ) -> Animation:
     """Show the first text of a run while it is written, then keep it."""
@@ -827,7 +834,7 @@ class DiffusionPipeline(PretrainedModel):
         options = SamplingOptions(
             seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
         )
-        return _watched(_write(self.model, options, seed), num_steps, self.tokenizer)
+        return watched(_write(self.model, options, seed), num_steps, self.tokenizer)
 
     __call__ = generate
 

@@ -1,0 +1,143 @@
+"""Block lengths from one token to the window: what each learns in the same time, and what it writes.
+
+`--train` trains a network for each block length for the same seconds of a core (as `learning.py` does) and measures the
+bound on held-out text. `--write MODEL …` lets trained models write stories with few steps and with many, and measures how many
+are flawless, how varied they are, and what they cost. Rows that the JSON file of chapter 11 has already are not made again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from learning import Variant, run
+from sampling import batched, judge
+from torch import Tensor
+
+from ddlm_core import stories
+from ddlm_core.block_pipeline import BlockPipeline
+from ddlm_core.block_sampler import denoising_blocks
+from ddlm_core.blocks import BlockDiffusionTransformer
+from ddlm_core.evaluation import wilson
+from ddlm_core.sampler import denoising_steps, sample_generators
+from ddlm_core.tokenizer import VOCAB
+
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/blocks.json"  # ships with the package
+LENGTHS = (1, 2, 5, 10, 20, 40, 80, 160)
+STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 16, 32), "token": (1,)}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--train", action="store_true", help="train and measure the bounds")
+    p.add_argument("--data", default="pocket-stories", help="source (default: pocket-stories)")
+    p.add_argument("--val", help="text to validate on (default: a part of the source)")
+    p.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="block lengths")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--seconds", type=float, default=150, help="of training a run (default: 150)")
+    p.add_argument(
+        "--write", nargs="*", default=[], metavar="MODEL", help="models that write stories"
+    )
+    p.add_argument("--samples", type=int, default=200, help="of each row (default: 200)")
+    p.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (default: the package's)")
+    p.add_argument("--quick", action="store_true", help="seconds each: does it run?")
+    return p
+
+
+def trained(args: argparse.Namespace, length: int, seed: int) -> dict[str, Any]:
+    """The bound of a network with blocks of ``length`` tokens, after the seconds that all get."""
+    network = {"block_length": length}
+    variant = Variant(network=network, kind=BlockDiffusionTransformer)
+    row = run(args, f"blocks of {length}", variant, seed)
+    kept = ("seed", "steps", "batch", "seconds", "nats_per_window", "bits_per_character")
+    data = "pocket-stories" if args.data == "pocket-stories" else "TinyStories"
+    return {"data": data, "block_length": length} | {name: row[name] for name in kept}
+
+
+def seconds_of_window(pipeline: BlockPipeline, batch: int) -> float:
+    """Seconds of one evaluation of a whole window, for each of ``batch`` texts."""
+    size = pipeline.config.block_size
+    x, noise = torch.randint(len(VOCAB), (batch, size)), torch.full((batch,), 0.5)
+    with torch.inference_mode():
+        pipeline.model.denoise(x, noise)
+        start = time.process_time()
+        for _ in range(3):
+            pipeline.model.denoise(x, noise)
+    return (time.process_time() - start) / 3 / batch / torch.get_num_threads()
+
+
+def written(pipeline: BlockPipeline, samples: int, steps: int) -> tuple[Tensor, float]:
+    """Samples (n, L), fifty at a time, with as many steps for each block; seconds of a core for each."""
+    model, config, parts = pipeline.model, pipeline.config, []
+    start = time.process_time()
+    for part in batched(sample_generators(0, samples), 50):
+        how: dict[str, Any] = {
+            "num_steps": steps,
+            "schedule": "cosine",
+            "churn": 1.0,
+            "generator": part,
+        }
+        if isinstance(model, BlockDiffusionTransformer):
+            run = denoising_blocks(model, len(part), config.block_size, **how)
+        else:
+            run = denoising_steps(model, config.noise, len(part), config.block_size, **how)
+        for step in run:
+            pass
+        parts.append(step.tokens)
+    return torch.cat(parts), (time.process_time() - start) / samples / torch.get_num_threads()
+
+
+def writing(
+    args: argparse.Namespace, name: str, known: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of one model."""
+    pipeline = BlockPipeline.from_pretrained(name, device="cpu")
+    length = getattr(pipeline.config, "block_length", pipeline.config.block_size)
+    kind = "token" if length == 1 else "window" if length == pipeline.config.block_size else "block"
+    unit = seconds_of_window(BlockPipeline.from_pretrained(device="cpu"), min(50, args.samples))
+    rows = []
+    for steps in STEPS[kind][:2] if args.quick else STEPS[kind]:
+        key = {"model": Path(name).name, "block_length": length, "num_steps": steps}
+        if any(key.items() <= row.items() for row in known):
+            continue
+        tokens, seconds = written(pipeline, args.samples, steps)
+        cost = {"evaluations": steps * -(-pipeline.config.block_size // length)}
+        cost |= {"windows": round(seconds / unit, 2), "seconds": round(seconds, 3)}
+        rows.append(key | judge(tokens, pipeline.tokenizer) | cost)
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    args = parser().parse_args()
+    args.batch_size, args.length = (4, 160) if args.quick else (16, 160)
+    args.seconds, args.samples = (3, 4) if args.quick else (args.seconds, args.samples)
+    found: dict[str, Any] = {"entropy": round(stories.entropy(), 3), "bounds": [], "writing": []}
+    if args.output.is_file() and not args.quick:
+        found |= json.loads(args.output.read_text(encoding="utf-8"))
+
+    def keep() -> None:
+        if not args.quick or args.output != OUTPUT:
+            args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    if args.train:
+        data = "pocket-stories" if args.data == "pocket-stories" else "TinyStories"
+        for seed in args.seeds:
+            for length in args.lengths[:2] if args.quick else args.lengths:
+                key = {"data": data, "block_length": length, "seed": seed}
+                if not any(key.items() <= row.items() for row in found["bounds"]):
+                    found["bounds"].append(row := trained(args, length, seed))
+                    print(row, flush=True)
+                    keep()
+    for name in args.write:
+        found["writing"] += writing(args, name, found["writing"])
+        keep()
+    for row in found["writing"]:
+        share = wilson(row["flawless"], row["samples"])
+        print(f"| {row['model']} | {row['num_steps']} | {row['windows']:.1f} | {share:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+# Generated from notebooks/11_blocks.py by tools/export.py: edit that, then run `make export`.
+# ruff: noqa: E501
+"""Block after block: texts of any length."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddlm_core.blocks import BlockDiffusionTransformer
+from ddlm_core.sampler import DenoisingStep, denoising_steps
+from ddlm_core.sampling_options import cut_at_end
+from ddlm_core.support.checks import check_range
+from ddlm_core.tokenizer import PAD_ID
+
+__all__ = ["context_start", "numbered", "BlockWriter", "denoising_blocks"]
+
+
+def context_start(written: int, block_length: int, block_size: int) -> int:
+    """The first token that the block after ``written`` tokens, all whole blocks, is given.
+
+    What has been read grows until it fills the window with that block; then half of it is forgotten.
+    """
+    most = max(block_size // block_length - 1, 0)  # whole blocks that may be read
+    forget = max(1, (most + 1) // 2)  # at once
+    return -(-max(0, written // block_length - most) // forget) * forget * block_length
+
+
+def numbered(steps: Iterator[DenoisingStep], expected: int) -> Iterator[DenoisingStep]:
+    """The same steps, counted; ``expected``, the number of the last one, is mended where a run ends early."""
+    before, index = None, -1
+    for index, step in enumerate(steps):
+        if before is not None:
+            yield replace(before, index=index - 1, num_steps=max(expected, index))
+        before = step
+    if before is not None:
+        yield replace(before, index=index, num_steps=index)
+
+
+@dataclass(frozen=True)
+class BlockWriter:
+    """How one block after the other is written: a network, a sampler and its options."""
+
+    model: BlockDiffusionTransformer
+    write: Callable[..., Iterator[DenoisingStep]]  # such as denoising_steps
+    options: dict[str, Any]
+    template: Tensor | None = None  # int64 (L,), as in denoising_steps
+    condition_mask: Tensor | None = None  # bool (L,)
+
+    def begin(self, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
+        """The run for the block from ``start`` on, after the text before it in ``tokens`` (B, L)."""
+        config, end = self.model.config, start + self.model.config.block_length
+        context = tokens[:, context_start(start, config.block_length, config.block_size) : start]
+        given: dict[str, Tensor] = {}
+        if self.template is not None and self.condition_mask is not None:
+            given["template"] = self.template[start:end]
+            given["condition_mask"] = self.condition_mask[start:end]
+        size, view = len(tokens[0, start:end]), self.model.after(context)
+        return self.write(view, config.noise, len(tokens), size, **given, **self.options)
+
+    def run(
+        self, tokens: Tensor, steps: Iterator[DenoisingStep], stop_at_end: bool
+    ) -> Iterator[DenoisingStep]:
+        """All steps of all blocks of ``tokens`` (B, L), from those of the first block on."""
+        length = self.model.config.block_length
+        for start in range(0, tokens.shape[1], length):
+            if start and stop_at_end and (cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all():
+                return
+            for step in self.begin(tokens, start) if start else steps:
+                changed = torch.zeros_like(tokens, dtype=torch.bool)
+                changed[:, start : start + length] = step.changed
+                tokens = tokens.clone()
+                tokens[:, start : start + length] = step.tokens
+                yield replace(step, tokens=tokens, changed=changed)
+
+
+def denoising_blocks(
+    model: BlockDiffusionTransformer,
+    batch_size: int,
+    seq_len: int,
+    *,
+    template: Tensor | None = None,
+    condition_mask: Tensor | None = None,
+    stop_at_end: bool = False,
+    write: Callable[..., Iterator[DenoisingStep]] = denoising_steps,
+    **options: Any,
+) -> Iterator[DenoisingStep]:
+    """Write B texts of L tokens: an iterator over the random start and all steps of each block.
+
+    Each block is a run of ``write`` with these ``options`` after the text before it; tokens of later blocks are
+    ``<PAD>``. With ``stop_at_end`` no block begins once all texts have ended. ``template`` and
+    ``condition_mask``, (L,), as in ``denoising_steps``: what is given is known in its block and later.
+    What cannot work raises a ``UserError`` at the call.
+    """
+    check_range(1, math.inf, batch_size=batch_size, seq_len=seq_len)
+    device = next(model.parameters()).device
+    tokens = torch.full((batch_size, seq_len), PAD_ID, device=device)
+    writer = BlockWriter(model, write, options | {"device": device}, template, condition_mask)
+    run = writer.run(tokens, writer.begin(tokens, 0), stop_at_end)
+    blocks = math.ceil(seq_len / model.config.block_length)
+    return numbered(run, blocks * (options.get("num_steps", 128) + 1) - 1)
