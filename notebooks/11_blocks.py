@@ -808,17 +808,30 @@ from ddlm_core.evaluation import wilson
 
 RESULTS = files("ddlm_core") / "results"
 table = json.loads((RESULTS / "samplers.json").read_text(encoding="utf-8"))
-print(f"{'':31}evaluations   flawless (95 %)         openings   words, nats   distinct")
+print(f"{'':40}evaluations   flawless (95 %)          openings   words, nats   distinct")
 for row in table["samplers"]:
-    share = wilson(row["flawless"], row["samples"])
-    figures = f"{row['evaluations']:11.1f}   {share:<22.3f}{row['openings_distance']:9.3f}"
-    print(f"{row['name']:31}{figures}{row['word_entropy']:13.3f}{row['distinct']:11}")
+    share = f"{wilson(row['flawless'], row['samples']):.3f}"
+    figures = f"{row['evaluations']:11.1f}   {share:23}{row['openings_distance']:10.3f}"
+    print(f"{row['name']:40}{figures}{row['word_entropy']:14.3f}{row['distinct']:11}")
 true = table["stories"]
 spread = f"{true['openings_distance']:.3f} ± {true['openings_deviation']:.3f}"
-print(f"{'true stories':31}{'':36}{spread}{true['word_entropy']:10.3f}{true['distinct']:11}")
+print(
+    f"{'true stories':40}{'':14}{'1':23}{spread:>18}{true['word_entropy']:6.3f}{true['distinct']:11}"
+)
 
 # %% [markdown]
-# PROSE
+# The column *openings* is the total variation. It would be about 0.29 for 200 true stories, too, because 200 are few (mean and standard deviation over 100 seeds), so
+# what matters is how far a row lies above that. Steps, with or without churn, are within two standard deviations. Entropy-bound acceptance with a bound of 0.1 writes more flawless stories
+# than 24 churned steps do, but with a distance of 0.50, eleven standard deviations off: it begins its stories in the same few ways. A larger bound saves
+# evaluations and costs flawless stories; the distance shrinks, and stays too large.
+#
+# DiffusionGemma's own settings are a bound of 0.1 and a temperature that falls from 0.8 to 0.4, on at most 48 evaluations, and it also stops when its most
+# probable letters stay the same: the row that anneals is close to it. If one good answer is wanted, to prefer the favorite may do no
+# harm. If the *distribution* matters (text to train on, a probability to estimate, many different stories), look at diversity before you believe a share of flawless texts.
+#
+# **Not built: self-conditioning** ([Chen et al. 2022](https://arxiv.org/abs/2208.04202)) and *loopholing*, which hand the
+# network what it said in the step before. What it said of the *neighbors* then depended on the letter at this position, so
+# $q_i$ would know its own letter by a detour, and Bayes' rule would count that letter twice.
 
 # %% [markdown]
 # ## Blanks of unknown length

@@ -55,10 +55,12 @@ def test_nucleus_is_the_fewest_letters_that_have_p():
         assert q[0, 0].tolist() == pytest.approx(expected)
 
 
-def test_nucleus_of_equal_letters_has_as_few_as_p_needs():
+@pytest.mark.parametrize("p, number", [(0.25, 1), (0.5, 2), (0.6, 3)])
+def test_nucleus_of_equal_letters_has_as_few_as_p_needs(p, number):
     model = SimpleNamespace(config=None, denoise=lambda x_t, s: torch.full((1, 1, 4), 0.25).log())
-    q = TopP(model, 0.6).denoise(torch.tensor([[0]]), torch.tensor([1.0])).exp()
-    assert sorted(q[0, 0].tolist()) == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+    q = TopP(model, p).denoise(torch.tensor([[0]]), torch.tensor([1.0])).exp()
+    expected = [0.0] * (4 - number) + [1 / number] * number
+    assert sorted(q[0, 0].tolist()) == pytest.approx(expected)
 
 
 def test_annealing_goes_from_the_first_temperature_to_the_last():
@@ -228,6 +230,30 @@ def test_a_finished_text_stays_as_it_is():
         assert not after.changed[done].any()
         assert torch.equal(after.evaluations, before.evaluations + ~done)
         assert torch.equal(after.changed, before.tokens != after.tokens)
+
+
+def test_what_a_network_says_of_a_finished_text_does_not_count():
+    class Fickle:  # sure of the first text at once; doubts it as soon as it is finished
+        config = SimpleNamespace(vocab_size=2)
+
+        def denoise(self, x_t, sigma_bar):
+            held = torch.nn.functional.one_hot(x_t, 2)
+            doubt = torch.where(held == 1, 5e-5, 1 - 5e-5)
+            sure = torch.tensor([1 - 1e-6, 1e-6]).expand(doubt.shape)
+            q = torch.where(sigma_bar[:, None, None] > 1, sure, doubt)
+            q[1:] = 0.5
+            return q.log()
+
+    steps = run(Fickle(), batch_size=2, length=3, bound=0.5, max_steps=4)
+    assert [step.evaluations.tolist() for step in steps[1:]] == [[1, 1], [1, 2], [1, 3], [1, 4]]
+    assert all(step.accepted[0].all() for step in steps[1:])
+
+
+def test_noise_is_a_share_of_the_letters_that_are_not_given():
+    template, mask = torch.tensor([0, 0, 1]), torch.tensor([True, False, False])
+    options = {"template": template, "condition_mask": mask, "max_steps": 2}
+    steps = run(two_letter_world(), batch_size=1, length=3, bound=0.0, **options)
+    assert steps[1].sigma_bar == pytest.approx(math.log(2))  # one of two is open
 
 
 def test_the_last_step_accepts_all():
