@@ -7,9 +7,13 @@ import argparse
 import hashlib
 import json
 import math
+import re
+import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from functools import cache
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +63,46 @@ def weights_id() -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
 
 
+@cache
+def openings() -> dict[str, float]:
+    """The first two words of a story: each pair that the grammar writes, with its exact probability."""
+    chances: Counter[str] = Counter()
+    for skeleton, p, _ in stories.skeletons():
+        start = " ".join(skeleton.split()[:2])
+        names = sorted(set(re.findall(r"\{(\w+)", start)))
+        ways = list(product(*(stories.VARIABLES[name] for name in names)))
+        for way in ways:
+            drawn = dict(zip(names, way))
+            parts = stories.parts_of(start)
+            text = "".join(stories.options(part, stories.STORIES, drawn)[0][1] for part in parts)
+            chances[" ".join(text.split()[:2])] += p / len(ways)
+    return dict(chances)
+
+
+def openings_distance(texts: list[str]) -> float:
+    """Total variation between the first two words of the texts and those of all stories.
+
+    Few texts have a large one, however true they are: compare with ``distance_of_stories``.
+    """
+    seen, true = Counter(" ".join(text.split()[:2]) for text in texts), openings()
+    return sum(abs(seen[o] / len(texts) - true.get(o, 0.0)) for o in seen | true) / 2
+
+
+def distance_of_stories(n: int, seeds: int = 100) -> tuple[float, float]:
+    """The same for n true stories: mean and standard deviation over seeds."""
+    found = [openings_distance(stories.sample(n, 10**7 + seed)) for seed in range(seeds)]
+    return statistics.mean(found), statistics.stdev(found)
+
+
 def judge(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> dict[str, Any]:
-    """Counts for samples (n, L): flawless ones, distinct ones, and the entropy of their words."""
+    """For samples (n, L): how many are flawless, how many distinct, and how varied they are."""
     texts = tokenizer.decode_batch(tokens)
     return {
         "samples": len(texts),
         "flawless": sum(stories.is_flawless(row, tokenizer) for row in tokens.tolist()),
         "distinct": len(set(texts)),
         "word_entropy": round(word_entropy(texts), 3),
+        "openings_distance": round(openings_distance(texts), 3),
     }
 
 

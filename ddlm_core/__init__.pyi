@@ -13,6 +13,7 @@ from . import forward as forward
 from . import graph as graph
 from . import loss as loss
 from . import model as model
+from . import modern_samplers as modern_samplers
 from . import noise as noise
 from . import objective as objective
 from . import optimizers as optimizers

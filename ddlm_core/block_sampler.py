@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from ddlm_core.sampling_options import cut_at_end
 from ddlm_core.support.checks import check_range
 from ddlm_core.tokenizer import PAD_ID
 
-__all__ = ["context_start", "numbered", "BlockWriter", "denoising_blocks"]
+__all__ = ["Step", "context_start", "numbered", "BlockWriter", "denoising_blocks"]
+
+Step = TypeVar("Step", bound=DenoisingStep)
 
 
 def context_start(written: int, block_length: int, block_size: int) -> int:
@@ -29,7 +31,7 @@ def context_start(written: int, block_length: int, block_size: int) -> int:
     return -(-max(0, written // block_length - most) // forget) * forget * block_length
 
 
-def numbered(steps: Iterator[DenoisingStep], expected: int) -> Iterator[DenoisingStep]:
+def numbered(steps: Iterator[Step], expected: int) -> Iterator[Step]:
     """The same steps, counted; ``expected``, the number of the last one, is mended where a run ends early."""
     before, index = None, -1
     for index, step in enumerate(steps):
@@ -61,13 +63,19 @@ class BlockWriter:
         size, view = len(tokens[0, start:end]), self.model.after(context)
         return self.write(view, config.noise, len(tokens), size, **given, **self.options)
 
+    def is_over(self, tokens: Tensor, start: int) -> bool:
+        """Whether all texts have ended before ``start``, and no character is given from there on."""
+        template, mask = self.template, self.condition_mask
+        rest = () if template is None or mask is None else template[start:][mask[start:]].tolist()
+        return {*rest} <= {PAD_ID} and bool((cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all())
+
     def run(
         self, tokens: Tensor, steps: Iterator[DenoisingStep], stop_at_end: bool
     ) -> Iterator[DenoisingStep]:
         """All steps of all blocks of ``tokens`` (B, L), from those of the first block on."""
         length = self.model.config.block_length
         for start in range(0, tokens.shape[1], length):
-            if start and stop_at_end and (cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all():
+            if start and stop_at_end and self.is_over(tokens, start):
                 return
             for step in self.begin(tokens, start) if start else steps:
                 changed = torch.zeros_like(tokens, dtype=torch.bool)

@@ -9,8 +9,10 @@ from ddlm_core.block_pipeline import BlockPipeline, default_steps, merged, with_
 from ddlm_core.blocks import make_config
 from ddlm_core.comparison import side_by_side, timed_run
 from ddlm_core.pipeline import DiffusionPipeline
+from ddlm_core.sampler import DenoisingStep
 from ddlm_core.sampling_options import SamplingOptions
 from ddlm_core.support.errors import UserError
+from ddlm_core.tokenizer import PAD_ID
 
 
 @pytest.fixture
@@ -74,8 +76,51 @@ def test_bad_options_are_told_before_any_work(pipeline, wrong, reason):
 
 
 def test_runs_of_different_lengths_end_together():
-    found = list(merged([iter("ab"), iter("xyz")]))
-    assert found == [("a", "x"), ("b", "y"), ("b", "z")]
+    def steps(count, length):
+        for index in range(count):
+            tokens = torch.full((1, length), 10 * length + index)
+            yield DenoisingStep(index, count - 1, 0.0, tokens, torch.ones(1, length).bool())
+
+    found = list(merged([steps(2, 2), steps(3, 3)]))
+    assert [[step.tokens.tolist() for step in pair] for pair in found] == [
+        [[[20, 20, PAD_ID]], [[30, 30, 30]]],
+        [[[21, 21, PAD_ID]], [[31, 31, 31]]],
+        [[[21, 21, PAD_ID]], [[32, 32, 32]]],
+    ]
+    assert found[0][0].changed.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("block_length", [None, 4])
+def test_the_samplers_of_chapter_11(tiny_network, block_length):
+    blocks = {} if block_length is None else {"block_length": block_length}
+    pipeline = BlockPipeline(tiny_network(block_size=16, n_layer=3, **blocks), "cpu")
+    usual = pipeline.generate(2, seed=0)
+    steps = list(
+        pipeline.generate_streaming(2, seed=0, sampler="entropy_bound", entropy_bound=50.0)
+    )
+    assert steps[-1].texts != usual
+    assert len(steps) == (2 if block_length is None else 8)  # all is accepted at once
+    assert [step.index for step in steps] == list(range(len(steps)))
+    assert steps[-1].index == steps[-1].num_steps
+    assert pipeline.generate(2, seed=0, top_p=0.01) != usual
+    assert pipeline.generate(2, seed=0, top_p=1.0, entropy_bound=9.0) == usual
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 1.5}, {"entropy_bound": -1.0}, {"top_p": "x"}])
+def test_bad_options_of_samplers(pipeline, wrong):
+    with pytest.raises(UserError):
+        pipeline.generate_streaming(**wrong)
+
+
+@pytest.mark.parametrize("blocks", [{}, {"block_length": 4}])
+def test_a_blank_of_unknown_length(tiny_network, blocks):
+    pipeline = BlockPipeline(tiny_network(block_size=16, n_layer=3, **blocks), "cpu")
+    how = {"template": "ab_{1-3}cd_", "num_steps": 2, "seed": 3}
+    texts = pipeline.generate(6, **how)
+    assert all(text.startswith("ab") and text.rstrip("�")[-4:-1] != "" for text in texts)
+    assert pipeline.generate(2, first=4, **how) == texts[4:]  # each text by its number
+    with pytest.raises(UserError, match="range"):
+        pipeline.generate_streaming(template="ab_{3-1}cd")
 
 
 def test_the_same_text_alone_and_among_others(pipeline):
