@@ -1,8 +1,9 @@
 """Block lengths from one token to the window: what each learns in the same time, and what it writes.
 
-`--train` trains a network for each block length for the same seconds of a core (as `learning.py` does) and measures the
-bound on held-out text. `--write MODEL …` lets trained models write stories with few steps and with many, and measures how many
-are flawless, how varied they are, and what they cost. Rows that the JSON file of chapter 11 has already are not made again.
+`--train` trains a network for each block length for the same seconds of a core (as `learning.py`
+does) and measures the bound on held-out text. `--write MODEL …` lets trained models write stories
+with few steps and with many, and measures how many are flawless, how varied they are, and what they
+cost. Rows that the JSON file of chapter 11 has already are not made again.
 """
 
 import argparse

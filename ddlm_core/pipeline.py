@@ -91,8 +91,8 @@ def join_steps(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokeni
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
     texts = texts_of(tokens.tolist(), tokenizer)
-    joined = {"tokens": tokens, "changed": changed, "texts": texts}
-    return TextStep(**vars(parts[0]) | joined)
+    index, num_steps, sigma_bar = parts[0].index, parts[0].num_steps, parts[0].sigma_bar
+    return TextStep(index, num_steps, sigma_bar, tokens, changed, texts)
 
 
 def ended_texts(

@@ -540,7 +540,7 @@ def cut_at_end(tokens: Tensor) -> Tensor:
 # %% [markdown]
 # `_write`, below, runs that loop for any number of texts. It checks everything at the call and then returns an iterator. That is why it is not
 # itself a generator: a function with `yield` does nothing, not even check, until the first step is asked for. Batches advance
-# together: `_join` (folded) gathers the same step of all and decodes it. A `<PAD>` before more text
+# together: `join_steps` (folded) gathers the same step of all and decodes it. A `<PAD>` before more text
 # shows as `<|endoftext|>`; with `stop_at_end`, texts end there.
 
 # %% tags=["export", "hide-input"]
@@ -564,8 +564,8 @@ def join_steps(parts: tuple[DenoisingStep, ...], tokenizer: CharacterLevelTokeni
     tokens = torch.cat([part.tokens for part in parts]).cpu()
     changed = torch.cat([part.changed for part in parts]).cpu()
     texts = texts_of(tokens.tolist(), tokenizer)
-    joined = {"tokens": tokens, "changed": changed, "texts": texts}
-    return TextStep(**vars(parts[0]) | joined)
+    index, num_steps, sigma_bar = parts[0].index, parts[0].num_steps, parts[0].sigma_bar
+    return TextStep(index, num_steps, sigma_bar, tokens, changed, texts)
 
 
 def ended_texts(
