@@ -507,7 +507,7 @@ def test_the_first_page_writes_a_story_after_one_click(opened, book):
 
 def with_a_model() -> list[str]:
     """Each chapter that has a live model."""
-    return [c for c in CHAPTERS if "<ddlm-live" in (ROOT / f"{c}.ipynb").read_text()]
+    return [c for c in CHAPTERS if "ddlm-element" in (ROOT / f"{c}.ipynb").read_text()]
 
 
 @pytest.mark.parametrize("page", with_a_model())

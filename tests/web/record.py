@@ -304,10 +304,10 @@ def templates(tiny_network: Callable[..., Any]) -> list[dict[str, Any]]:
 
 
 def live(
-    source: str | Path, folder: Path, judged: list[str], asked: list[dict[str, Any]]
+    source: Path, folder: Path, judged: list[str], asked: list[dict[str, Any]], weights: str
 ) -> dict[str, Any]:
     """An exported model in ``folder``, runs of it, and its bound on texts."""
-    for _ in export(source, folder):
+    for _ in export(source, folder, weights):
         pass
     pipeline = DiffusionPipeline.from_pretrained(source, device="cpu")
     model = pipeline.model

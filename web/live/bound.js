@@ -66,7 +66,7 @@ export class Bound {
       this.output.textContent = said;
       this.output.dataset.mean = String(mean);
       this.done.textContent = `${done} of ${total} estimates`;
-      if (told) this.done.textContent += '; the interval holds the mean of ever more of them with 95 %';
+      if (told) this.done.textContent += '; the interval holds the mean of ever more of them with 95\u00a0%';
       const end = Math.max(8, Math.ceil(mean * 1.2));
       this.end.textContent = String(end);
       const [from, to] = told ? [low, high] : [mean, mean];

@@ -120,7 +120,7 @@ export class DdlmLive extends HTMLElement {
     this.querySelectorAll('.ddlm-elsewhere').forEach((hint) => hint.remove());
     this.stored = [...this.children];
     const title = make('p', null, {className: 'ddlm-name', textContent: this.ariaLabel, ariaHidden: 'true'});
-    if (network) make('span', title, {textContent: ` · ${this.modelName}`});
+    if (network) title.append(' ', make('span', null, {textContent: this.modelName}));
     this.prepend(title); // the name of the group says the same to a screen reader
     this.view = make('div', this, {className: 'ddlm-view', hidden: true});
     const bar = make('div', this, {className: 'ddlm-bar'});

@@ -116,8 +116,7 @@ export class Sample {
     this.computing = this.paused = false;
     this.strip.layOut(marks.length, marks);
     this.show(numSteps);
-    const each = `${Math.round(took / numSteps)} ms for each evaluation of the network`;
-    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${each}.`;
+    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${Math.round(took / numSteps)} ms each.`;
   }
 
   /**
