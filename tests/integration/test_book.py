@@ -523,7 +523,7 @@ def test_the_model_of_a_chapter_runs_in_its_page(opened, page):
 @pytest.mark.slow
 def test_other_pages_do_not_load_the_element(book):
     pages = {page for page in PAGES if "live/element.js" in (book / f"{page}.html").read_text()}
-    assert pages == {page for page in PAGES if soup(book, page).select_one("ddlm-live")}
+    assert pages == {page for page in PAGES if soup(book, page).select_one("div.ddlm-element")}
     assert TOC["root"] in pages
 
 
