@@ -1,6 +1,7 @@
 """What does a model in the page cost? In headless Chromium, on one thread, from a server on this machine.
 
 Prints bytes, seconds until the model answers, milliseconds per evaluation, and seconds for a first story.
+With --compare 12 also how many of the stories of twelve seeds are those of Python.
 """
 
 import argparse
@@ -10,12 +11,17 @@ import json
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import onnx
+import torch
 from playwright.sync_api import sync_playwright
 
 from ddlm_core.apps.export import export
+from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.support.weights import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +42,17 @@ MEASURE = """async ({length, count, steps}) => {
   return {load: (loaded - start) / 1e3, fastest: taken[0], median: taken[count >> 1], story, text};
 }"""
 
+STORIES = """async (runs) => {
+  const {loadModel, generateStreaming} = await import('/web/index.js');
+  const model = await loadModel('/model/'), stories = [];
+  for (const [seed, numSteps] of runs) {
+    const texts = [];
+    for await (const {text} of generateStreaming(model, {seed, numSteps})) texts.push(text);
+    stories.push(texts);
+  }
+  return stories;
+}"""
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--length", type=int, default=160, help="characters of an evaluation")
     p.add_argument("--count", type=int, default=50, help="evaluations (default: 50)")
     p.add_argument("--steps", type=int, default=24, help="steps of the story (default: 24)")
+    p.add_argument("--compare", type=int, default=0, help="seeds whose stories Python writes, too")
     p.add_argument("--quick", action="store_true", help="few of everything")
     return p
 
@@ -60,8 +78,8 @@ def sizes(paths: list[Path]) -> str:
     return f"{sum(map(len, contents)) / 1e6:.2f} | {packed / 1e6:.2f}"
 
 
-def measured(site: Path, options: dict[str, int]) -> dict[str, float]:
-    """What a fresh browser finds."""
+def in_a_page(site: Path, script: str, argument: Any) -> Any:
+    """What a script finds in a fresh browser."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -69,10 +87,38 @@ def measured(site: Path, options: dict[str, int]) -> dict[str, float]:
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/page.html")
-        found = page.evaluate(MEASURE, options)
+        page.set_default_timeout(0)
+        found = page.evaluate(script, argument)
         browser.close()
     server.shutdown()
     return found
+
+
+def rounded(pipeline: DiffusionPipeline, network: Path) -> None:
+    """Round the weights that an exported network holds in 16 bits, as it does."""
+    tables = (t for t in onnx.load(network).graph.initializer if t.name.endswith(".half"))
+    halves = [onnx.numpy_helper.to_array(table) for table in tables]
+    known = {half.tobytes() for half in halves} | {half.T.tobytes() for half in halves}
+    for table in pipeline.model.state_dict().values():
+        if table.half().numpy().tobytes() in known:
+            table.copy_(table.half())
+
+
+def compared(site: Path, model: str, weights: str, seeds: int) -> Iterator[str]:
+    """How many stories of a page are those of Python, with the same weights and with those of the package."""
+    runs = [(seed, steps) for steps in (24, 64) for seed in range(seeds)]
+    ours = in_a_page(site, STORIES, runs)
+    for which in dict.fromkeys(("float32", weights)):
+        pipeline = DiffusionPipeline.from_pretrained(model, device="cpu")
+        if which == "float16":
+            rounded(pipeline, site / "model/model.onnx")
+        theirs = [
+            [step.texts[0] for step in pipeline.generate_streaming(seed=seed, num_steps=steps)]
+            for seed, steps in runs
+        ]
+        ends = sum(a[-1] == b[-1] for a, b in zip(ours, theirs, strict=True))
+        every = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        yield f"| {weights} | {which} | {ends} of {len(runs)} | {every} |"
 
 
 def main() -> None:
@@ -84,7 +130,8 @@ def main() -> None:
     print("| file | MB | MB, gzipped |\n|---|---|---|")
     print(f"| runtime | {sizes(runtime)} |")
     print(f"| web/ | {sizes(sorted((ROOT / 'web').glob('*.js')))} |")
-    rows = []
+    rows, same = [], []
+    torch.set_num_threads(1)
     for weights in args.weights:
         with tempfile.TemporaryDirectory() as folder:
             site = Path(folder)
@@ -93,9 +140,11 @@ def main() -> None:
             (site / "onnxruntime").symlink_to(ROOT / "_vendor/onnxruntime")
             list(export(args.model, site / "model", weights))
             print(f"| network, {weights} | {sizes([site / 'model/model.onnx'])} |", flush=True)
-            found = measured(site, options)
+            found = in_a_page(site, MEASURE, options)
             keys = ("load", "fastest", "median", "story")
             rows.append(f"| {weights} | " + " | ".join(f"{found[key]:.1f}" for key in keys) + " |")
+            if args.compare and weights != "int8":
+                same += compared(site, args.model, weights, args.compare)
             said = json.dumps(found["text"], ensure_ascii=False)
     story = f"s for a story in {args.steps} steps"
     print(
@@ -103,6 +152,11 @@ def main() -> None:
     )
     print("\n".join(rows))
     print(f"\nseed 0: {said}")
+    if same:
+        print(
+            "\n| weights in the page | in Python | same story | same in every step |\n|---|---|---|---|"
+        )
+        print("\n".join(same))
 
 
 if __name__ == "__main__":

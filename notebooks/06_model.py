@@ -944,11 +944,10 @@ from ddlm_core import Live
 
 Live(
     "denoise",
-    model="pocket-stories",
-    text="Finn met a tiny hXre at the fair. It was itchy, so he gaYe it a big comb. "
-    "Then the ha%e was not itchy any moKe. Finn sang a new song.",
-    sigma=0.05,
-    place=18,
+    model="tinystories-cpu",
+    text="Lily lost her bat. She was veXy sad.",
+    sigma=0.2,
+    place=15,
 )
 
 # %% [markdown]

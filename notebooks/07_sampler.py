@@ -1135,8 +1135,12 @@ for num_steps in (1, 4, 64):
 
 # %% tags=["hide-input"]
 from ddlm_core import Live
+from ddlm_core.animation import Animation, make_frames
 
-Live("sample", steps=16, grid="cosine", churn=0)
+options = {"num_steps": 16, "schedule": "cosine", "generator": sample_generators(0, 1)}
+steps = [*denoising_steps(model, model.config.noise, 1, model.config.block_size, **options)]
+frames = make_frames([step.tokens[0] for step in steps], [step.sigma_bar for step in steps])
+Live("sample", stored=Animation(frames, tokenizer), steps=16, grid="cosine", churn=0)
 
 # %% [markdown]
 # ## Infilling

@@ -939,8 +939,12 @@ show(pipeline.generate(2, template=template, seq_len=160, num_steps=num_steps //
 
 # %% tags=["hide-input"]
 from ddlm_core import Live
+from ddlm_core.animation import Animation, make_frames
 
-Live("sample", template="_{4} could not sing. _{130}", steps=64)
+blanks = "_{4} could not sing. _{130}"
+steps = [*pipeline.generate_streaming(template=blanks, num_steps=num_steps // 2, seed=0)]
+frames = make_frames([step.tokens[0] for step in steps], [step.sigma_bar for step in steps])
+Live("sample", stored=Animation(frames, pipeline.tokenizer), template=blanks, steps=64)
 
 # %% [markdown]
 # ## Temperature

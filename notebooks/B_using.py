@@ -485,9 +485,14 @@ assert texts.split("\n\n") == filled.splitlines()  # same seed, same texts, whoe
 # network for it, as ONNX.
 
 # %% tags=["hide-input"]
-from ddlm_core import Live
+from ddlm_core import DiffusionPipeline, Live
+from ddlm_core.animation import Animation, make_frames
 
-Live("sample", model="tinystories-cpu", steps=64)
+author = DiffusionPipeline.from_pretrained("tinystories-cpu")
+steps = [*author.generate_streaming(num_steps=4 if smoke else 64, seed=0)]
+frames = make_frames([step.tokens[0] for step in steps], [step.sigma_bar for step in steps])
+stored = Animation(frames, author.tokenizer)
+Live("sample", model="tinystories-cpu", stored=stored, steps=64)
 
 # %% [markdown]
 # ## In a program of your own

@@ -228,7 +228,7 @@ def page_context(app: Sphinx, page: str, template: str, context: dict, tree) -> 
         for script in scripts
         if "thebe" not in f"{script.filename} {script.attributes.get('body')}".lower()
     ]
-    if "<ddlm-live" in context.get("body", ""):  # other pages do without
+    if re.search('<ddlm-live|class="ddlm-element"', context.get("body", "")):  # others do without
         app.add_js_file("../web/live/element.js", type="module")
     if CHAPTER.fullmatch(page):
         context["page_source_suffix"] = ".py"

@@ -19,16 +19,29 @@ export function normalized(text) {
 }
 
 /**
- * The text of tokens; a <PAD> before more text is <|endoftext|> on its own line.
+ * The text of tokens; a <PAD> before more text is <|endoftext|> on its own line. Of a text that was `stopped`
+ * at its end, a <PAD> in front says nothing.
  * @param {Int32Array} tokens
  * @param {import('./tokenizer.js').CharacterLevelTokenizer} tokenizer
+ * @param {boolean} [stopped]
  */
-export function textOf(tokens, tokenizer) {
+export function textOf(tokens, tokenizer, stopped = false) {
   const last = tokens.findLastIndex((token) => token !== PAD_ID);
-  return Array.from(tokens.subarray(0, last + 1), (token, i) => {
+  const text = Array.from(tokens.subarray(0, last + 1), (token, i) => {
     if (token !== PAD_ID) return tokenizer.shown[token];
     return i > 0 && tokens[i - 1] === PAD_ID ? '' : `${i > 0 ? '\n' : ''}${END_OF_TEXT}\n`;
   }).join('');
+  return stopped && text.startsWith(`${END_OF_TEXT}\n`) ? text.slice(END_OF_TEXT.length + 1) : text;
+}
+
+/**
+ * Tokens, all of them <PAD> from the first <PAD> after some text on.
+ * @param {Int32Array} tokens
+ */
+export function cutAtEnd(tokens) {
+  const begin = tokens.findIndex((token) => token !== PAD_ID);
+  const end = tokens.findIndex((token, i) => i > begin && token === PAD_ID);
+  return begin < 0 || end < 0 ? tokens : tokens.slice().fill(PAD_ID, end);
 }
 
 /**
@@ -40,6 +53,7 @@ export function textOf(tokens, tokenizer) {
  * @property {number} [temperature] 1
  * @property {number | null} [churn] share of fresh noise; see defaultChurn
  * @property {string | null} [template] see encodeTemplate
+ * @property {boolean} [stopAtEnd] nothing after the first <PAD> that follows some text
  */
 
 /**
@@ -89,13 +103,14 @@ export function defaultChurn(config) {
  * @param {Config} config
  */
 export function samplingArguments(options, config) {
-  const {numSteps = 128, schedule = 'cosine', temperature = 1, template = null} = options;
+  const {numSteps = 128, schedule = 'cosine', temperature = 1, template = null, stopAtEnd = false} = options;
   const churn = options.churn ?? defaultChurn(config);
   let seqLen = options.seqLen ?? config.blockSize;
   checkRange(1, 100_000, {numSteps});
   checkRange(0.001, 1000, {temperature}, false);
   checkRange(0, 1, {churn}, false);
   checkChoice(SCHEDULES, {schedule});
+  if (typeof stopAtEnd !== 'boolean') throw new UserError(`stopAtEnd must be true or false, got ${stopAtEnd}`);
   checkRange(1, config.blockSize, {seqLen});
   const found = {numSteps, schedule, temperature, churn};
   if (template === null) return {seqLen, run: found};
@@ -118,15 +133,28 @@ export function generateStreaming(model, {seed = drawSeed(), first = 0, ...optio
   checkRange(0, 2 ** 63, {seed, first});
   const {seqLen, run} = samplingArguments(options, model.config);
   const [generator] = sampleGenerators(seed, 1, first);
-  return withText(denoisingSteps(model, model.config.noise, seqLen, generator, run), model.config);
+  const steps = denoisingSteps(model, model.config.noise, seqLen, generator, run);
+  return withText(steps, model.config, options.stopAtEnd ?? false);
 }
 
 /**
  * @param {AsyncGenerator<import('./sampler.js').DenoisingStep, void, void>} steps
  * @param {Config} config
+ * @param {boolean} stopAtEnd cut the text of the last step where it first says so
  */
-async function* withText(steps, config) {
-  for await (const step of steps) yield {...step, text: textOf(step.tokens, config.tokenizer)};
+async function* withText(steps, {tokenizer}, stopAtEnd) {
+  /** @type {Int32Array | null} */
+  let before = null;
+  for await (const step of steps) {
+    if (stopAtEnd && step.index === step.numSteps) {
+      const tokens = cutAtEnd(step.tokens), last = before; // of the step before it
+      const changed = last ? Uint8Array.from(tokens, (token, i) => Number(token !== last[i])) : step.changed;
+      yield {...step, tokens, changed, text: textOf(tokens, tokenizer, true)};
+    } else {
+      yield {...step, text: textOf(step.tokens, tokenizer)};
+    }
+    before = step.tokens;
+  }
 }
 
 /**

@@ -29,7 +29,9 @@ class Live:
     """A model that runs in the page, once a reader presses its button: what a cell of a chapter ends with.
 
     In the book it is alive. Elsewhere (GitHub, Colab, a notebook on your machine) there is nothing that could
-    run it: there ``stored`` is shown, and a link to the page of the book.
+    run it: there ``stored`` is shown, and a link to the page of the book. Hosts that do not trust an output
+    show unknown tags as text, so a cell holds a plain ``<div>``, and ``web/live/element.js`` makes a
+    ``<ddlm-live>`` of it.
 
     Args:
         mode: "sample", "corrupt", "denoise" or "bound".
@@ -55,10 +57,10 @@ class Live:
     def _repr_html_(self) -> str:
         what, page = MODES[self.mode]
         given = {"mode": self.mode} | self.options
-        attributes = " ".join(f'{name}="{escape(str(value))}"' for name, value in given.items())
-        stored = self.stored._repr_html_() if self.stored is not None else ""
+        data = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in given.items())
+        stored = f"{self.stored._repr_html_()}\n" if self.stored is not None else ""
         elsewhere = f'{what}: it runs <a href="{BOOK}{page}">in the page of the book</a>.'
         return (
-            f'<ddlm-live {attributes}>\n{stored}\n<div class="ddlm-elsewhere">{elsewhere}</div>\n'
-            "</ddlm-live>"
+            f'<div class="ddlm-element" {data}>\n{stored}'
+            f'<div class="ddlm-elsewhere">{elsewhere}</div>\n</div>'
         )

@@ -507,7 +507,7 @@ def test_the_first_page_writes_a_story_after_one_click(opened, book):
 
 def with_a_model() -> list[str]:
     """Each chapter that has a live model."""
-    return [c for c in CHAPTERS if "<ddlm-live" in (ROOT / f"{c}.ipynb").read_text()]
+    return [c for c in CHAPTERS if "ddlm-element" in (ROOT / f"{c}.ipynb").read_text()]
 
 
 @pytest.mark.parametrize("page", with_a_model())
@@ -523,7 +523,7 @@ def test_the_model_of_a_chapter_runs_in_its_page(opened, page):
 @pytest.mark.slow
 def test_other_pages_do_not_load_the_element(book):
     pages = {page for page in PAGES if "live/element.js" in (book / f"{page}.html").read_text()}
-    assert pages == {page for page in PAGES if soup(book, page).select_one("ddlm-live")}
+    assert pages == {page for page in PAGES if soup(book, page).select_one("div.ddlm-element")}
     assert TOC["root"] in pages
 
 

@@ -10,9 +10,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
 
 import ddlm_core
 import live_models
@@ -44,13 +46,27 @@ class Drawn:
 def test_a_cell_shows_the_element_and_in_it_what_stands_where_nothing_runs():
     live = ddlm_core.Live("sample", stored=Drawn(), seed=3, template='_ "a" <b> & _')
     tree = BeautifulSoup(live._repr_html_(), "html.parser")
-    [element] = tree.select("ddlm-live")
-    wanted = {"mode": "sample", "seed": "3", "template": '_ "a" <b> & _'}
-    assert element.attrs == wanted
+    [element] = tree.select("div.ddlm-element")
+    wanted = {"data-mode": "sample", "data-seed": "3", "data-template": '_ "a" <b> & _'}
+    assert element.attrs == wanted | {"class": ["ddlm-element"]}
     assert element.select_one("#drawn").text == "Once."
     link = element.select_one(".ddlm-elsewhere a")["href"]
     assert link == f"{BOOK}notebooks/07_sampler.html" and link in repr(live)
     assert "drawn" not in Live("bound")._repr_html_()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_page_that_is_sanitized_shows_a_sentence_and_a_link(mode):
+    """`jupyter nbconvert --to html --HTMLExporter.sanitize_html=True`: no tag is shown as text."""
+    live = Live(mode, seed=3)
+    data = {"text/html": live._repr_html_(), "text/plain": repr(live)}
+    output = nbformat.v4.new_output("display_data", data)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    page, _ = HTMLExporter(sanitize_html=True).from_notebook_node(notebook)
+    [shown] = BeautifulSoup(page, "html.parser").select(".jp-OutputArea-output")
+    what, chapter = MODES[mode]
+    assert shown.text.strip() == f"{what}: it runs in the page of the book."
+    assert shown.a["href"] == BOOK + chapter
 
 
 def test_what_no_mode_has_is_refused():
@@ -240,7 +256,11 @@ def test_until_a_reader_asks_a_page_costs_two_scripts_and_a_style(reader, site):
         assert page.element(which).get_attribute("data-state") == "idle"
         assert page.element(which).get_by_role("button").all_inner_texts() == [RUN]
     assert page.tab.get_by_text("A story that was stored.").is_visible()
+    assert page.element(TEMPLATE).get_by_text("One of a notebook.").is_visible()
     assert page.tab.get_by_text("It runs in the book.").count() == 0  # it does, here
+    assert page.element(CORRUPT).inner_text().startswith("Your sentence under noise")
+    shown = page.element(DENOISE).inner_text().split("\n")
+    assert shown[:2] == ["What the network believes", "tinystories-cpu"]
     assert "MB" in page.said(FIRST) and page.said(CORRUPT) == ""
 
 
@@ -371,7 +391,12 @@ def test_bits_are_those_of_python_and_the_interval_narrows(reader, pipelines):
     drawn = [re.fullmatch(pattern, text) for text in page.tab.evaluate("[...drawn]")]
     widths = [float(m[3]) - float(m[2]) for m in drawn if m]
     assert len(widths) > 3 and widths[-1] < 0.7 * max(widths)
+    assert max(widths) < 2  # what only a few estimates say is not shown
     assert page.said(BOUND) == f"Done: {found}."
+    page.option(BOUND, "text").fill("Tom.")
+    page.tab.evaluate(DRAWN, BOUND)
+    page.run(BOUND)
+    assert page.tab.evaluate("[...drawn][1]") == ""  # first of all the old number goes
     letter = page.element(BOUND).locator(".ddlm-heat > span > span").nth(2)
     letter.click()
     assert "3, m: " in page.element(BOUND).locator("label", has_text="Place").inner_text()
@@ -567,6 +592,9 @@ def test_controls_and_attributes_are_one(reader):
         name: page.option(FIRST, name).input_value() for name in ("seed", "temperature", "grid")
     }
     assert shown == {"seed": "5", "temperature": "0.4", "grid": "linear"}
+    churn = page.element(FIRST).get_by_role("slider", name="Churn")
+    hint = page.tab.locator(f"#{churn.get_attribute('aria-describedby')}")
+    assert hint.is_visible() and hint.inner_text().startswith("fresh noise in each step")
     page.option(FIRST, "steps").fill("7")
     page.option(FIRST, "grid").select_option("cosine")
     page.option(FIRST, "churn").press("Home")

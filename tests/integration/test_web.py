@@ -52,12 +52,16 @@ def recorded(tmp_path_factory, tiny_network) -> Path:
         ("padded", {"padded": True}),
         ("masks", {"graph": "absorbing"}),
         ("scores", {"parametrization": "score"}),
+        ("halves", {}),  # with these weights in Python too, 16 bits are as good as 32
     ):
-        network = tiny_network(n_layer=3, **kind)
+        network, weights = tiny_network(n_layer=3, **kind), "float32"
+        if name == "halves":
+            network, weights = network.half().float(), "float16"
         network.save_pretrained(folder / "source" / name, config=asdict(network.config))
         options = [o for o in record.LIVE if kind.get("graph") is None or not o.get("churn")]
         options = [o for o in options if name != "scores" or not o.get("temperature")]
-        found["live"].append(record.live(folder / "source" / name, folder / name, JUDGED, options))
+        source, target = folder / "source" / name, folder / name
+        found["live"].append(record.live(source, target, JUDGED, options, weights))
     shutil.copytree(folder / "plain", folder / "broken")
     with (folder / "broken/model.onnx").open("r+b") as file:
         file.truncate(1000)

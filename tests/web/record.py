@@ -65,6 +65,13 @@ LIVE: list[dict[str, Any]] = [
     {"num_steps": 7, "seed": 5, "template": "Lily ____ a _{4}.", "temperature": 0.8},
     {"num_steps": 7, "seed": 5, "template": "Lily ", "seq_len": 23, "schedule": "linear"},
     {"num_steps": 7, "seed": 6, "template": "The end.<|endoftext|>\nTom ____"},
+    {"num_steps": 4, "seed": 7, "template": "The e__.<|endoftext|>\nTom ____", "stop_at_end": True},
+    {
+        "num_steps": 4,
+        "seed": 8,
+        "template": "<|endoftext|>\nTom __.<|endoftext|>\nA_",
+        "stop_at_end": True,
+    },
 ]
 # and what it refuses
 REFUSED: list[dict[str, Any]] = [
@@ -78,6 +85,7 @@ REFUSED: list[dict[str, Any]] = [
     {"template": "no blank"},
     {"template": "ÿ__"},
     {"seed": -1},
+    {"stop_at_end": "yes"},
 ]
 
 
@@ -296,10 +304,10 @@ def templates(tiny_network: Callable[..., Any]) -> list[dict[str, Any]]:
 
 
 def live(
-    source: str | Path, folder: Path, judged: list[str], asked: list[dict[str, Any]]
+    source: Path, folder: Path, judged: list[str], asked: list[dict[str, Any]], weights: str
 ) -> dict[str, Any]:
     """An exported model in ``folder``, runs of it, and its bound on texts."""
-    for _ in export(source, folder):
+    for _ in export(source, folder, weights):
         pass
     pipeline = DiffusionPipeline.from_pretrained(source, device="cpu")
     model = pipeline.model

@@ -6,6 +6,8 @@ import {field, make, nameOf, Strip} from './parts.js';
 
 /** @import {DdlmLive, Mode} from './element.js' */
 
+const FEW = 8; // estimates that make no interval
+
 /** @implements {Mode} */
 export class Bound {
   /** What the numbers shown belong to. @type {Record<string, string> | null} */
@@ -45,6 +47,8 @@ export class Bound {
     const {config} = this.model, asked = {text: this.live.option('text'), seed: this.live.option('seed')};
     const estimates = bitsPerCharacter(this.model, asked.text, {seed: Number(asked.seed)});
     this.last = asked;
+    this.output.textContent = this.done.textContent = ''; // what is there is of another sentence, or seed
+    this.scale.removeAttribute('style');
     const tokens = textTokens(asked.text, config), end = tokens.findLastIndex((token) => token !== PAD_ID) + 1;
     this.marks = Array.from(tokens.subarray(0, end), (id) => config.tokenizer.shown[id]);
     this.bits = new Float64Array(this.marks.length).fill(NaN); // not known yet
@@ -56,15 +60,17 @@ export class Bound {
     for await (const {estimate, done, total, perPosition} of estimates) {
       if (!isCurrent()) return '';
       const {mean, low, high} = estimate;
-      const told = done === total || high - low < 2; // the first ones, of two sweeps, are absurdly wide
+      const told = done === total || (done >= FEW && high - low < 2); // the first ones are absurd
       const ends = told ? ` (${low.toFixed(2)} to ${high.toFixed(2)})` : '';
       said = `${mean.toFixed(2)} bits per character${ends}`;
       this.output.textContent = said;
       this.output.dataset.mean = String(mean);
-      this.done.textContent = `${done} of ${total} estimates; the interval holds the mean with 95 %`;
+      this.done.textContent = `${done} of ${total} estimates`;
+      if (told) this.done.textContent += '; the interval holds the mean of ever more of them with 95\u00a0%';
       const end = Math.max(8, Math.ceil(mean * 1.2));
       this.end.textContent = String(end);
-      for (const [name, bits] of Object.entries({low, high, mean, guess: this.most})) {
+      const [from, to] = told ? [low, high] : [mean, mean];
+      for (const [name, bits] of Object.entries({low: from, high: to, mean, guess: this.most})) {
         this.scale.style.setProperty(`--${name}`, `${(100 * Math.min(Math.max(bits, 0), end)) / end}%`);
       }
       this.bits = perPosition.slice(0, this.marks.length);

@@ -112,13 +112,16 @@ export class DdlmLive extends HTMLElement {
       return;
     }
     this.#built = true;
-    const all = [...document.querySelectorAll('ddlm-live')];
+    const all = [...document.querySelectorAll('ddlm-live, div.ddlm-element')];
     this.id ||= `ddlm-live-${all.indexOf(this) + 1}`;
     const {label, network} = this.kind;
     this.setAttribute('role', 'group');
     this.ariaLabel ??= label;
     this.querySelectorAll('.ddlm-elsewhere').forEach((hint) => hint.remove());
     this.stored = [...this.children];
+    const title = make('p', null, {className: 'ddlm-name', textContent: this.ariaLabel, ariaHidden: 'true'});
+    if (network) title.append(' ', make('span', null, {textContent: this.modelName}));
+    this.prepend(title); // the name of the group says the same to a screen reader
     this.view = make('div', this, {className: 'ddlm-view', hidden: true});
     const bar = make('div', this, {className: 'ddlm-bar'});
     this.button = button(bar, RUN, () => {});
@@ -312,7 +315,21 @@ export class DdlmLive extends HTMLElement {
   }
 }
 
+/** Make the element of what a cell of a notebook holds: <div class="ddlm-element" data-mode="…" data-…="…">. */
+function upgrade() {
+  for (const div of document.querySelectorAll('div.ddlm-element')) {
+    const live = document.createElement('ddlm-live');
+    for (const [name, value] of Object.entries((/** @type {HTMLElement} */ (div)).dataset)) {
+      live.setAttribute(name, value ?? '');
+    }
+    live.append(...div.childNodes);
+    div.replaceWith(live);
+  }
+}
+
 if (!customElements.get('ddlm-live')) {
   make('link', document.head, {rel: 'stylesheet', href: new URL('style.css', import.meta.url).href});
+  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', upgrade, {once: true});
+  else upgrade();
   customElements.define('ddlm-live', DdlmLive);
 }

@@ -23,7 +23,7 @@ export function make(tag, parent, properties = {}) {
 }
 
 /**
- * A control that shows an attribute of the element and writes it.
+ * A control that shows an attribute of the element and writes it. `hint` says below it what it does.
  * @template {'input' | 'select' | 'textarea'} K
  * @param {DdlmLive} live
  * @param {string} name of the attribute
@@ -31,13 +31,18 @@ export function make(tag, parent, properties = {}) {
  * @param {string} label
  * @param {K} tag
  * @param {Record<string, unknown>} [properties]
+ * @param {string} [hint]
  * @returns {HTMLElementTagNameMap[K]}
  */
-export function field(live, name, parent, label, tag, properties = {}) {
+export function field(live, name, parent, label, tag, properties = {}, hint = '') {
   const {type} = properties;
   const box = make('label', parent, {className: `ddlm-field ddlm-${type ?? tag}`});
   make('span', box, {textContent: label});
   const control = make(tag, box, {...properties, 'data-ddlm-option': name});
+  if (hint) {
+    const {id} = make('p', parent, {className: 'ddlm-hint', textContent: hint, id: `${live.id}-${name}-hint`});
+    control.setAttribute('aria-describedby', id);
+  }
   const value = type === 'range' ? make('span', box, {className: 'ddlm-value', ariaHidden: 'true'}) : null;
   const show = () => {
     if (control.value !== live.option(name)) control.value = live.option(name);

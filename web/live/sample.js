@@ -55,14 +55,18 @@ export class Sample {
     this.sure = sure;
     const more = make('details', below, {className: 'ddlm-options'});
     make('summary', more, {textContent: 'How it writes'});
-    field(live, 'steps', more, 'Steps', 'input', {type: 'number', min: 1, max: MOST_STEPS});
-    const grid = field(live, 'grid', more, 'Grid', 'select');
+    const steps = {type: 'number', min: 1, max: MOST_STEPS};
+    field(live, 'steps', more, 'Steps', 'input', steps, 'how often the network sees the whole text');
+    const grid = field(live, 'grid', more, 'Grid', 'select', {}, 'the noise levels at which it does');
     SCHEDULES.forEach((name) => make('option', grid, {textContent: name, value: name}));
-    const churn = field(live, 'churn', more, 'Churn', 'input', {type: 'range', min: 0, max: 1, step: 0.05});
+    const share = {type: 'range', min: 0, max: 1, step: 0.05};
+    const churn = field(live, 'churn', more, 'Churn', 'input', share, 'fresh noise in each step, so that it writes anew what it got wrong');
     churn.disabled = !defaultChurn(config);
     if (!live.option('churn')) live.setAttribute('churn', String(defaultChurn(config)));
-    field(live, 'temperature', more, 'Temperature', 'input', {type: 'range', min: 0.1, max: 2, step: 0.05});
-    field(live, 'seed', more, 'Seed', 'input', {type: 'number', min: 0, max: 2 ** 32 - 1});
+    const heat = {type: 'range', min: 0.1, max: 2, step: 0.05};
+    field(live, 'temperature', more, 'Temperature', 'input', heat, 'below 1 the likely letters are likelier');
+    const seed = {type: 'number', min: 0, max: 2 ** 32 - 1};
+    field(live, 'seed', more, 'Seed', 'input', seed, 'the same seed writes the same text');
     button(/** @type {Element} */ (live.bar), 'Another seed', () => {
       live.setAttribute('seed', String(drawSeed()));
       live.run();
@@ -112,8 +116,7 @@ export class Sample {
     this.computing = this.paused = false;
     this.strip.layOut(marks.length, marks);
     this.show(numSteps);
-    const each = `${Math.round(took / numSteps)} ms for each evaluation of the network`;
-    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${each}.`;
+    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${Math.round(took / numSteps)} ms each.`;
   }
 
   /**
