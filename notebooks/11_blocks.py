@@ -580,7 +580,6 @@ from ddlm_core.sampling_options import cut_at_end
 from ddlm_core.support.checks import check_range
 from ddlm_core.tokenizer import PAD_ID
 
-
 Step = TypeVar("Step", bound=DenoisingStep)
 
 
