@@ -1134,7 +1134,7 @@ print(
 # The column *openings* is the total variation. It would be about 0.29 for 200 true stories, too, because 200 are few (mean and standard deviation over 100 seeds), so
 # what matters is how far a row lies above that. Steps, with or without churn, are within two standard deviations. Entropy-bound acceptance with a bound of 0.1 writes more flawless stories
 # than 24 churned steps do, but with a distance of 0.50, eleven standard deviations off: it begins its stories in the same few ways. A larger bound saves
-# evaluations and costs flawless stories; the distance shrinks, and stays too large.
+# evaluations and costs flawless stories; the distance shrinks, and stays too large. Top-p does not make the stories of churned steps any better here.
 #
 # DiffusionGemma's own settings are a bound of 0.1 and a temperature that falls from 0.8 to 0.4, on at most 48 evaluations, and it also stops when its most
 # probable letters stay the same: the row that anneals is close to it. If one good answer is wanted, to prefer the favorite may do no
