@@ -9,7 +9,7 @@
 # %% [markdown]
 # # From SEDD to today: block diffusion
 #
-# *About 50 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
+# *About 55 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
 # extremes, autoregressive and SEDD; texts of any length; the samplers of 2026 measured where the truth is known.*
 #
 # **We have** a model that writes a whole window at once. Three walls stand around it. Its bound on the stories of chapter 2 is 25.3
@@ -123,7 +123,7 @@ for block_length in (1, 2, 3):
 # Because no clean state depends on noisy ones, nor on the noise level (the clean row is told noise 0), it can be computed once and kept: the *KV
 # cache* of autoregressive models, which are given their own past in the same way.
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 """Block diffusion: one network from autoregressive (blocks of one token) to SEDD (one block)."""
 
 from dataclasses import dataclass
@@ -272,7 +272,7 @@ def block_layer(
     return x, Kept((first, second) if block.conv else (), kept_k, kept_v)
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 class Past(NamedTuple):
     """What the network keeps of a clean text: as many places as it has letters, and one more."""
 
@@ -383,7 +383,7 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
         return merge, left, right, cond
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 @dataclass(frozen=True)
 class BlockView:
     """A block network that has read: a denoiser for the places that follow, as chapters 7 and 8 want one."""
@@ -426,7 +426,7 @@ class BlockView:
         return self.graph.log_score(log_q, sigma_bar, x_t)
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 from typing import Any
 
 
@@ -652,7 +652,7 @@ class BlockWriter:
                 yield replace(step, tokens=tokens, changed=changed)
 
 
-# %% tags=["export:block_sampler"]
+# %% tags=["export:block_sampler", "hide-input"]
 def denoising_blocks(
     model: BlockDiffusionTransformer,
     batch_size: int,
@@ -777,7 +777,7 @@ class Reshaped(nn.Module):
         return self.graph.log_score(log_q, sigma_bar, x_t)
 
 
-# %% tags=["export:modern_samplers"]
+# %% tags=["export:modern_samplers", "hide-input"]
 class TopP(Reshaped):
     """Only the nucleus of q: its most probable letters, as few as have p together (Holtzman et al. 2020)."""
 
@@ -1239,7 +1239,7 @@ def common_start(masks: Sequence[Tensor]) -> int:
 # A network of blocks reads the clean text before a block, blanks included. For it, they must be filled first, and the sum over the given letters of each block, given that past, is the log of
 # $p(g_n, y)/r(y)$, where $r(y)$ is how probable its sampler fills them so: an estimate of $p(g_n)$ by importance sampling with one fill. The given letters of all blocks are told at once.
 
-# %% tags=["export:unknown_lengths"]
+# %% tags=["export:unknown_lengths", "hide-input"]
 from collections.abc import Iterator
 
 from ddlm_core.graph import Denoiser, graph_of
@@ -1385,7 +1385,7 @@ def free_nats(
     return ((weight * sigma[:-1]).double() * loss).mean().item() + last.item()
 
 
-# %% tags=["export:unknown_lengths"]
+# %% tags=["export:unknown_lengths", "hide-input"]
 from typing import Any, NamedTuple
 
 from ddlm_core.block_sampler import denoising_blocks
@@ -1657,7 +1657,7 @@ class Writer:
         return chosen
 
 
-# %% tags=["export:block_pipeline"]
+# %% tags=["export:block_pipeline", "hide-input"]
 class BlockPipeline(PretrainedModel):
     """:class:`DiffusionPipeline` for networks of either kind, with the samplers of chapter 11.
 
@@ -1748,7 +1748,7 @@ class BlockPipeline(PretrainedModel):
 # %% [markdown]
 # ## Side by side
 
-# %% tags=["export:comparison"]
+# %% tags=["export:comparison", "hide-input"]
 """Several models that write on one clock."""
 
 import time
@@ -1780,7 +1780,7 @@ def timed_run(name: str, pipeline: BlockPipeline, **options: Any) -> TimedRun:
     return TimedRun(name, frames, seconds)
 
 
-# %% tags=["export:comparison"]
+# %% tags=["export:comparison", "hide-input"]
 @dataclass(frozen=True, repr=False)
 class Comparison(Animation):
     """Several runs as one animation; see :func:`side_by_side`."""
