@@ -1269,4 +1269,4 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 # [Duo](https://arxiv.org/abs/2506.10892), [Di4C](https://github.com/sony/di4c)). For *guidance* by a condition, see
 # [UDLM](https://arxiv.org/abs/2412.10193).
 #
-# Next: [chapter 8](08_training.ipynb) trains the network that all of this has been waiting for.
+# Next: [chapter 8](08_training.ipynb) trains the network.
