@@ -50,7 +50,7 @@ if "google.colab" in sys.modules:
 #
 # ## The formula
 #
-# Cut a window into blocks $x_1, \dots, x_B$ of *block length* $K$. The chain rule
+# *Block diffusion* cuts a window into blocks $x_1, \dots, x_B$ of *block length* $K$. The chain rule
 #
 # $$ -\log p(x) = -\sum_b \log p(x_b \mid x_{<b}) $$
 #
