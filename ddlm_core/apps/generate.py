@@ -48,7 +48,8 @@ EXAMPLES = r"""examples:
                                                    texts apart, even if there are line breaks in them
   ddlm-generate --model tinystories-blocks --seq-len 1500
                                                    block after block: a text of any length
-  ddlm-generate --sampler entropy_bound            as many steps as the text needs, and less variety
+  ddlm-generate --sampler entropy_bound --entropy-bound 0.1
+                                                   as many steps as the text needs, and less variety
   ddlm-generate --top-p 0.9                        without the least likely characters
   ddlm-generate --compare pocket-stories pocket-blocks
                                                    the same task for several models, on one clock
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--num-steps",
         type=int,
-        help="denoising steps (default: 128; of a model that writes in blocks, for each block: 16)",
+        help="denoising steps (default: 128), or those of each block (default: 16)",
     )
     p.add_argument(
         "--schedule", help="where the steps lie: linear, cosine or fraction (default: cosine)"
