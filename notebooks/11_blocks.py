@@ -720,6 +720,30 @@ def test_with_and_without_the_kept_past_the_same_text():
 
 test_with_and_without_the_kept_past_the_same_text()
 
+# %% [markdown]
+# What does it cost, and what does it write? 200 stories for each row (`benchmarks/blocks.py`). Time is counted in evaluations of a whole window by `pocket-stories`:
+# a block counts by its share, with the reading of the past, as measured.
+
+# %% tags=["hide-input"]
+from IPython.display import Markdown
+
+from ddlm_core.evaluation import wilson
+
+lines = [
+    "| model | steps | time, in windows | flawless | openings | words, nats |",
+    "|---|---|---|---|---|---|",
+]
+for row in found["writing"]:
+    share = wilson(row["flawless"], row["samples"])
+    lines.append(
+        f"| {row['model']} | {row['num_steps']} | {row['windows']:.1f} | {share:.2f} "
+        f"| {row['openings_distance']:.2f} | {row['word_entropy']:.2f} |"
+    )
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# TEXT-WRITING
+
 
 # %% [markdown]
 # ## Samplers of today
@@ -1509,6 +1533,9 @@ test_lengths_come_as_often_as_the_language_has_them()
 
 # %% [markdown]
 # ## One object for all of it
+#
+# `BlockPipeline` (folded) is the pipeline of chapter 10 for networks of either kind, with what this chapter adds as options. A text
+# that is four windows long, by a model that never saw more than one:
 
 # %% tags=["export:block_pipeline", "hide-input"]
 """A pipeline for networks of either kind."""
@@ -1745,8 +1772,25 @@ class BlockPipeline(PretrainedModel):
     __call__ = generate
 
 
+# %%
+import os
+
+from ddlm_core.block_pipeline import BlockPipeline
+
+smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
+writer = BlockPipeline.from_pretrained("tinystories-blocks")
+text = writer.generate(seq_len=64 if smoke else 640, seed=1)[0]
+print(text)
+
+# %% [markdown]
+# On the command line: `ddlm-generate --model tinystories-blocks --seq-len 1500 --visualize`, and one block after the other resolves.
+
 # %% [markdown]
 # ## Side by side
+#
+# Three models write a story of chapter 2 on one clock, in the seconds that it took here: letter by letter, in blocks of 20, and a whole window at once. They have the same
+# number of weights. The command is `ddlm-generate --compare pocket-autoregressive pocket-blocks pocket-stories`.
+
 
 # %% tags=["export:comparison", "hide-input"]
 """Several models that write on one clock."""
@@ -1822,6 +1866,16 @@ def side_by_side(runs: Sequence[TimedRun], pipeline: BlockPipeline, count: int =
         runs[0].frames, tokenizer, "Side by side", "ddlm-side-by-side", panels=pictures
     )
 
+
+# %%
+names = ("pocket-autoregressive", "pocket-blocks", "pocket-stories")
+models = {name: BlockPipeline.from_pretrained(name, device="cpu") for name in names}
+steps = {"pocket-autoregressive": 1, "pocket-blocks": 16, "pocket-stories": 64}
+runs = [
+    timed_run(name, model, num_steps=2 if smoke else steps[name], seed=1)
+    for name, model in models.items()
+]
+side_by_side(runs, models["pocket-blocks"])
 
 # %% [markdown]
 # ## Where DiffusionGemma differs
