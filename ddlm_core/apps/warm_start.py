@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddlm_core.block_pipeline import load_network
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.pipeline import load_model
 from ddlm_core.support.errors import UserError
 from ddlm_core.support.models import model_folder
 
@@ -35,7 +35,7 @@ def warm_start(model: DiscreteDiffusionTransformer, source: str | Path) -> str:
     Raises:
         UserError: no such model, or one of another shape; ``model`` is then as before.
     """
-    old = load_model(model_folder(source))
+    old = load_network(model_folder(source))
     check_shape(old.config, model.config, source)
     found, wanted = old.state_dict(), model.state_dict()
     there = {token: i for i, token in enumerate(old.config.vocab)}

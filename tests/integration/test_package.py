@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import jupytext
+import pytest
 
 import ddlm_core
 from chapters import Cell
+from ddlm_core.block_pipeline import BlockPipeline
+from ddlm_core.support.models import bundled_models
 
 ROOT = Path(ddlm_core.__file__).parent
 PUBLIC = """CharacterLevelTokenizer GeometricNoise perturb_batch transition staggered_score
@@ -66,8 +69,10 @@ def test_chapter_0_needs_little():
     assert outside == {"torch", "matplotlib"}
 
 
-def test_a_checkpoint_ships_with_the_package():
-    folder = ROOT / "pretrained" / "pocket-stories"
+@pytest.mark.parametrize("name", bundled_models())
+def test_a_checkpoint_ships_with_the_package(name):
+    folder = ROOT / "pretrained" / name
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "README.md", "train_log.jsonl"} <= set(files)
-    assert sum(files.values()) < 12_000_000
+    assert sum(files.values()) < 8_000_000
+    assert BlockPipeline.from_pretrained(name, device="cpu").config.step > 0

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from ddlm_core.apps.warm_start import warm_start
+from ddlm_core.block_pipeline import load_network
+from ddlm_core.blocks import make_config, make_network
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
@@ -43,6 +45,15 @@ def test_the_same_network_takes_over_everything(source):
     assert all(torch.equal(weight, old[name]) for name, weight in network.state_dict().items())
     assert network.config.step == 0 and network.config.dropout == 0.1
     assert network.training and all(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("old", [{}, {"block_length": 4}])
+@pytest.mark.parametrize("new", [{}, {"block_length": 3}])
+def test_from_windows_to_blocks_and_back(source, old, new):
+    folder, network = source(**old), make_network(make_config(**SIZES | {"vocab": OLD} | new))
+    assert "tensors" in warm_start(network, folder)
+    weights = load_network(folder).state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in network.state_dict().items())
 
 
 def test_shared_characters_keep_their_rows_wherever_they_stand(source):
