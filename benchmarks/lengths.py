@@ -1,7 +1,7 @@
 """Does a model know how long a blank is? Its distribution of lengths beside that of the grammar of stories.
 
-Writes a JSON file, which chapter 11 shows. It also notes what letters told in pure noise say alone, and what
-comes of it if lengths are compared by how probable their filled texts are.
+Writes a JSON file, which chapter 11 shows. It also notes what comes of it if lengths are compared by how
+probable their filled texts are.
 """
 
 import argparse
@@ -110,8 +110,8 @@ def main() -> None:
     pipeline = BlockPipeline.from_pretrained(args.model, device="cpu")
     model, config, rows = pipeline.model, pipeline.config, []
     seeds, levels = (1, 2) if args.quick else (args.seeds, args.levels)
-    print("| blank | lengths | grammar | model | told | total variation | evaluations | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| blank | lengths | grammar | model | total variation | evaluations | seconds |")
+    print("|---|---|---|---|---|---|---|")
     for name, (skeleton, template) in list(TEMPLATES.items())[: 1 if args.quick else None]:
         plain = expand_lengths(template)
         encoded = [encode_template(text, None, config) for text in plain]
@@ -131,20 +131,18 @@ def main() -> None:
             "evaluations": sum(run.evaluations for run in runs) / seeds,
             "seconds": (time.perf_counter() - start) / seeds,
         }
-        told = [choose_length(model, config.noise, encoded, seed=s, levels=0) for s in range(seeds)]
-        row["told"] = torch.stack([run.probabilities for run in told]).mean(0).tolist()
         possible = truth.nonzero()[:, 0].tolist()
         if len(possible) > 1:
             few = [encoded[n] for n in possible]
             tried = torch.stack([by_texts(pipeline, few, levels, s) for s in range(seeds)])
             row["by_texts"] = tried.mean(0).tolist()
         rows.append(json.loads(json.dumps(row), parse_float=lambda x: float(f"{float(x):.4g}")))
-        shown = [" ".join(f"{v:.2f}" for v in row[key]) for key in ("exact", "model", "told")]
+        shown = [" ".join(f"{v:.2f}" for v in row[key]) for key in ("exact", "model")]
         cost = f"{row['evaluations']:.0f} | {row['seconds']:.1f}"
         sizes = " ".join("+".join(some) for some in row["lengths"])
         far = f"{row['total_variation']:.3f} ({row['of_one_choice']:.3f} of one choice)"
         print(
-            f"| {name} | {sizes} | {shown[0]} | {shown[1]} | {shown[2]} | {far} | {cost} |",
+            f"| {name} | {sizes} | {shown[0]} | {shown[1]} | {far} | {cost} |",
             flush=True,
         )
         save(args, seeds, levels, rows)

@@ -347,10 +347,7 @@ for i, j in ((2, 5), (7, 10), (5, 2)):
 
 # %% tags=["export"]
 def rope_angles(length: int, head_size: int, device: torch.device | None = None) -> Tensor:
-    """Angles of the rotary position embedding: (length, head_size / 2), in radians, float32.
-
-    Position times frequency, with the frequencies of RoFormer (Su et al. 2021, §3.2.2).
-    """
+    """Position times frequency, in radians, float32 (length, head_size / 2) (RoFormer, Su et al. 2021, §3.2.2)."""
     frequencies = 10_000.0 ** -(torch.arange(0, head_size, 2, device=device) / head_size)
     return torch.outer(torch.arange(length, device=device).float(), frequencies)
 
@@ -412,10 +409,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, context: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
-        """Queries from x (B, L, n_embd), keys and values from ``context`` (B, M, n_embd) → as x.
-
-        ``attn_mask``, bool (L, M), is true where a query may attend; M is one or more tables of L.
-        """
+        """From x (B, L, n_embd) to M states, tables of L, where ``attn_mask``, bool (L, M), is true → as x."""
         k, v = self.keys_values(context, angles.repeat(context.shape[1] // len(angles), 1))
         return self.attend(x, k, v, angles, attn_mask)
 
@@ -525,7 +519,6 @@ class Block(nn.Module):
 # %% tags=["export"]
 def neighbors(x: Tensor, position_embedding: Tensor) -> tuple[Tensor, Tensor]:
     """What the two causal stacks start from: x (B, L, n_embd) → left, right neighbor (B, L, n_embd).
-
     Zeros beyond the ends; both plus ``position_embedding`` (L, n_embd) of the position itself.
     """
     padded = nn.functional.pad(x, (0, 0, 1, 1))  # (B, L + 2, n_embd)

@@ -303,10 +303,7 @@ def load_model(
 ) -> DiscreteDiffusionTransformer:
     """The network of a folder, in evaluation mode; it is read as data, and never unpickled.
 
-    ``network`` and ``kind`` are the classes of the network and of its configuration.
-
-    Raises:
-        UserError: one line that names the file that is missing or broken, and says why.
+    ``network`` and ``kind`` are classes. A ``UserError`` names a file that is missing or broken, and says why.
     """
     hint = "a model is a folder that ddlm-train or save_pretrained wrote"
     path = folder / "config.json"
@@ -697,11 +694,7 @@ class PretrainedModel:
         device: str | None = None,
         revision: str | None = None,
     ) -> Self:
-        """The model of a folder, a bundled name (none: pocket-stories), or a Hub id, at a ``revision`` there.
-
-        Raises:
-            UserError: no such model or device, or a file that cannot be used; one line says why.
-        """
+        """The model of a folder, a bundled name (none: pocket-stories), or a Hub id; else a ``UserError``."""
         return cls(load_model(model_folder(source, revision)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -715,10 +708,8 @@ class PretrainedModel:
             return self.model.push_to_hub(repo_id, config=asdict(self.config), **options)
 
     def bits_per_character(self, text: str, seed: int = 0) -> Estimate:
-        """A bound on the negative log-likelihood of a text, in bits per character, with its 95 % interval.
-
-        Unknown characters count as ``<UNK>``, with a warning; ``<|endoftext|>`` is the ``<PAD>`` that it
-        stands for. An empty text raises a ``UserError``.
+        """A bound on -log p of a text, in bits per character, with its 95 % interval; UserError: no text.
+        Unknown characters count as ``<UNK>``, with a warning; ``<|endoftext|>`` is the ``<PAD>`` it stands for.
         """
         check_range(0, 2**63, seed=seed)
         return _text_bound(self.model, text, seed)
@@ -802,10 +793,8 @@ class DiffusionPipeline(PretrainedModel):
 
         The same ``seed`` gives the same texts (on a GPU, nearly always); None draws one. ``first`` numbers
         the first text, to go on where another call ended; ``batch_size`` is for a GPU, a CPU takes one
-        text at a time. The other options are those of :class:`SamplingOptions`.
-
-        Raises:
-            UserError: what was asked for cannot work; one line says why, before any work is done.
+        text at a time. The other options are those of :class:`SamplingOptions`. What cannot work is a
+        ``UserError``, one line, before any work is done.
         """
         options = SamplingOptions(
             seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
@@ -826,10 +815,7 @@ class DiffusionPipeline(PretrainedModel):
         stop_at_end: bool = False,
         seed: int | None = None,
     ) -> Animation:
-        """Write one text, live in a terminal or a notebook; options and errors as :meth:`generate`.
-
-        ``str()`` of the animation is the text, and it has ``save`` (.html or .gif).
-        """
+        """Write one text, live; ``str()`` of the animation is the text. All else as :meth:`generate`."""
         options = SamplingOptions(
             seq_len, num_steps, schedule, temperature, churn, template, stop_at_end
         )

@@ -80,10 +80,8 @@ def count(template: str, config: Any) -> str:
         masks = [encode_template(each, None, roomy)[1] for each in expand_lengths(template)]
     except UserError as error:
         return f"⚠ {escape(str(error), quote=False)}"
-    total, blank = (
-        " to ".join(map(str, sorted({min(sizes), max(sizes)})))
-        for sizes in ([len(mask) for mask in masks], [int((~mask).sum()) for mask in masks])
-    )
+    sizes, blanks = [len(mask) for mask in masks], [int((~mask).sum()) for mask in masks]
+    total, blank = (" to ".join(map(str, sorted({min(x), max(x)}))) for x in (sizes, blanks))
     return f"{total} of {most} characters, {blank} of them blank"
 
 
@@ -117,10 +115,8 @@ def arguments(**controls: Any) -> dict[str, Any]:
 
 def show(step: Any, seed: int, tokenizer: Any) -> str:
     """HTML of all texts after a step."""
-    texts = [
-        text_html(characters(tokens, tokenizer), changed.nonzero()[:, 0].tolist())
-        for tokens, changed in zip(step.tokens.tolist(), step.changed)
-    ]
+    rows = zip(step.tokens.tolist(), step.changed, strict=True)
+    texts = [text_html(characters(x, tokenizer), c.nonzero()[:, 0].tolist()) for x, c in rows]
     words = status(step.index, step.num_steps, step.sigma_bar, int(step.changed.sum()))
     bar = f'<progress max="{step.num_steps}" value="{step.index}"></progress>'
     return f'<div class="ddlm-live">{bar}<p>{words} · seed {seed}</p>{"".join(texts)}</div>'
@@ -202,9 +198,8 @@ def build_page(models: Models) -> Any:
     first = first_settings(config)
     with gr.Blocks(title="ddlm", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
-            "# Text out of noise\nA diffusion language model writes all characters at once, or block "
-            "after block. `_` is a blank, `_{12}` is twelve, `_{2-9}` is two to nine, `\\_` is a "
-            "real underscore."
+            "# Text out of noise\nA diffusion model writes all characters at once, or block after block. "
+            "`_` is a blank, `_{12}` is twelve, `_{2-9}` two to nine, `\\_` a real underscore."
         )
         made: dict[str, Any] = {}  # the controls by name
         with gr.Row():
@@ -238,26 +233,23 @@ def build_page(models: Models) -> Any:
                         for label in ("Save text", "Save HTML", "Save GIF")
                     ]
         with gr.Row():  # below the text, so that a phone shows it right under the buttons
-            made["num_samples"] = gr.Slider(
-                1, MOST_SAMPLES, first["num_samples"], step=1, label="Samples"
-            )
+            samples = (1, MOST_SAMPLES, first["num_samples"])
+            made["num_samples"] = gr.Slider(*samples, step=1, label="Samples")
             made["num_steps"] = gr.Slider(1, MOST_STEPS, first["num_steps"], step=1, label="Steps")
             made["temperature"] = gr.Slider(
                 0.1, 2, first["temperature"], step=0.05, label="Temperature"
             )
             made["churn"] = gr.Slider(*(0, 1, first["churn"]), step=0.05, label="Churn")
-            made["seq_len"] = gr.Slider(
-                1, longest(config), config.block_size, step=1, label="Length"
-            )
+            lengths = (1, longest(config), config.block_size)
+            made["seq_len"] = gr.Slider(*lengths, step=1, label="Length")
         with gr.Row():
             made["model"] = gr.Dropdown(
                 models.names, value=models.first, label="Model", elem_id="model", min_width=250
             )
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
             made["sampler"] = gr.Radio(SAMPLERS, value=first["sampler"], label="Sampler")
-            made["entropy_bound"] = gr.Slider(
-                0.05, 2, first["entropy_bound"], step=0.05, label="Entropy bound"
-            )
+            bound = (0.05, 2, first["entropy_bound"])
+            made["entropy_bound"] = gr.Slider(*bound, step=0.05, label="Entropy bound")
             made["top_p"] = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
             made["go_on"] = gr.Checkbox(label="Go on after the template, up to Length")
