@@ -524,33 +524,42 @@ for length in (1, 2, 4, 6):
 # ddlm-train --config-name cpu-blocks dataset_name=my.txt  # your own text, blocks of 16
 # ```
 #
-# What does the knob do? For each block length a fresh network was trained for the same seconds of a core (`benchmarks/blocks.py`):
+# What does the knob do? The bound while the bundled models learned, all with the same data, steps and number of weights. These are their logs, one run each:
 
 # %% tags=["hide-input"]
 import json
 from importlib.resources import files
 
 import ddlm_core
+from ddlm_core import stories
 
-found = json.loads(files(ddlm_core).joinpath("results/blocks.json").read_text("utf-8"))
+folder = files(ddlm_core).joinpath("pretrained")
+shown = {  # axis: unit, and the models with their block lengths
+    "nats_per_window": {"pocket-stories": 160, "pocket-blocks": 20, "pocket-autoregressive": 1},
+    "bits_per_character": {"tinystories-cpu": 160, "tinystories-blocks": 16},
+}
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-units = {"pocket-stories": "nats_per_window", "TinyStories": "bits_per_character"}
-for axis, (data, unit) in zip(axes, units.items(), strict=True):
-    rows = [row for row in found["bounds"] if row["data"] == data]
-    lengths = sorted({row["block_length"] for row in rows})
-    means = [[r[unit] for r in rows if r["block_length"] == n] for n in lengths]
-    axis.plot(lengths, [sum(m) / len(m) for m in means], color="#0072b2")
-    axis.scatter([r["block_length"] for r in rows], [r[unit] for r in rows], color="#0072b2", s=14)
-    axis.set(xscale="log", xticks=lengths, xticklabels=lengths, xlabel="block length", title=data)
-    axis.set_ylabel(unit.replace("_", " ").replace("window", "story"))
-    axis.minorticks_off()
-axes[0].axhline(found["entropy"], color="#d55e00", ls="--", label="entropy: the least possible")
-axes[0].legend()
+for axis, (unit, models) in zip(axes, shown.items(), strict=True):
+    for (name, length), color in zip(models.items(), ("#0072b2", "#d55e00", "#009e73")):
+        log = folder.joinpath(name, "train_log.jsonl").read_text("utf-8").splitlines()
+        rows = [row for row in map(json.loads, log) if unit in row]
+        steps, values = [row["step"] for row in rows], [row[unit] for row in rows]
+        axis.plot(steps, values, "o-", ms=3, color=color, label=f"{name}, blocks of {length}")
+    axis.set(xlabel="steps of 16 windows", ylabel=unit.replace("_", " ").replace("window", "story"))
+axes[0].axhline(stories.entropy(), color="grey", ls="--", label="entropy: the least possible")
+axes[0].set_ylim(18, 30)
+for axis in axes:
+    axis.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Each dot is a run with another seed. TEXT-FIGURE
+# **The shorter the block, the faster it learns.** After 1,000 steps blocks of 20 have a bound that a whole window does not reach in 7,500: 23.8 nats against 24.4. At the end
+# they stand at 20.1, within 6 % of the entropy, where SEDD is 29 % above it. Letter by letter is faster still. On real text
+# the gap is smaller, 1.65 bits per character against 1.78, and does not close.
 #
+# A step with blocks costs 1.3 times as much, because the clean text is read as well. The
+# sum of two hard questions explains the rest: *what comes next?* and *what is under the noise?* A whole window asks the second one of all 160 letters, at all noise levels.
+
 # %% [markdown]
 # ## Writing, block after block
 #
@@ -729,6 +738,7 @@ from IPython.display import Markdown
 
 from ddlm_core.evaluation import wilson
 
+found = json.loads(files(ddlm_core).joinpath("results/blocks.json").read_text("utf-8"))
 lines = [
     "| model | steps | time, in windows | flawless | openings | words, nats |",
     "|---|---|---|---|---|---|",
@@ -1326,7 +1336,7 @@ def free_nats(
     return ((weight * sigma[:-1]).double() * loss).mean().item() + last.item()
 
 
-# %% tags=["export:unknown_lengths"]
+# %% tags=["export:unknown_lengths", "hide-input"]
 from typing import NamedTuple
 
 from ddlm_core.reverse import has_denoiser
@@ -1414,6 +1424,20 @@ def test_lengths_come_as_often_as_the_language_has_them():
 test_lengths_come_as_often_as_the_language_has_them()
 
 # %% [markdown]
+# And with a trained network? The grammar of the stories knows the right distribution of lengths (`benchmarks/lengths.py`):
+
+# %% tags=["hide-input"]
+found = json.loads(files(ddlm_core).joinpath("results/lengths.json").read_text("utf-8"))
+lines = ["| blank | lengths | grammar | pocket-stories | evaluations |", "|---|---|---|---|---|"]
+for row in found["pocket-stories"]["rows"]:
+    sizes = ", ".join("+".join(some) for some in row["lengths"])
+    right, ours = (", ".join(f"{p:.2f}" for p in row[key]) for key in ("exact", "model"))
+    lines.append(f"| {row['name']} | {sizes} | {right} | {ours} | {row['evaluations']:.0f} |")
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# TEXT-LENGTHS
+#
 # ## One object for all of it
 #
 # `BlockPipeline` (folded) is the pipeline of chapter 10 for networks of either kind, with what this chapter adds as options. A text
