@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.graph import Graph
@@ -62,9 +63,7 @@ def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, T
 class Kept(NamedTuple):
     """What a block of the network keeps of places it has read: M of them."""
 
-    inputs: tuple[
-        Tensor, ...
-    ]  # of its two convolutions, (B, M, n_embd) each; none in a merge block
+    inputs: tuple[Tensor, ...]  # of its convolutions, each (B, M, n_embd); none in a merge block
     keys: Tensor  # (B, heads, M, head_size)
     values: Tensor  # (B, heads, M, head_size)
 
@@ -78,9 +77,7 @@ def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -
     total = x
     for k, weight in enumerate(weights):
         shifted = nn.functional.pad(x, (0, 0, k + 1, 0))[:, : x.shape[1]]
-        before = (
-            torch.zeros((), dtype=x.dtype, device=x.device) if clean is None else clean[:, :, k]
-        )
+        before = torch.zeros_like(shifted) if clean is None else clean[:, :, k]
         total = total + weight * torch.where((room > k)[:, None], shifted, before)
     return total
 
@@ -91,7 +88,14 @@ def look_back(clean: Tensor, places: Tensor, size: int) -> Tensor:
     return clean[:, back.clamp(0, clean.shape[1] - 1)] * (back >= 0)[..., None]
 
 
-def block_layer(
+def block_layer(block: Block, *inputs: Any) -> tuple[Tensor, Kept]:
+    """``_block_layer``, whose inner values are computed again in the backward pass if the block says so."""
+    if block.gradient_checkpointing:
+        return checkpoint(_block_layer, block, *inputs, use_reentrant=False)
+    return _block_layer(block, *inputs)
+
+
+def _block_layer(
     block: Block,
     x: Tensor,
     context: Tensor | None,

@@ -190,11 +190,11 @@ plt.show()
 # %% [markdown]
 # The last clean state that block 2 sees is that of its own first place, 5: it has read letters 1 to 4.
 #
-# What follows is plumbing: a layer of chapter 6 that takes keys and values from the past as well, and whose short convolution
-# goes on in the clean text where a block begins. Skip it, and read the class `BlockDiffusionTransformer` below: `read` keeps a clean text, `given` is for training, `after` is for writing.
+# What follows, folded, is plumbing: a layer of chapter 6 that takes keys and values from the past as well, and whose short convolution
+# goes on in the clean text where a block begins. In the class below, `read` keeps a clean text, `given` is for training, `after` is for writing.
 
 # %% tags=["export", "hide-input"]
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddlm_core.model import Block
 
@@ -202,9 +202,7 @@ from ddlm_core.model import Block
 class Kept(NamedTuple):
     """What a block of the network keeps of places it has read: M of them."""
 
-    inputs: tuple[
-        Tensor, ...
-    ]  # of its two convolutions, (B, M, n_embd) each; none in a merge block
+    inputs: tuple[Tensor, ...]  # of its convolutions, each (B, M, n_embd); none in a merge block
     keys: Tensor  # (B, heads, M, head_size)
     values: Tensor  # (B, heads, M, head_size)
 
@@ -218,9 +216,7 @@ def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -
     total = x
     for k, weight in enumerate(weights):
         shifted = nn.functional.pad(x, (0, 0, k + 1, 0))[:, : x.shape[1]]
-        before = (
-            torch.zeros((), dtype=x.dtype, device=x.device) if clean is None else clean[:, :, k]
-        )
+        before = torch.zeros_like(shifted) if clean is None else clean[:, :, k]
         total = total + weight * torch.where((room > k)[:, None], shifted, before)
     return total
 
@@ -233,9 +229,17 @@ def look_back(clean: Tensor, places: Tensor, size: int) -> Tensor:
 
 # %% tags=["export", "hide-input"]
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
-def block_layer(
+def block_layer(block: Block, *inputs: Any) -> tuple[Tensor, Kept]:
+    """``_block_layer``, whose inner values are computed again in the backward pass if the block says so."""
+    if block.gradient_checkpointing:
+        return checkpoint(_block_layer, block, *inputs, use_reentrant=False)
+    return _block_layer(block, *inputs)
+
+
+def _block_layer(
     block: Block,
     x: Tensor,
     context: Tensor | None,
@@ -427,9 +431,6 @@ class BlockView:
 
 
 # %% tags=["export", "hide-input"]
-from typing import Any
-
-
 def make_config(**fields: Any) -> DiscreteDiffusionConfig:
     """A configuration with these fields: one of blocks if ``block_length`` is among them."""
     kind = BlockDiffusionConfig if "block_length" in fields else DiscreteDiffusionConfig
@@ -557,8 +558,8 @@ plt.show()
 # they stand at 20.1, within 6 % of the entropy, where SEDD is 29 % above it. Letter by letter is faster still. On real text
 # the gap is smaller, 1.65 bits per character against 1.78, and does not close.
 #
-# A step with blocks costs 1.3 times as much, because the clean text is read as well. The
-# sum of two hard questions explains the rest: *what comes next?* and *what is under the noise?* A whole window asks the second one of all 160 letters, at all noise levels.
+# Why? Most of what a letter depends on stands before it. A block sees that clean; a window sees it through noise, and has to learn an answer
+# for every noise level. The price: a step costs 1.3 times as much, because the clean text is read as well, and a text is written in as many runs as it has blocks.
 
 # %% [markdown]
 # ## Writing, block after block
@@ -1805,9 +1806,6 @@ side_by_side(runs, models["pocket-blocks"])
 # | temperature | falls from 0.8 to 0.4 during a block | 1 |
 # | self-conditioning | yes: the last guess goes in with the noisy block | no |
 # | likelihood | not what it is made for | bounded, in nats, with an interval |
-#
-# *Self-conditioning* ([Chen et al. 2022](https://arxiv.org/abs/2208.04202)) hands the network its own previous guess. We leave it out for the sake of exactness: that guess was
-# made with the evidence of each letter in it, so through it a place would see its own letter, which Bayes' rule then counts a second time.
 #
 # ## Change it safely
 #

@@ -178,3 +178,13 @@ def test_gradients_reach_every_weight():
         if weight.grad is None or not weight.grad.any()
     ]
     assert still == ["condition_embedding"]  # no token is given
+
+
+def test_checkpointing_saves_memory_and_changes_nothing():
+    model, x_0, grads = network().train(), tokens(), []
+    for value in (False, True):
+        model.gradient_checkpointing = value
+        model.zero_grad()
+        model.given(x_0).denoise(x_0, torch.ones(2).double()).square().sum().backward()
+        grads.append(model.embedding.weight.grad.clone())
+    torch.testing.assert_close(*grads)
