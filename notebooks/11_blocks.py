@@ -1809,14 +1809,15 @@ side_by_side(runs, models["pocket-blocks"])
 #
 # ## Change it safely
 #
-# Let a noisy place see one clean place more: in `block_masks`, replace `<= start` by `<= start + 1`. At the last place of a block's past nothing changes, for
-# there is no such clean place yet when the text is written. But in training there is one, and it has read the first letter of the block:
+# Let a noisy place see one clean place more: in `block_masks`, replace `<= start` by `<= start + 1`. When a text is written nothing
+# changes, because that clean place does not exist yet. In training it does, and it has read the first letter of the block:
 # `test_each_place_sees_its_block_and_the_past` fails. The command: `make export && pytest tests/`.
 #
 # ## Exercises
 #
 # **1.** How many evaluations does a text of 1,000 characters take, in blocks of 16 with 16 steps each, letter by letter, and by SEDD in
-# windows of 160 with 64 steps each? (Expected: 1,008, 1,000 and 448. A block's is the cheapest of them, a window's the dearest.)
+# windows of 160 with 64 steps each? (Expected: 1,008, 1,000 and 448. But an
+# evaluation of one letter is the cheapest of them, and that of a window the dearest.)
 
 # %% tags=["solution", "hide-input"]
 import math
