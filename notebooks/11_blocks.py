@@ -1811,7 +1811,7 @@ side_by_side(runs, models["pocket-blocks"])
 #
 # Let a noisy place see one clean place more: in `block_masks`, replace `<= start` by `<= start + 1`. When a text is written nothing
 # changes, because that clean place does not exist yet. In training it does, and it has read the first letter of the block:
-# `test_each_place_sees_its_block_and_the_past` fails. The command: `make export && pytest tests/`.
+# `test_each_place_sees_its_block_and_the_past` fails, and `test_with_and_without_the_kept_past_the_same_text`, too. The command: `make export && pytest tests/`.
 #
 # ## Exercises
 #
