@@ -74,14 +74,20 @@ def names(tree: ast.AST, folder: Path | None = None) -> Iterator[str]:
             yield from (m[1:] for m in DOTTED.findall(node.value))
 
 
-def words(tree: ast.AST) -> Iterator[str]:
-    """The words of all texts in a piece of code, docstrings aside."""
+def texts_in(tree: ast.AST) -> Iterator[str]:
+    """All texts in a piece of code, docstrings aside."""
     bodies = (n.body for n in ast.walk(tree) if isinstance(n, DOCUMENTED | ast.AsyncFunctionDef))
     silent = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
     for node in ast.walk(tree):
         text = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if text and id(node) not in silent:
-            yield from re.split(r"[^\w-]+", node.value)
+            yield node.value
+
+
+def words(tree: ast.AST) -> Iterator[str]:
+    """The words of these texts."""
+    for text in texts_in(tree):
+        yield from re.split(r"[^\w-]+", text)
 
 
 def module_of(name: str, package: Path, home: dict[str, str]) -> Path | None:
@@ -121,7 +127,9 @@ def files_of_chapter(source: Path, root: Path) -> list[Path]:
     for cell in chapter.cells:
         asked |= {*names(cell.tree)}
         said |= {*words(cell.tree)}
-    for command in COMMAND.findall(source.read_text(encoding="utf-8")):  # in !lines as well
+    lines = re.findall(r"^(?:# )?[!%]\S.*$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    run = [text for cell in chapter.cells for text in texts_in(cell.tree)] + lines
+    for command in COMMAND.findall("\n".join(run)):  # to name one in prose is not to use it
         entry = project.get("scripts", {}).get(command, "")
         asked |= {m[1:] for m in DOTTED.findall(entry)}
     code: set[Path] = set()
