@@ -753,7 +753,9 @@ for row in found["writing"]:
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# TEXT-WRITING
+# Steps buy quality. With 16 steps for each block, 97 of 100 stories are flawless, at the price of 16 evaluations of a window, for which SEDD gets 82; and the openings are as
+# varied as those of 200 true stories (0.29, with a standard deviation of 0.02). With less than 4 steps a block of 20 is drawn too much at once, and nothing fits: the factorization
+# error of chapter 7, now inside each block.
 
 
 # %% [markdown]
