@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "float16"
 MOST_BYTES = 4_000_000  # of a network
-MAKERS = ("apps/export.py", "support/weights.py", "model.py", "config.py")
+MAKERS = ("apps/export.py", "support/weights.py", "model.py", "blocks.py", "config.py")
 
 
 def fingerprint(source: Path) -> str:
