@@ -9,7 +9,8 @@ import time
 
 import torch
 
-from ddlm_core import DiffusionPipeline, stories
+from ddlm_core import stories
+from ddlm_core.block_pipeline import BlockPipeline, default_steps
 from ddlm_core.evaluation import estimate_bound, wilson
 
 
@@ -17,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--model", help="folder or bundled name (default: the bundled model)")
     p.add_argument("--samples", type=int, default=512, help="samples to judge (default: 512)")
-    p.add_argument("--steps", type=int, default=128, help="denoising steps (default: 128)")
+    p.add_argument("--steps", type=int, help="denoising steps (default: 128, for a block 16)")
     p.add_argument("--schedule", default="cosine", help="fraction, cosine or linear")
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
@@ -30,7 +31,8 @@ def main() -> None:
     args = parser().parse_args()
     if args.quick:
         args.samples, args.steps = 32, 16
-    pipeline = DiffusionPipeline.from_pretrained(args.model, device="cpu")
+    pipeline = BlockPipeline.from_pretrained(args.model, device="cpu")
+    args.steps = args.steps or default_steps(pipeline.config)
     tokenizer, length = pipeline.tokenizer, pipeline.config.block_size
 
     start = time.perf_counter()

@@ -405,9 +405,8 @@ class Attention(nn.Module):
 
     def attend(self, x: Tensor, k: Tensor, v: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
         """Queries from x (B, L, n_embd) to keys and values, (B, heads, M, head_size) → as x."""
-        exact = self.query_norm.weight.dtype
-        u = self.query(x).to(exact).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        u = apply_rope(self.query_norm(u), angles)  # (B, heads, L, head_size)
+        u = self.query(x).to(self.query_norm.weight.dtype).unflatten(-1, (self.heads, -1))
+        u = apply_rope(self.query_norm(u.transpose(1, 2)), angles)  # (B, heads, L, head_size)
         with torch.autocast("cpu", enabled=False):  # its bfloat16 backward is 3 times slower
             y = nn.functional.scaled_dot_product_attention(u, k, v, attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
@@ -415,11 +414,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor, angles: Tensor, attn_mask: Tensor) -> Tensor:
         """Queries from x (B, L, n_embd), keys and values from ``context`` (B, M, n_embd) → as x.
 
-        ``attn_mask``, bool (L, M), is true where a query may attend. The M keys are one or more
-        tables of L positions, and ``angles`` (L, head_size / 2) holds for each of them.
+        ``attn_mask``, bool (L, M), is true where a query may attend; M is one or more tables of L.
         """
-        tables = context.shape[1] // len(angles)
-        k, v = self.keys_values(context, angles.repeat(tables, 1))
+        k, v = self.keys_values(context, angles.repeat(context.shape[1] // len(angles), 1))
         return self.attend(x, k, v, angles, attn_mask)
 
 

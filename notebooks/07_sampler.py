@@ -1256,17 +1256,17 @@ print(f"ideal:   ab {ideal[1]:.3f}, bc {ideal[5]:.3f}, ca {ideal[6]:.3f}")
 # | `sample_generators` | one source of randomness for each text |
 # | `DenoisingStep`, `denoising_steps`, `sample_diffusion` | the result of a step; all steps; only the text |
 #
-# The exact computations are a module of their own, `ddlm_core.tiny_world`, to check your own sampler against: `TinyWorld`,
+# The exact computations are a module, `ddlm_core.tiny_world`, to check your own sampler against: `TinyWorld`,
 # `three_letter_world`, `two_letter_world`, `word_kernel`, `true_reverse`, `product_of_positions`, `written`, `total_variation`.
 #
 # ## Where this stands in the field
 #
 # The analytic step is *ancestral sampling* with the posterior of [D3PM](https://arxiv.org/abs/2107.03006); its continuous time is from
-# [Campbell et al. 2022](https://arxiv.org/abs/2205.14987), whose corrector is an ancestor of churn, and [SEDD](https://arxiv.org/abs/2310.16834).
+# [Campbell et al. 2022](https://arxiv.org/abs/2205.14987) and [SEDD](https://arxiv.org/abs/2310.16834).
 # *Uniformization* simulates the jumps without factorization error ([Chen & Ying 2024](https://arxiv.org/abs/2402.08095)); *second-order* steps ([Ren et
 # al. 2025](https://arxiv.org/abs/2502.00234)) and optimized time grids ([Jump Your Steps](https://arxiv.org/abs/2410.07761)) make it smaller.
 # *Distillation* trains a student to do in one step what its teacher does in many ([SDTT](https://github.com/jdeschena/sdtt),
-# [Duo](https://arxiv.org/abs/2506.10892)), or to output mixtures of products, which can be correlated ([Di4C](https://github.com/sony/di4c)). For
-# *guidance* by a condition, on uniform noise, see [UDLM](https://arxiv.org/abs/2412.10193).
+# [Duo](https://arxiv.org/abs/2506.10892), [Di4C](https://github.com/sony/di4c)). For *guidance* by a condition, see
+# [UDLM](https://arxiv.org/abs/2412.10193).
 #
-# Next: [chapter 8](08_training.ipynb) trains the network that all of this has been waiting for.
+# Next: [chapter 8](08_training.ipynb) trains the network.

@@ -126,11 +126,11 @@ test_surprise_is_score_entropy_integrated_over_the_own_noise()
 # **An auxiliary loss.** The left-to-right stack and the right-to-left stack can each be asked alone, through the same head.
 # `auxiliary_loss_weight` adds their cross-entropies with that weight, which is called *deep supervision*
 # ([Lee et al. 2015](https://arxiv.org/abs/1409.5185)). This chapter uses 0; the preset `pocket`, of the bundled model, uses
-# 0.3, which is not tuned. On the stories of chapter 2 one run each, of 1,000 steps, ended at 39.3 nats per story with it,
-# and at 42.8 without. With it the logged loss starts at $1.6\cdot4.66 = 7.46$.
+# 0.3, untuned. On the stories of chapter 2, 1,000 steps ended at 39.3 nats per story with it,
+# and at 42.8 without (one run each). With it the logged loss starts at $1.6\cdot4.66 = 7.46$.
 #
 # In the code, `drawn` holds the clean windows, the noisy ones, the positions that are given (below), the noise level, and
-# the weight for score entropy. All windows count alike.
+# the weight for score entropy.
 
 # %% tags=["export:objective", "hide-input"]
 from typing import Any

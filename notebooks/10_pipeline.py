@@ -12,7 +12,7 @@
 # *About 40 minutes. You need: chapters [7](07_sampler.ipynb) to [9](09_evaluation.ipynb); a GPU is welcome, and not needed. You will
 # have: a model trained on real stories, judged beside simple baselines, and one object that writes, fills in, judges and animates.*
 #
-# **We have** all the parts: tokenizer, noise, network, sampler, training, measurements.
+# **We have** all parts, from tokenizer to measurements.
 #
 # **We want** to train on stories that our grammar did not write, and one object, the *pipeline*, that goes from the name of a model to a text.
 #
@@ -538,8 +538,7 @@ def cut_at_end(tokens: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# `_write`, below, runs that loop for any number of texts. It checks everything at the call and then returns an iterator. That is why it is not
-# itself a generator: a function with `yield` does nothing, not even check, until the first step is asked for. Batches advance
+# `_write`, below, runs that loop for any number of texts: it checks everything at the call, then returns an iterator. Batches advance
 # together: `join_steps` (folded) gathers the same step of all and decodes it. A `<PAD>` before more text
 # shows as `<|endoftext|>`; with `stop_at_end`, texts end there.
 

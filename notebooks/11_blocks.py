@@ -9,7 +9,7 @@
 # %% [markdown]
 # # From SEDD to today: block diffusion
 #
-# *About 50 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
+# *About 55 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
 # extremes, autoregressive and SEDD; texts of any length; the samplers of 2026 measured where the truth is known.*
 #
 # **We have** a model that writes a whole window at once. Three walls stand around it. Its bound on the stories of chapter 2 is 25.3
@@ -50,7 +50,7 @@ if "google.colab" in sys.modules:
 #
 # ## The formula
 #
-# Cut a window into blocks $x_1, \dots, x_B$ of *block length* $K$. The chain rule
+# *Block diffusion* cuts a window into blocks $x_1, \dots, x_B$ of *block length* $K$. The chain rule
 #
 # $$ -\log p(x) = -\sum_b \log p(x_b \mid x_{<b}) $$
 #
@@ -123,7 +123,7 @@ for block_length in (1, 2, 3):
 # Because no clean state depends on noisy ones, nor on the noise level (the clean row is told noise 0), it can be computed once and kept: the *KV
 # cache* of autoregressive models, which are given their own past in the same way.
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 """Block diffusion: one network from autoregressive (blocks of one token) to SEDD (one block)."""
 
 from dataclasses import dataclass
@@ -272,7 +272,7 @@ def block_layer(
     return x, Kept((first, second) if block.conv else (), kept_k, kept_v)
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 class Past(NamedTuple):
     """What the network keeps of a clean text: as many places as it has letters, and one more."""
 
@@ -383,7 +383,7 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
         return merge, left, right, cond
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 @dataclass(frozen=True)
 class BlockView:
     """A block network that has read: a denoiser for the places that follow, as chapters 7 and 8 want one."""
@@ -426,7 +426,7 @@ class BlockView:
         return self.graph.log_score(log_q, sigma_bar, x_t)
 
 
-# %% tags=["export"]
+# %% tags=["export", "hide-input"]
 from typing import Any
 
 
@@ -652,7 +652,7 @@ class BlockWriter:
                 yield replace(step, tokens=tokens, changed=changed)
 
 
-# %% tags=["export:block_sampler"]
+# %% tags=["export:block_sampler", "hide-input"]
 def denoising_blocks(
     model: BlockDiffusionTransformer,
     batch_size: int,
@@ -720,6 +720,30 @@ def test_with_and_without_the_kept_past_the_same_text():
 
 test_with_and_without_the_kept_past_the_same_text()
 
+# %% [markdown]
+# What does it cost, and what does it write? 200 stories for each row (`benchmarks/blocks.py`). Time is counted in evaluations of a whole window by `pocket-stories`:
+# a block counts by its share, with the reading of the past, as measured.
+
+# %% tags=["hide-input"]
+from IPython.display import Markdown
+
+from ddlm_core.evaluation import wilson
+
+lines = [
+    "| model | steps | time, in windows | flawless | openings | words, nats |",
+    "|---|---|---|---|---|---|",
+]
+for row in found["writing"]:
+    share = wilson(row["flawless"], row["samples"])
+    lines.append(
+        f"| {row['model']} | {row['num_steps']} | {row['windows']:.1f} | {share:.2f} "
+        f"| {row['openings_distance']:.2f} | {row['word_entropy']:.2f} |"
+    )
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# TEXT-WRITING
+
 
 # %% [markdown]
 # ## Samplers of today
@@ -777,7 +801,7 @@ class Reshaped(nn.Module):
         return self.graph.log_score(log_q, sigma_bar, x_t)
 
 
-# %% tags=["export:modern_samplers"]
+# %% tags=["export:modern_samplers", "hide-input"]
 class TopP(Reshaped):
     """Only the nucleus of q: its most probable letters, as few as have p together (Holtzman et al. 2020)."""
 
@@ -1239,7 +1263,7 @@ def common_start(masks: Sequence[Tensor]) -> int:
 # A network of blocks reads the clean text before a block, blanks included. For it, they must be filled first, and the sum over the given letters of each block, given that past, is the log of
 # $p(g_n, y)/r(y)$, where $r(y)$ is how probable its sampler fills them so: an estimate of $p(g_n)$ by importance sampling with one fill. The given letters of all blocks are told at once.
 
-# %% tags=["export:unknown_lengths"]
+# %% tags=["export:unknown_lengths", "hide-input"]
 from collections.abc import Iterator
 
 from ddlm_core.graph import Denoiser, graph_of
@@ -1385,7 +1409,7 @@ def free_nats(
     return ((weight * sigma[:-1]).double() * loss).mean().item() + last.item()
 
 
-# %% tags=["export:unknown_lengths"]
+# %% tags=["export:unknown_lengths", "hide-input"]
 from typing import Any, NamedTuple
 
 from ddlm_core.block_sampler import denoising_blocks
@@ -1509,6 +1533,9 @@ test_lengths_come_as_often_as_the_language_has_them()
 
 # %% [markdown]
 # ## One object for all of it
+#
+# `BlockPipeline` (folded) is the pipeline of chapter 10 for networks of either kind, with what this chapter adds as options. A text
+# that is four windows long, by a model that never saw more than one:
 
 # %% tags=["export:block_pipeline", "hide-input"]
 """A pipeline for networks of either kind."""
@@ -1657,7 +1684,7 @@ class Writer:
         return chosen
 
 
-# %% tags=["export:block_pipeline"]
+# %% tags=["export:block_pipeline", "hide-input"]
 class BlockPipeline(PretrainedModel):
     """:class:`DiffusionPipeline` for networks of either kind, with the samplers of chapter 11.
 
@@ -1745,10 +1772,27 @@ class BlockPipeline(PretrainedModel):
     __call__ = generate
 
 
+# %%
+import os
+
+from ddlm_core.block_pipeline import BlockPipeline
+
+smoke = os.environ.get("DDLM_PRESET") == "smoke"  # only to see that the chapter runs
+writer = BlockPipeline.from_pretrained("tinystories-blocks")
+text = writer.generate(seq_len=64 if smoke else 640, seed=1)[0]
+print(text)
+
+# %% [markdown]
+# On the command line: `ddlm-generate --model tinystories-blocks --seq-len 1500 --visualize`, and one block after the other resolves.
+
 # %% [markdown]
 # ## Side by side
+#
+# Three models write a story of chapter 2 on one clock, in the seconds that it took here: letter by letter, in blocks of 20, and a whole window at once. They have the same
+# number of weights. The command is `ddlm-generate --compare pocket-autoregressive pocket-blocks pocket-stories`.
 
-# %% tags=["export:comparison"]
+
+# %% tags=["export:comparison", "hide-input"]
 """Several models that write on one clock."""
 
 import time
@@ -1780,7 +1824,7 @@ def timed_run(name: str, pipeline: BlockPipeline, **options: Any) -> TimedRun:
     return TimedRun(name, frames, seconds)
 
 
-# %% tags=["export:comparison"]
+# %% tags=["export:comparison", "hide-input"]
 @dataclass(frozen=True, repr=False)
 class Comparison(Animation):
     """Several runs as one animation; see :func:`side_by_side`."""
@@ -1822,6 +1866,16 @@ def side_by_side(runs: Sequence[TimedRun], pipeline: BlockPipeline, count: int =
         runs[0].frames, tokenizer, "Side by side", "ddlm-side-by-side", panels=pictures
     )
 
+
+# %%
+names = ("pocket-autoregressive", "pocket-blocks", "pocket-stories")
+models = {name: BlockPipeline.from_pretrained(name, device="cpu") for name in names}
+steps = {"pocket-autoregressive": 1, "pocket-blocks": 16, "pocket-stories": 64}
+runs = [
+    timed_run(name, model, num_steps=2 if smoke else steps[name], seed=1)
+    for name, model in models.items()
+]
+side_by_side(runs, models["pocket-blocks"])
 
 # %% [markdown]
 # ## Where DiffusionGemma differs

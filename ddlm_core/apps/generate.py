@@ -38,6 +38,8 @@ EXAMPLES = r"""examples:
                                                    \_ a real underscore; the template is the whole text
   ddlm-generate --template 'Lily wanted to ' --seq-len 160
                                                    with a length, it is only how the text begins
+  ddlm-generate --template 'One day, _{2-9} lost his pink ball in the park. _{60}'
+                                                   _{2-9} is a blank of 2 to 9 characters
   ddlm-generate --template 'Two lines:\n_{20}'     \n is a line break, \t a tab; with \\n and \\t
                                                    these signs themselves are meant
   ddlm-generate --model checkpoints/best_model_hf --stop-at-end
@@ -46,7 +48,8 @@ EXAMPLES = r"""examples:
                                                    texts apart, even if there are line breaks in them
   ddlm-generate --model tinystories-blocks --seq-len 1500
                                                    block after block: a text of any length
-  ddlm-generate --sampler entropy_bound            as many steps as the text needs, and less variety
+  ddlm-generate --sampler entropy_bound --entropy-bound 0.1
+                                                   as many steps as the text needs, and less variety
   ddlm-generate --top-p 0.9                        without the least likely characters
   ddlm-generate --compare pocket-stories pocket-blocks
                                                    the same task for several models, on one clock
@@ -80,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--num-steps",
         type=int,
-        help="denoising steps (default: 128; of a model that writes in blocks, for each block: 16)",
+        help="denoising steps (default: 128), or those of each block (default: 16)",
     )
     p.add_argument(
         "--schedule", help="where the steps lie: linear, cosine or fraction (default: cosine)"
@@ -145,6 +148,11 @@ def write_texts(args: argparse.Namespace) -> None:
             )
         if args.seed is None:
             print(f"seed {options['seed']}", file=sys.stderr)
+        if options["template"] is not None:
+            from ddlm_core.unknown_lengths import expand_lengths
+
+            if (count := len(expand_lengths(options["template"]))) > 1:
+                print(f"comparing {count} lengths: this takes some seconds", file=sys.stderr)
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # ? for a character that the terminal lacks
         terminal = sys.stdout is not None and sys.stdout.isatty()

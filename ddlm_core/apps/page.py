@@ -21,6 +21,7 @@ from ddlm_core.support.errors import UserError
 from ddlm_core.support.live import SECONDS_BETWEEN, status, text_html
 from ddlm_core.support.models import bundled_models
 from ddlm_core.support.player import render_page
+from ddlm_core.unknown_lengths import expand_lengths
 
 LOST = (
     "One day, ____ lost her pink ball in the park. She felt so sad. A kind frog found it! "
@@ -75,10 +76,15 @@ def count(template: str, config: Any) -> str:
         return f"empty: the model writes freely, up to {most} characters"
     try:
         check_size(template)
-        _, mask = encode_template(template, None, replace(config, padded=False, block_size=most))
+        roomy = replace(config, padded=False, block_size=most)
+        masks = [encode_template(each, None, roomy)[1] for each in expand_lengths(template)]
     except UserError as error:
         return f"⚠ {escape(str(error), quote=False)}"
-    return f"{len(mask)} of {most} characters, {int((~mask).sum())} of them blank"
+    total, blank = (
+        " to ".join(map(str, sorted({min(sizes), max(sizes)})))
+        for sizes in ([len(mask) for mask in masks], [int((~mask).sum()) for mask in masks])
+    )
+    return f"{total} of {most} characters, {blank} of them blank"
 
 
 def longest(config: Any) -> int:
@@ -197,7 +203,8 @@ def build_page(models: Models) -> Any:
     with gr.Blocks(title="ddlm", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
             "# Text out of noise\nA diffusion language model writes all characters at once, or block "
-            "after block. `_` is a blank, `_{12}` is twelve, `\\_` is a real underscore."
+            "after block. `_` is a blank, `_{12}` is twelve, `_{2-9}` is two to nine, `\\_` is a "
+            "real underscore."
         )
         made: dict[str, Any] = {}  # the controls by name
         with gr.Row():

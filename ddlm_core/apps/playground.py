@@ -43,7 +43,7 @@ class Playground(widgets.VBox):
         self.task: asyncio.Task[None] | None = None
         self._steps: Iterator[Frame] | None = None
         self._by_hand = True  # is it a person who moves the slider?
-        blanks = "blanks: ____ or _{4}; empty: the model writes freely"
+        blanks = "blanks: ____, _{4} or _{2-9}; empty: the model writes freely"
         self.template = widgets.Textarea(
             template, description="Template", placeholder=blanks, rows=3, **wide
         )

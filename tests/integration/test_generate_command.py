@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from ddlm_core.apps import generate
+from ddlm_core.block_pipeline import WRITING, default_steps
+from ddlm_core.blocks import make_config
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.sampling_options import SamplingOptions, default_churn
 from ddlm_core.support.errors import UserError
@@ -85,6 +87,10 @@ def test_help_tells_the_defaults_of_the_pipeline():
         ("temperature", "below 1: fewer mistakes (default: {:g})"),
     ):
         assert words.format(getattr(SamplingOptions(), option)) in told
+    assert f"those of each block (default: {default_steps(make_config(block_length=8))})" in told
+    assert f"what it accepts at once (default: {WRITING['entropy_bound']:g})" in told
+    assert f"from the top (default: {WRITING['top_p']:g}, all)" in told
+    assert f"{WRITING['sampler']} (default) or" in told
     assert default_churn(DiscreteDiffusionConfig()) == 1
     assert "fresh (default: 1, for most models)" in told
 
@@ -183,6 +189,28 @@ def test_help_has_an_example_of_each_option(run):
         used |= {argument for argument in arguments if argument.startswith("--")}
     options = {option for action in generate.parser()._actions for option in action.option_strings}
     assert used == options - {"-h", "--help"}
+
+
+def test_models_side_by_side(model, capsys, tmp_path):
+    """Each text under the name of its model; as a page, too."""
+    how = ["--num-steps", "2", "--seed", "1", "--compare", str(model), str(model)]
+    generate.main(how)
+    out, err = capsys.readouterr()
+    assert out.count("step 2 of 2") == 2 and err.count("is writing") == 2
+    generate.main([*how, "--output", str(tmp_path / "both.html")])
+    assert "step 0 of 2" in (tmp_path / "both.html").read_text(encoding="utf-8")
+    for wrong in (["--model", str(model)], ["--output", "x.txt"]):
+        with pytest.raises(SystemExit) as stop:
+            generate.main([*how, *wrong])
+        assert stop.value.code == 2
+    assert capsys.readouterr().err.count("ddlm-generate:") == 2
+
+
+def test_a_blank_of_unknown_length(run):
+    code, out, err = run("--template", "ab_{1-2}cd", "--num-steps", "2", "--seed", "1")
+    assert code == 0 and "comparing 2 lengths" in err
+    assert re.fullmatch(r"ab.{1,2}cd\n", out, re.DOTALL)
+    assert run("--template", "ab_{2-1}cd")[0] == 2
 
 
 def test_writes_texts_to_a_file(run, tmp_path):

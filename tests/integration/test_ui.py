@@ -19,14 +19,15 @@ import pytest
 import torch
 
 from ddlm_core.apps import page, ui
+from ddlm_core.block_pipeline import WRITING, BlockPipeline
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.sampling_options import SamplingOptions
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.models import bundled_models
 from pages import CONTRAST, WITHOUT_NAME
 
-# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed, stop?
-GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1", False)
+# model, template, go on?, length, samples, steps, schedule, temperature, churn, seed, stop?, samplers
+GOOD = ("tiny", "a_{9}", False, 40, 1, 3, "cosine", 1.0, 1.0, "1", False, *WRITING.values())
 
 
 def but(**changes: Any) -> tuple:
@@ -54,6 +55,10 @@ BAD = {
     "churn must be a number from 0.0 to 1.0, got 2": but(churn=2),
     "churn must be a number from 0.0 to 1.0, got None": but(churn=None),
     "stop_at_end must be true or false, got 'yes'": but(stop_at_end="yes"),
+    "sampler must be one of grid, entropy_bound": but(sampler="magic"),
+    "entropy_bound must be a number": but(entropy_bound=-1),
+    "top_p must be a number from 0.0 to 1.0, got 2": but(top_p=2),
+    "is no range of lengths": but(template="a_{9-2}"),
     "seed must be a whole number, got 'one'": but(seed="one"),
     "seed must be a whole number from 0": but(seed="-1"),
 }
@@ -71,8 +76,8 @@ class Slow(DiscreteDiffusionTransformer):
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_network) -> DiffusionPipeline:
-    return DiffusionPipeline(tiny_network(Slow), "cpu")
+def pipeline(tiny_network) -> BlockPipeline:
+    return BlockPipeline(tiny_network(Slow), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +144,26 @@ def test_one_set_of_defaults(models, pipeline, tiny_network):
     shown = {"Samples": 1, "Steps": 128, "Temperature": 1, "Length": 40, "Schedule": "cosine"}
     shown |= {"Model": "tiny", "Churn": 1}
     assert {label: built[label].value for label in shown} == shown
-    masked = DiffusionPipeline(tiny_network(graph="absorbing"), "cpu")
+    masked = BlockPipeline(tiny_network(graph="absorbing"), "cpu")
     assert page.first_settings(masked.config)["churn"] == 0
 
 
+def test_a_model_that_writes_in_blocks(tiny_network):
+    """Its length is free, its steps are those of a block, and templates may have blanks of any length."""
+    blocks = BlockPipeline(tiny_network(block_length=8), "cpu")
+    first = page.first_settings(blocks.config)
+    assert (first["num_steps"], first["seq_len"]) == (16, 40)
+    assert page.longest(blocks.config) == page.MOST_TEXT
+    assert (
+        page.count("a_{2-4}b_", blocks.config) == "5 to 7 of 2000 characters, 3 to 5 of them blank"
+    )
+    asked = but(template="", seq_len=50, num_steps=2, sampler="entropy_bound", top_p=0.9)
+    *_, (_, text, *_), _ = page.write(page.Models(blocks, "tiny"), *asked)
+    assert text
+
+
 def test_examples_are_settings_that_work():
-    models = page.Models(DiffusionPipeline.from_pretrained(device="cpu"))
+    models = page.Models(BlockPipeline.from_pretrained(device="cpu"))
     config = models["pocket-stories"].config
     rows = page.examples(config, page.first_settings(config))
     assert [*rows] == [*page.SETTINGS]  # the model that ships with the package takes all of them
@@ -162,10 +181,10 @@ def test_examples_that_a_model_cannot_take_are_left_out(pipeline):
 
 
 def test_models_are_loaded_once_and_no_others(models, monkeypatch):
-    assert models.names == ["tiny", "pocket-stories", "tinystories-cpu"]
+    assert models.names == ["tiny", *bundled_models()]
     loads = []
     monkeypatch.setattr(
-        page.DiffusionPipeline, "from_pretrained", lambda name, device: loads.append(name) or name
+        page.BlockPipeline, "from_pretrained", lambda name, device: loads.append(name) or name
     )
     fresh = page.Models(models["tiny"], "tiny")
     with ThreadPoolExecutor(4) as pool:
