@@ -186,7 +186,9 @@ def onnx_network(model: "DiscreteDiffusionTransformer") -> Any:
 
     longest, reads = model.config.block_size, isinstance(model, blocks.BlockDiffusionTransformer)
     if reads and longest <= 2:
-        raise UserError(f"a model of blocks needs a block_size of at least 3, this one has {longest}")
+        raise UserError(
+            f"a model of blocks needs a block_size of at least 3, this one has {longest}"
+        )
     length, batch = min(longest, 7), torch.export.Dim("batch")
     case = [torch.zeros(2, length).int(), torch.ones(2), torch.zeros(2, length).bool()]
     shapes: list[dict[int, Any]] = [{0: batch}, {0: batch}, {0: batch}]
