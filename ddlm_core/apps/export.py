@@ -39,9 +39,9 @@ bool (B, L), all false if nothing is given, to logits float32 (B, L, V). And mod
 the noise, the graph, what the logits are (parametrization: log q before it is normalized, or log s),
 and the model card. The network is compared with PyTorch before anything is written.
 
-A model of blocks (block_length in model.json) takes two inputs more: clean int32 (B, S + 1), the S tokens of
-the window that are written already, whole blocks, and any one more, which is not read; and places int32 (L,), where
-in the window the L noisy tokens are: those of the next block, S to S + L - 1.
+A model of blocks (block_length in model.json) takes two inputs more: clean int32 (B, S + 1), the S tokens
+of the window that are written already, whole blocks, and any one more, which is not read; and places
+int32 (L,), where in the window the L noisy tokens are: those of the next block, S to S + L - 1.
 """
 
 
@@ -81,8 +81,9 @@ def export(
     """Write ``model.onnx`` and ``model.json`` of a model into ``folder``; yields lines that tell of it.
 
     Raises:
-        UserError: no such model, no ``onnx``, blocks in a window of 1 or 2 tokens, an unknown ``weights``, or a network that differs by more
-            than ``LIMIT`` from PyTorch's; one line says why, and nothing has been written.
+        UserError: no such model, no ``onnx``, blocks in a window of 1 or 2 tokens, an unknown ``weights``,
+            or a network that differs by more than ``LIMIT`` from PyTorch's; one line says why, and nothing
+            has been written.
     """
     from ddlm_core.support.checks import check_choice
     from ddlm_core.support.weights import WEIGHTS, pack
