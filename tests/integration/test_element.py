@@ -103,20 +103,29 @@ def test_models_for_the_book_are_exported_once(tmp_path, monkeypatch, capsys):
     big: set[str] = set()
     monkeypatch.setattr("ddlm_core.apps.export.export", fake)
     live_models.main(tmp_path)
-    bundled = sorted(path.name for path in (ROOT / "ddlm_core/pretrained").iterdir())
-    assert {"pocket-stories", "tinystories-cpu"} <= set(bundled)
-    assert written == bundled == sorted(p.name for p in tmp_path.iterdir())
-    assert capsys.readouterr().out.count("wrote") == len(bundled)
+    wanted = sorted(live_models.named())
+    assert {"pocket-stories", "tinystories-cpu"} <= set(wanted)
+    assert written == wanted == sorted(p.name for p in tmp_path.iterdir())
+    assert capsys.readouterr().out.count("wrote") == len(wanted)
     live_models.main(tmp_path)
-    assert written == bundled
+    assert written == wanted
     (tmp_path / "pocket-stories/version.txt").write_text("of other weights")
     live_models.main(tmp_path)
-    assert written == [*bundled, "pocket-stories"]
+    assert written == [*wanted, "pocket-stories"]
     big.add("pocket-stories")
     (tmp_path / "pocket-stories/version.txt").unlink()
     with pytest.raises(SystemExit, match="4000001 bytes"):
         live_models.main(tmp_path)
     assert not (tmp_path / "pocket-stories/version.txt").exists()
+
+
+def test_a_model_that_a_chapter_names_is_exported(tmp_path):
+    (tmp_path / "web/live").mkdir(parents=True)
+    (tmp_path / "web/live/element.js").write_text("model: 'one',\n network: true, model: 'two',")
+    (tmp_path / "notebooks").mkdir()
+    cell = 'Live("sample", stored=Animation(frames), model="three")\nLive()\nload(model="four")'
+    (tmp_path / "notebooks/01_a.py").write_text(f"# %%\nfor _ in (): pass\n{cell}\n")
+    assert live_models.named(tmp_path) == {"one", "two", "three"}
 
 
 # --- in a page
