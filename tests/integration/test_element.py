@@ -322,7 +322,7 @@ def test_a_model_of_blocks_writes_one_after_the_other(reader, pipelines):
     assert classes[16:] == [True] * 24 and not all(classes[12:16])
     heat = "cells => cells.map((c) => Number(c.style.getPropertyValue('--heat')))"
     found = cells.evaluate_all(heat)
-    assert all(0 < value < 1 for value in found[:16]) and set(found[16:]) == {0}
+    assert any(found[:12]) and any(found[12:16]) and not any(found[16:])
     for place, said in (
         (5, "Place 6, block 2 of 10, step 16"),
         (13, "Place 14, block 4 of 10, step 4"),
