@@ -1,10 +1,12 @@
-"""Put the bundled models into _vendor/models/, as the pages of the book run them.
+"""Put the bundled models that the pages of the book run into _vendor/models/.
 
 `ddlm-export` writes them from the weights in the package, once: again only if these, or what exports them,
 have changed. Weights in half precision cost nothing that we could measure (benchmarks/README.md).
 """
 
+import ast
 import hashlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "float16"
 MOST_BYTES = 4_000_000  # of a network
-MAKERS = ("apps/export.py", "support/weights.py", "model.py", "config.py")
+MAKERS = ("apps/export.py", "support/weights.py", "model.py", "blocks.py", "config.py")
 
 
 def fingerprint(source: Path) -> str:
@@ -25,11 +27,27 @@ def fingerprint(source: Path) -> str:
     return found.hexdigest()
 
 
+def named(root: Path = ROOT) -> set[str]:
+    """The models of the elements that name none, and those that a ``Live(model=…)`` of a chapter names."""
+    script = (root / "web/live/element.js").read_text(encoding="utf-8")
+    found = set(re.findall(r"\bmodel: '([^']+)'", script))
+    for chapter in (root / "notebooks").glob("*.py"):
+        for node in ast.walk(ast.parse(chapter.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Live":
+                found |= {
+                    ast.literal_eval(word.value) for word in node.keywords if word.arg == "model"
+                }
+    return found
+
+
 def main(folder: Path = ROOT / "_vendor/models") -> None:
+    wanted = named()
     for source in sorted((ROOT / "ddlm_core/pretrained").iterdir()):
+        if source.name not in wanted:
+            continue
         target = folder / source.name
-        stamp, wanted = target / "version.txt", fingerprint(source)
-        if stamp.exists() and stamp.read_text() == wanted:
+        stamp, version = target / "version.txt", fingerprint(source)
+        if stamp.exists() and stamp.read_text() == version:
             continue
         from ddlm_core.apps.export import export  # takes seconds, so only if it is needed
 
@@ -38,7 +56,7 @@ def main(folder: Path = ROOT / "_vendor/models") -> None:
         size = (target / "model.onnx").stat().st_size
         if size > MOST_BYTES:
             raise SystemExit(f"{target / 'model.onnx'} has {size} bytes, more than a page may load")
-        stamp.write_text(wanted)  # last: a half-written folder is written again
+        stamp.write_text(version)  # last: a half-written folder is written again
         print(said[-1])
 
 

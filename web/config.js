@@ -18,6 +18,7 @@ export const GRAPHS = {uniform: UNIFORM, absorbing: ABSORBING};
  * @property {{name: string, sigma_min: number, sigma_max: number | null}} noise
  * @property {'denoiser' | 'score'} parametrization
  * @property {number} block_size
+ * @property {number | null} [block_length] of a model that denoises block after block
  * @property {boolean} padded
  * @property {string} weights
  * @property {{file: string, bytes: number, sha256: string}} network
@@ -34,6 +35,8 @@ export class DiscreteDiffusionConfig {
     this.description = description;
     this.name = description.name;
     this.blockSize = description.block_size;
+    /** How many tokens are denoised in parallel; null for the whole window. */
+    this.blockLength = description.block_length ?? null;
     this.padded = description.padded;
     this.parametrization = description.parametrization;
     this.process = GRAPHS[description.graph];

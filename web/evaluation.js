@@ -2,6 +2,7 @@
 
 import {UserError} from './errors.js';
 import {perturbBatch} from './forward.js';
+import {BlockModel} from './model.js';
 import {resampleProbability} from './noise.js';
 import {Generator} from './random.js';
 import {hasDenoiser, reverseProbs} from './reverse.js';
@@ -94,6 +95,15 @@ function spreadOrder(n) {
 /** Reconstructions that were computed, nats (L), by noisy and clean text. @typedef {Map<string, Promise<Float64Array>>} Known */
 
 /**
+ * The model on a window whose clean text is x0, if it reads that (that of chapter 11 does).
+ * @param {Model} model
+ * @param {Int32Array} x0
+ */
+function inContext(model, x0) {
+  return model instanceof BlockModel ? model.given(x0) : model;
+}
+
+/**
  * Score entropy of a text at some noise, of each position, (L); if the network gives log q, the mean over
  * the own noise of each letter.
  * @param {Model} model
@@ -102,8 +112,8 @@ function spreadOrder(n) {
  * @param {number} sigmaBar
  */
 async function diffusion(model, x0, xT, sigmaBar) {
-  const {process: graph} = model.config;
-  if (hasDenoiser(model)) return graph.expectedLoss(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  const {process: graph} = model.config, asked = inContext(model, x0);
+  if (hasDenoiser(model)) return graph.expectedLoss(await asked.denoise(xT, sigmaBar), sigmaBar, x0);
   return graph.loss(await model.forward(xT, sigmaBar), sigmaBar, xT, x0);
 }
 
@@ -116,7 +126,9 @@ async function diffusion(model, x0, xT, sigmaBar) {
  */
 async function reconstruction(model, x0, xT, sigmaBar) {
   const {process: graph, vocabSize} = model.config;
-  if (hasDenoiser(model)) return graph.expectedReconstruction(await model.denoise(xT, sigmaBar), sigmaBar, x0);
+  if (hasDenoiser(model)) {
+    return graph.expectedReconstruction(await inContext(model, x0).denoise(xT, sigmaBar), sigmaBar, x0);
+  }
   const probs = await reverseProbs(model, xT, sigmaBar, 0);
   return Float64Array.from(x0, (token, i) => -Math.log(probs[i * vocabSize + token]));
 }

@@ -1,6 +1,7 @@
 // The chapters' tokenizer, corruption, sampler and bound once more, for web pages. See README.md.
 
 export * from './absorbing.js';
+export * from './blocks.js';
 export * from './config.js';
 export * from './errors.js';
 export * from './evaluation.js';

@@ -96,7 +96,16 @@ export class Model {
     if (conditionMask.length !== tokens.length) {
       throw new UserError(`conditionMask must have ${tokens.length} entries, got ${conditionMask.length}`);
     }
-    return this.engine.logits(tokens, sigmaBar, conditionMask);
+    return this.engine.logits(tokens, sigmaBar, conditionMask, this.reading(tokens));
+  }
+
+  /**
+   * What the network reads besides the noisy text: nothing, if it is none of blocks.
+   * @param {Int32Array} _tokens
+   * @returns {import('./runtime.js').Reading | undefined}
+   */
+  reading(_tokens) {
+    return undefined;
   }
 
   /**
@@ -134,6 +143,54 @@ export class Model {
   }
 }
 
+/** A model of blocks that has read: it answers for the places that follow. @extends {Model} */
+export class BlockView extends Model {
+  /** @param {BlockModel} model @param {import('./runtime.js').Reading} read */
+  constructor(model, read) {
+    super(model.config, model.engine);
+    this.read = read;
+  }
+
+  /** @override @param {Int32Array} tokens */
+  reading({length}) {
+    const {clean, places} = this.read;
+    if (length > places.length) {
+      throw new UserError(`there is room for ${places.length} tokens here, got ${length}`);
+    }
+    return {clean, places: places.slice(0, length)};
+  }
+}
+
+/** A model that denoises block after block (chapter 11): it has to be told what it reads. */
+export class BlockModel extends Model {
+  /** The model on the block that follows a clean text: whole blocks, or none. @param {Int32Array} tokens (S) */
+  after(tokens) {
+    const start = tokens.length, end = Math.min(start + Number(this.config.blockLength), this.config.blockSize);
+    return this.#view(tokens, start, end);
+  }
+
+  /** The model on all blocks of a window at once, each after the clean ones before it. @param {Int32Array} x0 (L) */
+  given(x0) {
+    const length = Number(this.config.blockLength), last = Math.floor((x0.length - 1) / length) * length;
+    return this.#view(x0.subarray(0, last), 0, x0.length);
+  }
+
+  /** @param {Int32Array} tokens @param {number} start @param {number} end */
+  #view(tokens, start, end) {
+    const clean = new Int32Array(tokens.length + 1); // one more, which is not read: no input may be empty
+    clean.set(tokens);
+    return new BlockView(this, {clean, places: Int32Array.from({length: end - start}, (_, i) => start + i)});
+  }
+
+  /** Nothing: the first block. @override @param {Int32Array} tokens */
+  reading(tokens) {
+    if (tokens.length > Number(this.config.blockLength)) {
+      throw new UserError('a block reads the text before it: use given(x0) or after(tokens)');
+    }
+    return this.after(tokens.subarray(0, 0)).reading(tokens);
+  }
+}
+
 /**
  * Load a model: its model.json, the runtime and the network, of which a browser keeps copies.
  * @param {string | URL} url the folder that ddlm-export wrote, with a / at its end
@@ -159,5 +216,5 @@ export async function loadModel(url, {onProgress = () => {}, runtime, worker} = 
     engine.close();
     throw error;
   }
-  return new Model(config, engine);
+  return config.blockLength ? new BlockModel(config, engine) : new Model(config, engine);
 }

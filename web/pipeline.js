@@ -1,10 +1,12 @@
-// Chapter 10 (ddlm_core.sampling_options, ddlm_core.pipeline): from a model to texts.
+// Chapters 10 and 11 (ddlm_core.sampling_options, ddlm_core.pipeline, ddlm_core.block_pipeline): from a model to texts.
 
+import {denoisingBlocks} from './blocks.js';
 import {checkChoice, checkRange, UserError} from './errors.js';
 import {sideBySide, sweep} from './evaluation.js';
+import {BlockModel} from './model.js';
 import {Generator} from './random.js';
 import {denoisingSteps, sampleGenerators, SCHEDULES} from './sampler.js';
-import {PAD_ID} from './tokenizer.js';
+import {cutAtEnd, PAD_ID} from './tokenizer.js';
 
 /** @typedef {import('./config.js').DiscreteDiffusionConfig} Config */
 /** @import {Model} from './model.js' */
@@ -35,26 +37,30 @@ export function textOf(tokens, tokenizer, stopped = false) {
 }
 
 /**
- * Tokens, all of them <PAD> from the first <PAD> after some text on.
- * @param {Int32Array} tokens
- */
-export function cutAtEnd(tokens) {
-  const begin = tokens.findIndex((token) => token !== PAD_ID);
-  const end = tokens.findIndex((token, i) => i > begin && token === PAD_ID);
-  return begin < 0 || end < 0 ? tokens : tokens.slice().fill(PAD_ID, end);
-}
-
-/**
  * How a text is written; what is left out has the default of Python.
  * @typedef {object} SamplingOptions
- * @property {number | null} [seqLen] characters; else as many as the model takes
- * @property {number} [numSteps] 128
+ * @property {number | null} [seqLen] characters; else as many as the model takes at once. A model of blocks goes
+ *     on for any number, unless its texts are padded
+ * @property {number} [numSteps] see defaultSteps; of a model of blocks, those of each block
  * @property {string} [schedule] "cosine"
  * @property {number} [temperature] 1
  * @property {number | null} [churn] share of fresh noise; see defaultChurn
  * @property {string | null} [template] see encodeTemplate
  * @property {boolean} [stopAtEnd] nothing after the first <PAD> that follows some text
  */
+
+/**
+ * The characters of a template: null for a blank, '' for the end of a text.
+ * @param {string} template
+ */
+export function templateCharacters(template) {
+  const long = normalized(template).replace(/(?<!\\)_\{(\d+)\}/gu, (_, n) => '_'.repeat(Math.min(Number(n), 9999)));
+  const pieces = long.match(new RegExp(`${END.source}|\\\\_|.`, 'gsu')) ?? [];
+  return pieces.map((piece) => {
+    if (END.test(piece)) return '';
+    return piece === '_' ? null : piece === '\\_' ? '_' : piece;
+  });
+}
 
 /**
  * Tokens of a template, and a mask, 1 where a token is given. A `_` is a blank, `_{12}` is twelve, `\_` is
@@ -65,12 +71,7 @@ export function cutAtEnd(tokens) {
  * @returns {{tokens: Int32Array, mask: Uint8Array}}
  */
 export function encodeTemplate(template, seqLen, config) {
-  const long = normalized(template).replace(/(?<!\\)_\{(\d+)\}/gu, (_, n) => '_'.repeat(Math.min(Number(n), 9999)));
-  const pieces = long.match(new RegExp(`${END.source}|\\\\_|.`, 'gsu')) ?? [];
-  const characters = pieces.map((piece) => {
-    if (END.test(piece)) return '';
-    return piece === '_' ? null : piece === '\\_' ? '_' : piece;
-  });
+  const characters = templateCharacters(template);
   const room = seqLen ?? config.blockSize, count = characters.length;
   if (!(count >= 1 && count <= room)) {
     throw new UserError(`the template has ${count} characters, there is room for 1 to ${room}`);
@@ -97,13 +98,31 @@ export function defaultChurn(config) {
   return config.process.supportsChurn && config.parametrization === 'denoiser' ? 1 : 0;
 }
 
+/** @param {Config} config @returns steps of a run: 128 for a whole window, 16 for a block, 1 for a block of one token */
+export function defaultSteps({blockLength}) {
+  return blockLength === null ? 128 : blockLength > 1 ? 16 : 1;
+}
+
+/**
+ * The configuration with room for the text that is asked for, if the model goes on block after block.
+ * @param {Config} config
+ * @param {SamplingOptions} options
+ * @returns {Config}
+ */
+function withRoom(config, {template, seqLen}) {
+  if (config.blockLength === null || config.padded) return config;
+  const needed = typeof template === 'string' ? templateCharacters(template).length : 1;
+  return {...config, blockSize: Math.max(config.blockSize, needed, seqLen ?? 1)};
+}
+
 /**
  * Arguments of denoisingSteps; a UserError if no model, or not this one, can do that.
  * @param {SamplingOptions} options
- * @param {Config} config
+ * @param {Config} ofModel
  */
-export function samplingArguments(options, config) {
-  const {numSteps = 128, schedule = 'cosine', temperature = 1, template = null, stopAtEnd = false} = options;
+export function samplingArguments(options, ofModel) {
+  const config = withRoom(ofModel, options);
+  const {numSteps = defaultSteps(config), schedule = 'cosine', temperature = 1, template = null, stopAtEnd = false} = options;
   const churn = options.churn ?? defaultChurn(config);
   let seqLen = options.seqLen ?? config.blockSize;
   checkRange(1, 100_000, {numSteps});
@@ -133,8 +152,11 @@ export function generateStreaming(model, {seed = drawSeed(), first = 0, ...optio
   checkRange(0, 2 ** 63, {seed, first});
   const {seqLen, run} = samplingArguments(options, model.config);
   const [generator] = sampleGenerators(seed, 1, first);
-  const steps = denoisingSteps(model, model.config.noise, seqLen, generator, run);
-  return withText(steps, model.config, options.stopAtEnd ?? false);
+  const {config} = model, stopAtEnd = options.stopAtEnd ?? false;
+  const steps = model instanceof BlockModel
+    ? denoisingBlocks(model, seqLen, generator, {...run, stopAtEnd: stopAtEnd || config.padded}) // an end is followed by padding
+    : denoisingSteps(model, config.noise, seqLen, generator, run);
+  return withText(steps, config, stopAtEnd);
 }
 
 /**

@@ -34,6 +34,12 @@ async function read(url, what, total, onProgress) {
   }
 }
 
+/**
+ * What a network of blocks reads besides the noisy text: clean tokens, (S + 1), of which the last one is not read,
+ * and where in the window each of the noisy ones is, (L).
+ * @typedef {{clean: Int32Array, places: Int32Array}} Reading
+ */
+
 /** A network that computes logits. */
 export class Network {
   /**
@@ -70,16 +76,22 @@ export class Network {
    * @param {Int32Array} tokens (L)
    * @param {number} sigmaBar
    * @param {Uint8Array} conditionMask (L)
+   * @param {Reading} [reading] if it is a network of blocks
    * @returns {Promise<Float32Array>}
    */
-  logits(tokens, sigmaBar, conditionMask) {
+  logits(tokens, sigmaBar, conditionMask, reading) {
     const {Tensor} = this.ort, shape = [1, tokens.length];
     const answer = this.last.then(async () => {
-      const {logits} = await this.session.run({
+      const inputs = {
         tokens: new Tensor('int32', tokens, shape),
         sigma_bar: new Tensor('float32', Float32Array.of(sigmaBar), [1]),
         condition_mask: new Tensor('bool', conditionMask, shape),
-      });
+      };
+      const {logits} = await this.session.run(reading ? {
+        ...inputs,
+        clean: new Tensor('int32', reading.clean, [1, reading.clean.length]),
+        places: new Tensor('int32', reading.places, [reading.places.length]),
+      } : inputs);
       return logits.data;
     });
     this.last = answer.catch(() => {});

@@ -94,6 +94,8 @@ export function sampleGenerators(seed, batchSize, first = 0) {
  * @property {Int32Array} tokens (L)
  * @property {Uint8Array} changed (L), 1 where this step changed a token
  * @property {Float64Array | null} probs (L, V), what the tokens were drawn from (only here, not in Python)
+ * @property {{start: number, index: number, numSteps: number}} [block] of a text that is written block after block:
+ *     where its block starts, and the step within the block; `probs` are those of the block
  */
 /**
  * @typedef {import('./reverse.js').StepOptions & {

@@ -56,3 +56,13 @@ export class CharacterLevelTokenizer {
     return unknown.sort((a, b) => Number(a.codePointAt(0)) - Number(b.codePointAt(0)));
   }
 }
+
+/**
+ * Tokens, all of them <PAD> from the first <PAD> after some text on.
+ * @param {Int32Array} tokens
+ */
+export function cutAtEnd(tokens) {
+  const begin = tokens.findIndex((token) => token !== PAD_ID);
+  const end = tokens.findIndex((token, i) => i > begin && token === PAD_ID);
+  return begin < 0 || end < 0 ? tokens : tokens.slice().fill(PAD_ID, end);
+}

@@ -11,7 +11,7 @@ addEventListener('message', async ({data: {id, call, args}}) => {
       network = await Network.load(args[0], (progress) => postMessage({progress}));
       postMessage({id});
     } else {
-      const result = await network.logits(args[0], args[1], args[2]);
+      const result = await network.logits(args[0], args[1], args[2], args[3]);
       postMessage({id, result});
     }
   } catch (error) {

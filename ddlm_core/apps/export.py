@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LIMIT = 1e-3  # a network that differs by more from PyTorch's is refused
 OPSET = 18
 INPUTS, OUTPUT = ("tokens", "sigma_bar", "condition_mask"), "logits"
+READING = ("clean", "places")  # more inputs of a network that denoises block after block
 EXAMPLES = """examples:
   ddlm-export pocket-stories --output pocket       the model that ships with ddlm
   ddlm-export checkpoints/best_model_hf --output mine
@@ -37,6 +38,10 @@ The folder gets model.onnx, the network: tokens int32 (B, L), sigma_bar float32 
 bool (B, L), all false if nothing is given, to logits float32 (B, L, V). And model.json: the vocabulary,
 the noise, the graph, what the logits are (parametrization: log q before it is normalized, or log s),
 and the model card. The network is compared with PyTorch before anything is written.
+
+A model of blocks (block_length in model.json) takes two inputs more: clean int32 (B, S + 1), the S tokens
+of the window that are written already, whole blocks, and any one more, which is not read; and places
+int32 (L,), where in the window the L noisy tokens are: those of the next block, S to S + L - 1.
 """
 
 
@@ -76,8 +81,9 @@ def export(
     """Write ``model.onnx`` and ``model.json`` of a model into ``folder``; yields lines that tell of it.
 
     Raises:
-        UserError: no such model, no ``onnx``, an unknown ``weights``, or a network that differs by more
-            than ``LIMIT`` from PyTorch's; one line says why, and nothing has been written.
+        UserError: no such model, no ``onnx``, blocks in a window of 1 or 2 tokens, an unknown ``weights``,
+            or a network that differs by more than ``LIMIT`` from PyTorch's; one line says why, and nothing
+            has been written.
     """
     from ddlm_core.support.checks import check_choice
     from ddlm_core.support.weights import WEIGHTS, pack
@@ -86,14 +92,14 @@ def export(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot write {folder}: it is a file; give the name of a folder")
     needed()
-    from ddlm_core.pipeline import load_model
+    from ddlm_core.block_pipeline import load_network
     from ddlm_core.support.models import model_folder
 
     found = model_folder(source, revision)
-    model = load_model(found)
+    model = load_network(found)
     network = onnx_network(model)
     cases = list(trial_inputs(model.config))
-    exact = [model.logits(*case).numpy() for case in cases]
+    exact = [exact_logits(model, *case).numpy() for case in cases]
     off = largest_difference(exact, run(network.SerializeToString(), cases))
     yield f"largest difference from PyTorch: {off:.1e} in a logit"
     if not off <= LIMIT:
@@ -151,6 +157,7 @@ def description(config: "DiscreteDiffusionConfig") -> dict[str, Any]:
         },
         "parametrization": config.parametrization,
         "block_size": config.block_size,
+        "block_length": getattr(config, "block_length", None),
         "padded": config.padded,
         "step": config.step,
         "ema": config.ema,
@@ -161,6 +168,7 @@ def onnx_network(model: "DiscreteDiffusionTransformer") -> Any:
     """The logits of a network as an ONNX model, for any number of texts of any length it takes."""
     import torch
 
+    import ddlm_core.blocks as blocks
     import ddlm_core.model as chapter
     from ddlm_core.support.weights import tidy
 
@@ -170,22 +178,38 @@ def onnx_network(model: "DiscreteDiffusionTransformer") -> Any:
             self.model = model
 
         def forward(self, tokens: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-            return model.logits(tokens.long(), *rest)
+            if not isinstance(model, blocks.BlockDiffusionTransformer):
+                return model.logits(tokens.long(), *rest)
+            sigma_bar, mask, clean, places = rest
+            past = model.read(clean.long(), clean.shape[1])  # it shifts: the last one is not read
+            view = blocks.BlockView(model, past, places.long())
+            return view.denoise(tokens.long(), sigma_bar, mask)
 
-    length = min(model.config.block_size, 7)
-    case = (torch.zeros(2, length).int(), torch.ones(2), torch.zeros(2, length).bool())
-    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    longest, reads = model.config.block_size, isinstance(model, blocks.BlockDiffusionTransformer)
+    if reads and longest <= 2:
+        raise UserError(
+            f"a model of blocks needs a block_size of at least 3, this one has {longest}"
+        )
+    length, batch = min(longest, 7), torch.export.Dim("batch")
+    case = [torch.zeros(2, length).int(), torch.ones(2), torch.zeros(2, length).bool()]
+    shapes: list[dict[int, Any]] = [{0: batch}, {0: batch}, {0: batch}]
+    if reads:
+        case += [torch.zeros(2, min(longest, 5)).int(), torch.arange(length).int()]
+        shapes += [{0: batch}, {}]
     if length > 2:  # an export takes a length of 1 or 2 for a constant
-        axes[1] = torch.export.Dim("length", max=model.config.block_size)
-    any_length = mock.patch.object(chapter, "len", length_of, create=True)
-    with quiet(), any_length:
+        size = torch.export.Dim("length", max=longest)
+        shapes[0][1] = shapes[2][1] = size
+        if reads:
+            shapes[3][1], shapes[4][0] = torch.export.Dim("read", max=longest), size
+    symbolic = [mock.patch.object(m, "len", length_of, create=True) for m in (chapter, blocks)]
+    with quiet(), symbolic[0], symbolic[1]:
         program = torch.onnx.export(
             Logits().eval(),
-            case,
+            tuple(case),
             dynamo=True,
-            input_names=INPUTS,
+            input_names=INPUTS + READING if reads else INPUTS,
             output_names=[OUTPUT],
-            dynamic_shapes=(axes, ({0: axes[0]}, axes)),
+            dynamic_shapes=(shapes[0], tuple(shapes[1:])),
             opset_version=OPSET,
             verbose=False,
         )
@@ -218,14 +242,46 @@ def quiet() -> Iterator[None]:
 
 
 def trial_inputs(config: "DiscreteDiffusionConfig") -> Iterator[tuple["Tensor", ...]]:
-    """Random texts of several lengths and noise levels, with and without given tokens."""
+    """Random texts of several lengths and noise levels, with and without given tokens.
+
+    For a network of blocks: at several starts, a shorter block too, and all blocks at once.
+    """
     import torch
 
+    from ddlm_core.blocks import BlockDiffusionConfig
+
     generator, longest = torch.Generator().manual_seed(0), config.block_size
-    for length in (longest, (longest + 1) // 2, 3) if longest > 2 else (longest,):
+    lengths = (longest, (longest + 1) // 2, 3) if longest > 2 else (longest,)
+    where = [(0, 0, length) for length in lengths]  # tokens read, first noisy place, noisy tokens
+    if isinstance(config, BlockDiffusionConfig):
+        block = config.block_length
+        last = (longest - 1) // block * block  # where the last block starts
+        starts = sorted({0, min(block, last), last // block // 2 * block, last})
+        where = [(start, start, min(block, longest - start)) for start in starts]
+        where += [(0, 0, (block + 1) // 2), (last, 0, longest)]
+    for read, start, length in where:
         tokens = torch.randint(config.vocab_size, (4, length), generator=generator)
         given = torch.rand(4, length, generator=generator) < torch.tensor([0, 0, 0.2, 0.8])[:, None]
-        yield tokens, torch.tensor([1e-4, 0.1, 1.0, 20.0]), given
+        case = (tokens, torch.tensor([1e-4, 0.1, 1.0, 20.0]), given)
+        clean = torch.randint(config.vocab_size, (4, read + 1), generator=generator)
+        reads = isinstance(config, BlockDiffusionConfig)
+        yield (*case, clean, torch.arange(start, start + length)) if reads else case
+
+
+def exact_logits(model: "DiscreteDiffusionTransformer", *case: "Tensor") -> "Tensor":
+    """What PyTorch computes of one of the ``trial_inputs``: (B, L, V)."""
+    from torch.nn.functional import pad
+
+    from ddlm_core.blocks import BlockDiffusionTransformer
+
+    if not isinstance(model, BlockDiffusionTransformer):
+        return model.logits(*case)
+    tokens, sigma_bar, mask, clean, places = case
+    written = clean[:, :-1]
+    if places[0] == written.shape[1]:
+        return model.after(written).denoise(tokens, sigma_bar, mask)
+    x_0 = pad(written, (0, tokens.shape[1] - written.shape[1]))  # the last block is not read
+    return model.given(x_0).denoise(tokens, sigma_bar, mask)
 
 
 def run(network: bytes, cases: list[tuple["Tensor", ...]]) -> list["np.ndarray"]:
@@ -237,9 +293,10 @@ def run(network: bytes, cases: list[tuple["Tensor", ...]]) -> list["np.ndarray"]
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(network, options, ["CPUExecutionProvider"])
     found = []
-    for tokens, *rest in cases:
-        values = [tokens.numpy().astype(np.int32), *(value.numpy() for value in rest)]
-        found += session.run([OUTPUT], dict(zip(INPUTS, values)))
+    for case in cases:
+        values = [value.numpy() for value in case]
+        small = [value.astype(np.int32) if value.dtype == np.int64 else value for value in values]
+        found += session.run([OUTPUT], dict(zip(INPUTS + READING, small)))
     return found
 
 

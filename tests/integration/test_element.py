@@ -20,8 +20,8 @@ import ddlm_core
 import live_models
 import vendor
 from ddlm_core.apps.export import export
+from ddlm_core.block_pipeline import BlockPipeline
 from ddlm_core.forward import perturb_batch
-from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.reverse import analytic_probs
 from ddlm_core.sampling_options import texts_of
 from ddlm_core.support.element import BOOK, MODES, OPTIONS, Live
@@ -30,7 +30,7 @@ from pages import CONTRAST, TOO_WIDE, WITHOUT_NAME, lacking
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "tests/web/live.html"
-FIRST, TEMPLATE, CORRUPT, DENOISE, BOUND = range(5)  # the elements of that page
+FIRST, TEMPLATE, CORRUPT, DENOISE, BOUND, BLOCKS = ALL = range(6)  # the elements of that page
 RUN, STOP = "Run in this page", "Stop"
 GIVEN = "_{4} lost _{3} blue _{4} in the park."
 SENTENCE = "Tom lo%t his red bGll."
@@ -82,6 +82,7 @@ def test_python_and_javascript_know_the_same_modes_and_options():
     source = (ROOT / "web/live/element.js").read_text()
     found = re.findall(r"^  (\w+): \{\n.*?options: \{(.*?)\},\n", source, re.M | re.S)
     options = {mode: {"model", *re.findall(r"(\w+): '", text)} for mode, text in found}
+    options["sample"].remove("length")  # a reader chooses it: no cell of a chapter needs to
     assert options == OPTIONS and options.keys() == MODES.keys()
 
 
@@ -102,17 +103,15 @@ def test_models_for_the_book_are_exported_once(tmp_path, monkeypatch, capsys):
     big: set[str] = set()
     monkeypatch.setattr("ddlm_core.apps.export.export", fake)
     live_models.main(tmp_path)
-    assert (
-        written
-        == ["pocket-stories", "tinystories-cpu"]
-        == sorted(p.name for p in tmp_path.iterdir())
-    )
-    assert capsys.readouterr().out.count("wrote") == 2
+    wanted = sorted(live_models.named())
+    assert {"pocket-stories", "tinystories-cpu"} <= set(wanted)
+    assert written == wanted == sorted(p.name for p in tmp_path.iterdir())
+    assert capsys.readouterr().out.count("wrote") == len(wanted)
     live_models.main(tmp_path)
-    assert len(written) == 2
+    assert written == wanted
     (tmp_path / "pocket-stories/version.txt").write_text("of other weights")
     live_models.main(tmp_path)
-    assert written[2:] == ["pocket-stories"]
+    assert written == [*wanted, "pocket-stories"]
     big.add("pocket-stories")
     (tmp_path / "pocket-stories/version.txt").unlink()
     with pytest.raises(SystemExit, match="4000001 bytes"):
@@ -120,14 +119,27 @@ def test_models_for_the_book_are_exported_once(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "pocket-stories/version.txt").exists()
 
 
+def test_a_model_that_a_chapter_names_is_exported(tmp_path):
+    (tmp_path / "web/live").mkdir(parents=True)
+    (tmp_path / "web/live/element.js").write_text("model: 'one',\n network: true, model: 'two',")
+    (tmp_path / "notebooks").mkdir()
+    cell = 'Live("sample", stored=Animation(frames), model="three")\nLive()\nload(model="four")'
+    (tmp_path / "notebooks/01_a.py").write_text(f"# %%\nfor _ in (): pass\n{cell}\n")
+    assert live_models.named(tmp_path) == {"one", "two", "three"}
+
+
 # --- in a page
 
 
 @pytest.fixture(scope="module")
-def pipelines(tiny_network) -> dict[str, DiffusionPipeline]:
+def pipelines(tiny_network) -> dict[str, BlockPipeline]:
     """Tiny networks in the places of the bundled ones."""
-    kinds = {"pocket-stories": {"padded": True}, "tinystories-cpu": {"n_layer": 2}}
-    return {name: DiffusionPipeline(tiny_network(**kind), "cpu") for name, kind in kinds.items()}
+    kinds = {
+        "pocket-stories": {"padded": True},
+        "tinystories-cpu": {"n_layer": 2},
+        "tinystories-blocks": {"n_layer": 3, "block_length": 4},
+    }
+    return {name: BlockPipeline(tiny_network(**kind), "cpu") for name, kind in kinds.items()}
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -229,7 +241,7 @@ def reader(browser, site) -> Iterator[Callable[..., Reader]]:
         assert not [a for a in one.asked if not a.startswith((site, "data:", "blob:"))]
 
 
-def steps_of(pipeline: DiffusionPipeline, **options: Any) -> list[str]:
+def steps_of(pipeline: BlockPipeline, **options: Any) -> list[str]:
     """The start and the text after each step."""
     return [step.texts[0] for step in pipeline.generate_streaming(**options)]
 
@@ -252,7 +264,7 @@ def test_until_a_reader_asks_a_page_costs_two_scripts_and_a_style(reader, site):
     page.tab.wait_for_load_state("networkidle")
     paths = {url.removeprefix(site) for url in page.asked if not url.startswith("data:")}
     assert paths == {"live.html", "web/live/element.js", "web/live/parts.js", "web/live/style.css"}
-    for which in range(5):
+    for which in ALL:
         assert page.element(which).get_attribute("data-state") == "idle"
         assert page.element(which).get_by_role("button").all_inner_texts() == [RUN]
     assert page.tab.get_by_text("A story that was stored.").is_visible()
@@ -285,6 +297,65 @@ def test_a_template_is_filled_as_in_python(reader, pipelines):
     run = {"num_steps": 9, "schedule": "linear", "churn": 0.5, "temperature": 0.6}
     wanted = pipeline.generate(seed=2**32 - 1, template="a_{9}b", **run)[0]
     assert page.run(TEMPLATE) == wanted != text
+
+
+def test_a_model_of_blocks_writes_one_after_the_other(reader, pipelines):
+    page, pipeline = reader(), pipelines["tinystories-blocks"]
+    texts = steps_of(pipeline, seed=3)
+    assert page.run(BLOCKS) == texts[-1]
+    assert page.said(BLOCKS).startswith("Done: 10 blocks of 16 steps in ")
+    element = page.element(BLOCKS)
+    assert element.get_attribute("steps") == "16"
+    slider, cells = (
+        element.get_by_role("slider", name="Step"),
+        element.locator(".ddlm-strip > span > span"),
+    )
+    assert slider.get_attribute("max") == str(len(texts) - 1) == "169"
+    element.get_by_text("How sure is it?").click()
+    for at, said in ((0, "block 1 of 10, step 0"), (55, "block 4 of 10, step 4")):
+        slider.fill(str(at))
+        assert page.text(BLOCKS) == texts[at]
+        assert slider.get_attribute("aria-valuetext").startswith(f"{said} of 16 · noise σ̄ = ")
+    classes = cells.evaluate_all(
+        "cells => cells.map((cell) => cell.classList.contains('ddlm-end'))"
+    )
+    assert classes[16:] == [True] * 24 and not all(classes[12:16])
+    heat = "cells => cells.map((c) => Number(c.style.getPropertyValue('--heat')))"
+    found = cells.evaluate_all(heat)
+    assert any(found[:12]) and any(found[12:16]) and not any(found[16:])
+    for place, said in (
+        (5, "Place 6, block 2 of 10, step 16"),
+        (13, "Place 14, block 4 of 10, step 4"),
+    ):
+        cells.nth(place).click()
+        assert element.locator("caption").inner_text() == said
+        assert element.locator("tbody td").count() == 5
+    cells.nth(20).click()
+    assert element.locator("caption").inner_text() == "Place 21: not yet written"
+
+
+def test_a_model_of_blocks_writes_texts_of_any_length(reader, pipelines):
+    page, pipeline = reader(), pipelines["tinystories-blocks"]
+    page.set(BLOCKS, steps=3, length=57)
+    assert page.run(BLOCKS) == pipeline.generate(seed=3, num_steps=3, seq_len=57)[0]
+    page.element(BLOCKS).get_by_text("How it writes").click()
+    page.option(BLOCKS, "length").fill("")
+    page.set(BLOCKS, template="_{40} and so it went on and on_{9}.")
+    wanted = pipeline.generate(seed=3, num_steps=3, template="_{40} and so it went on and on_{9}.")
+    assert page.run(BLOCKS) == wanted[0]
+    page.set(BLOCKS, template="a_{2-9}b")
+    page.press(BLOCKS)
+    page.tab.wait_for_timeout(100)
+    assert page.state(BLOCKS, "error") and "of unknown length" in page.said(BLOCKS)
+    for length, steps, said in (
+        (2001, 3, "at most 2000 characters"),
+        (2000, 16, "500 blocks of 16"),
+    ):
+        page.set(BLOCKS, template="", length=length, steps=steps)
+        page.press(BLOCKS)
+        page.tab.wait_for_timeout(100)
+        assert page.state(BLOCKS, "error") and said in page.said(BLOCKS)
+    assert page.option(FIRST, "length").count() == 0  # its stories end
 
 
 def corrupted(sentence: str, sigma_bar: float, seed: int) -> str:
@@ -324,7 +395,7 @@ def test_corruption_is_that_of_python_at_every_level(reader, site):
     assert "does not know é" in page.said(CORRUPT)
 
 
-def beliefs(pipeline: DiffusionPipeline, sentence: str, sigma_bar: float) -> torch.Tensor:
+def beliefs(pipeline: BlockPipeline, sentence: str, sigma_bar: float) -> torch.Tensor:
     """(2, L, V): from all other letters, and with the letter's own evidence."""
     model, tokenizer = pipeline.model, pipeline.model.config.tokenizer
     tokens = torch.as_tensor(tokenizer.encode(sentence))[None]
@@ -515,12 +586,12 @@ def test_with_the_keyboard_alone(reader, pipelines):
 def test_every_mode_on_a_phone_in_light_and_dark(reader):
     refuse = "navigator.clipboard.writeText = () => Promise.reject(new Error())"
     page = reader(refuse, viewport={"width": 360, "height": 700}, color_scheme="light")
-    for which in range(5):
+    for which in ALL:
         page.run(which)
         for summary in page.element(which).locator("summary").all():
             summary.click()
         page.press(which, "Copy link")  # refused: a field appears
-    assert page.tab.locator(".ddlm-link").count() == 5
+    assert page.tab.locator(".ddlm-link").count() == len(ALL)
     assert page.tab.evaluate(WITHOUT_NAME) == []
     for scheme in ("light", "dark"):
         page.tab.emulate_media(color_scheme=scheme)

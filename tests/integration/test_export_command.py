@@ -79,6 +79,9 @@ def test_it_writes_a_network_and_what_it_takes_to_use_it(tiny_network, tmp_path,
         {"block_size": 1},
         {"block_size": 2, "n_layer": 3},
         {"block_size": 3},
+        {"block_length": 1},
+        {"block_length": 2, "block_size": 3, "n_layer": 3},
+        {"block_length": 7, "n_layer": 3, "graph": "absorbing"},
     ],
 )
 def test_every_kind_of_network_can_be_exported(tiny_network, tmp_path, kind):
@@ -90,6 +93,39 @@ def test_every_kind_of_network_can_be_exported(tiny_network, tmp_path, kind):
     assert about["parametrization"] == network.config.parametrization and about["card"] is None
     if isinstance(network.config.noise, LogLinearNoise):
         assert about["noise"]["sigma_max"] is None and about["vocab"][-1] == "░"
+
+
+def answers(folder: Path, *case: torch.Tensor) -> torch.Tensor:
+    """What the network of blocks in a folder says: log q (B, n, V)."""
+    about = (folder / "model.onnx").read_bytes()
+    return torch.from_numpy(export.run(about, [case])[0]).log_softmax(-1)
+
+
+def test_a_block_is_denoised_after_what_is_written_already(tiny_network, tmp_path):
+    network = tiny_network(n_layer=3, block_length=4).eval()
+    network.save_pretrained(tmp_path / "a", config=asdict(network.config))
+    list(export.export(tmp_path / "a", tmp_path / "b"))
+    about = json.loads((tmp_path / "b/model.json").read_text(encoding="utf-8"))
+    assert about["block_length"] == 4
+    case = (torch.tensor([0.3]), torch.tensor([[True, False, False, False]]))
+    x_t, text = torch.randint(106, (1, 4)), torch.randint(106, (1, 41))
+    for start in (0, 4, 20, 36):
+        places = torch.arange(start, start + 4)
+        found = answers(tmp_path / "b", x_t, *case, text[:, : start + 1], places)
+        wanted = network.after(text[:, :start]).denoise(x_t, *case)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        other = text[:, : start + 1].clone()
+        other[:, -1] = 105 - other[:, -1]  # what stands there is not read
+        assert torch.equal(found, answers(tmp_path / "b", x_t, *case, other, places))
+        if start:
+            other[:, start - 1] = 105 - other[:, start - 1]  # this is
+            assert not torch.allclose(found, answers(tmp_path / "b", x_t, *case, other, places))
+    whole = text[:, :40]  # all blocks at once, each after the clean ones before it
+    case = (torch.tensor([0.3]), torch.zeros(1, 40, dtype=torch.bool))
+    x_t = torch.randint(106, (1, 40))
+    found = answers(tmp_path / "b", x_t, *case, text[:, :37], torch.arange(40))
+    wanted = network.given(whole).denoise(x_t, *case)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_smaller_weights_are_smaller_and_said_to_differ(tiny_network, tmp_path, capsys):
@@ -116,17 +152,22 @@ def test_smaller_weights_are_smaller_and_said_to_differ(tiny_network, tmp_path, 
         (None, ["MODEL", "--revision", "v2"], "only models of the Hub have a revision"),
         ("file", ["MODEL"], "it is a file"),
         ("package", ["MODEL"], "pip install onnx"),
+        ("blocks", ["MODEL"], "needs a block_size of at least 3"),
         ("network", ["MODEL"], "differs from PyTorch by 2.0e-03, above 0.001"),
         ("nan", ["MODEL"], "differs from PyTorch by nan"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_writes_nothing(
-    change, arguments, said, tiny_model_folder, tmp_path, capsys, monkeypatch
+    change, arguments, said, tiny_network, tiny_model_folder, tmp_path, capsys, monkeypatch
 ):
     arguments = [str(tiny_model_folder) if a == "MODEL" else a for a in arguments]
     output = tmp_path / "out"
     if change == "file":
         output.write_text("mine")
+    if change == "blocks":
+        network = tiny_network(block_size=2, block_length=1)
+        arguments = [str(tmp_path / "small")]
+        network.save_pretrained(tmp_path / "small", config=asdict(network.config))
     if change == "package":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     if change in ("network", "nan"):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import vendor
+from ddlm_core.tokenizer import PAD_ID
 from pages import lacking
 from web import record
 
@@ -28,7 +29,7 @@ JUDGED = [
     "The cat and the dog went to the big park to play with a kite.",
     "The end.\n<|endoftext|>\nTom had a ball.<|endoftext|>",
 ]
-CHECKS = ["random", "seeds", "tokenizer", "noise", "corruption", "tables", "sampler"]
+CHECKS = ["random", "seeds", "tokenizer", "noise", "corruption", "tables", "sampler", "blocks"]
 CHECKS += ["templates", "refusals", "order", "live", "bound"]
 TYPESCRIPT = "typescript@5.9.3"
 
@@ -52,13 +53,21 @@ def recorded(tmp_path_factory, tiny_network) -> Path:
         ("padded", {"padded": True}),
         ("masks", {"graph": "absorbing"}),
         ("scores", {"parametrization": "score"}),
+        ("blocks", {"block_length": 4}),
+        ("endings", {"block_length": 6, "padded": True}),
         ("halves", {}),  # with these weights in Python too, 16 bits are as good as 32
     ):
         network, weights = tiny_network(n_layer=3, **kind), "float32"
         if name == "halves":
             network, weights = network.half().float(), "float16"
         network.save_pretrained(folder / "source" / name, config=asdict(network.config))
-        options = [o for o in record.LIVE if kind.get("graph") is None or not o.get("churn")]
+        asked = record.LIVE
+        if "block_length" in kind:
+            network.head.bias.data[PAD_ID] += 4.0  # so that texts end
+            fits = 40 if "padded" in kind else 100
+            asked = [o for o in record.BLOCKS if len(o.get("template", "")) <= fits]
+            asked = [o for o in asked if o.get("seq_len", 0) <= fits]
+        options = [o for o in asked if kind.get("graph") is None or not o.get("churn")]
         options = [o for o in options if name != "scores" or not o.get("temperature")]
         source, target = folder / "source" / name, folder / name
         found["live"].append(record.live(source, target, JUDGED, options, weights))

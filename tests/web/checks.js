@@ -36,24 +36,31 @@ function translated(options) {
 
 /** A model that says what the network of Python said, if it is asked the same. */
 function parrot(ddlm, config, steps) {
-  let next = 1;
-  const logits = async (tokens, sigmaBar, mask) => {
-    const step = steps[next++];
+  let next = 0;
+  const questions = steps.filter((step) => step.xT);
+  const logits = async (tokens, sigmaBar, mask, reading) => {
+    const step = questions[next++];
     same('tokens the network is asked about', tokens, step.xT);
     close('noise the network is asked about', [sigmaBar], [step.before], 0, 3e-7);
     same('given tokens', mask, step.mask ?? new Uint8Array(tokens.length)); // nothing is given
+    if (step.clean) {
+      same('clean text it has read', reading.clean.slice(0, -1), step.clean);
+      same('places it is asked about', reading.places, Array.from(tokens, (_, i) => step.clean.length + i));
+    } else same('clean text', [reading], [undefined]);
     return Float32Array.from(step.logits);
   };
-  return new ddlm.Model(config, {logits, close() {}});
+  const kind = config.blockLength ? ddlm.BlockModel : ddlm.Model;
+  return new kind(config, {logits, close() {}});
 }
 
 async function compareSteps(what, steps, wanted, tolerance) {
   let index = 0;
   for await (const step of steps) {
     const truth = wanted[index], here = `${what}, step ${index}`;
-    same(`${here}: number`, [step.index, step.numSteps], [index, wanted.length - 1]);
+    same(`${here}: number`, [step.index, step.numSteps], [index, truth.numSteps ?? wanted.length - 1]);
     close(`${here}: noise`, [step.sigmaBar], [truth.sigmaBar], 1e-12, 1e-9);
-    if (index > 0) close(`${here}: probabilities`, step.probs, truth.probs, tolerance, 0);
+    same(`${here}: drawn`, [Boolean(step.probs)], [Boolean(truth.probs)]);
+    if (truth.probs) close(`${here}: probabilities`, step.probs, truth.probs, tolerance, 0);
     same(`${here}: tokens`, step.tokens, truth.tokens);
     same(`${here}: changed`, step.changed, truth.changed);
     index += 1;
@@ -151,6 +158,20 @@ export const checks = {
     }
   },
 
+  async blocks(ddlm, record) {
+    for (const [written, length, size, start] of record.starts) {
+      same(`after ${written} of ${length}`, [ddlm.contextStart(written, length, size)], [start]);
+    }
+    for (const {seed, length, options, description, steps} of record.blockRuns) {
+      const config = new ddlm.DiscreteDiffusionConfig({...description, name: 'tiny'});
+      const model = parrot(ddlm, config, steps), generator = new ddlm.Generator(seed);
+      const run = ddlm.denoisingBlocks(model, length, generator, translated(options));
+      await compareSteps(`blocks of ${config.blockLength}`, run, steps, EXACT);
+    }
+    const early = ({steps}) => steps.at(-1).numSteps < steps[0].numSteps;
+    same('texts that end early', record.blockRuns.map(early), record.blockRuns.map(({options}) => Boolean(options.stop_at_end)));
+  },
+
   templates(ddlm, record) {
     for (const {description, cases} of record.templates) {
       for (const {template, seqLen, padded, tokens, mask, error} of cases) {
@@ -185,6 +206,9 @@ export const checks = {
     }
     await refused('a text that is too long', () => model.logits(new Int32Array(41), 1));
     await refused('another mask', () => model.logits(new Int32Array(4), 1, new Uint8Array(3)));
+    const blocks = await load('blocks');
+    await refused('two blocks at once', () => blocks.logits(new Int32Array(5), 1));
+    await refused('a block that is too long', () => blocks.after(new Int32Array(4)).logits(new Int32Array(5), 1));
     await refused('no text', () => last(ddlm.bitsPerCharacter(model, '')));
     await refused('no windows', () => last(ddlm.estimateBound(model, [])));
     await refused('one repeat', () => last(ddlm.estimateBound(model, [new Int32Array(4)], {repeats: 1})));

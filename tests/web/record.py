@@ -17,6 +17,9 @@ from torch import Tensor
 import ddlm_core.sampler as sampler
 from ddlm_core.absorbing import ABSORBING
 from ddlm_core.apps.export import description, export
+from ddlm_core.block_pipeline import BlockPipeline
+from ddlm_core.block_sampler import context_start, denoising_blocks
+from ddlm_core.blocks import BlockView
 from ddlm_core.bound import window_nats
 from ddlm_core.evaluation import estimate_bound, spread_times
 from ddlm_core.forward import perturb_batch
@@ -27,6 +30,7 @@ from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.reverse import analytic_probs, euler_probs, staggered_score
 from ddlm_core.sampling_options import encode_template
 from ddlm_core.support.errors import UserError
+from ddlm_core.tokenizer import PAD_ID
 
 NOISES = {"GeometricNoise": GeometricNoise(1e-3, 15.0), "LogLinearNoise": ABSORBING.schedule(0, 0)}
 TEXTS = ["", "Lily saw a cat.", "naïve 😀 “quotes”…\n\t", "a\0b\ufffd", "_" * 5]
@@ -72,6 +76,24 @@ LIVE: list[dict[str, Any]] = [
         "template": "<|endoftext|>\nTom __.<|endoftext|>\nA_",
         "stop_at_end": True,
     },
+]
+# of one that writes block after block
+BLOCKS: list[dict[str, Any]] = [
+    {"seed": 0},
+    {"num_steps": 3, "seed": 2**40 + 3, "first": 2**33, "seq_len": 57, "churn": 0.3},
+    {"num_steps": 3, "seed": 5, "template": "Lily ____ a _{4}.", "temperature": 0.8},
+    {"num_steps": 3, "seed": 6, "template": "Lily ", "seq_len": 50, "schedule": "linear"},
+    {"num_steps": 2, "seed": 7, "template": "_{30}s so long that no window holds it_{9}!"},
+    {"num_steps": 2, "seed": 8, "seq_len": 90, "stop_at_end": True},
+    {"num_steps": 2, "seed": 9, "template": "A__.<|endoftext|>B__", "stop_at_end": True},
+]
+BLOCK_RUNS: list[tuple[int, int, dict[str, Any]]] = [  # length of a block and of the text, options
+    (4, 30, {"num_steps": 4, "schedule": "cosine", "churn": 1.0}),
+    (1, 50, {"num_steps": 1}),
+    (16, 70, {"num_steps": 3, "temperature": 0.7, "churn": 0.4, "schedule": "fraction"}),
+    (6, 45, {"num_steps": 3, "stop_at_end": True}),
+    (40, 90, {"num_steps": 2}),
+    (7, 17, {"num_steps": 3, "template": True, "schedule": "cosine"}),
 ]
 # and what it refuses
 REFUSED: list[dict[str, Any]] = [
@@ -229,6 +251,74 @@ def tables() -> list[dict[str, Any]]:
     return found
 
 
+def block_runs(tiny_network: Callable[..., Any]) -> list[dict[str, Any]]:
+    """Runs of random networks that denoise block after block."""
+    found = []
+    for number, (block_length, length, options) in enumerate(BLOCK_RUNS):
+        model = tiny_network(seed=number, block_length=block_length, n_layer=3).eval()
+        if options.get("stop_at_end"):
+            model.head.bias.data[PAD_ID] += 5.0  # so that it does end
+        given = dict(options)
+        if given.pop("template", False):
+            template, mask = encode_template("Lily ___ a ____.", None, model.config)
+            given, length = given | {"template": template, "condition_mask": mask}, len(mask)
+        generator = torch.Generator().manual_seed(number)
+        steps = recorded_blocks(
+            model, denoising_blocks, model, 1, length, generator=generator, **given
+        )
+        about = description(model.config)
+        found.append(
+            {
+                "seed": number,
+                "length": length,
+                "options": given,
+                "description": about,
+                "steps": steps,
+            }
+        )
+    return found
+
+
+def recorded_blocks(
+    model: Any, run: Callable[..., Iterator[Any]], *arguments: Any, **options: Any
+) -> list[dict[str, Any]]:
+    """As ``recorded_steps``, of a text that is written block after block: with what each block has read."""
+    asked: list[dict[str, Any]] = []
+    read: list[Tensor] = []
+    after, denoise, probs = model.after, BlockView.denoise, sampler.churned_probs
+
+    def reads(tokens: Tensor) -> BlockView:
+        read.append(tokens)
+        return after(tokens)
+
+    def listen(view: BlockView, x_t: Tensor, sigma_bar: Tensor, mask: Any = None) -> Tensor:
+        found = denoise(view, x_t, sigma_bar, mask)
+        given = None if mask is None else mask.int()
+        asked.append({"xT": x_t, "before": sigma_bar.item(), "mask": given, "logits": found})
+        asked[-1]["clean"] = read[-1]
+        return found
+
+    def keep(*step: Any, **how: Any) -> Tensor:
+        found = probs(*step, **how)
+        asked[-1]["probs"] = found
+        return found
+
+    with (
+        mock.patch.object(model, "after", reads),
+        mock.patch.object(BlockView, "denoise", listen),
+        mock.patch.object(sampler, "churned_probs", keep),
+    ):
+        steps = list(run(*arguments, **options))
+    found, questions = [], iter(asked)
+    of_block = 1 + len(asked) // (len(steps) - len(asked))  # steps, its random start among them
+    for number, step in enumerate(steps):
+        found.append({"sigmaBar": step.sigma_bar, "numSteps": step.num_steps})
+        found[-1] |= {"tokens": step.tokens, "changed": step.changed.int()}
+        found[-1] |= next(questions) if number % of_block else {}
+    assert next(questions, None) is None
+    return found
+
+
 def recorded_steps(
     model: Any, run: Callable[..., Iterator[Any]], *arguments: Any, **options: Any
 ) -> list[dict[str, Any]]:
@@ -309,12 +399,16 @@ def live(
     """An exported model in ``folder``, runs of it, and its bound on texts."""
     for _ in export(source, folder, weights):
         pass
-    pipeline = DiffusionPipeline.from_pretrained(source, device="cpu")
+    pipeline = BlockPipeline.from_pretrained(source, device="cpu")
     model = pipeline.model
     written = []
     for options in asked:
-        steps = recorded_steps(model, pipeline.generate_streaming, **options)
-        few = [{k: v for k, v in step.items() if k != "logits"} for step in steps]
+        recorded = recorded_blocks if hasattr(model, "after") else recorded_steps
+        steps = recorded(model, pipeline.generate_streaming, **options)
+        left_out = {"logits", "xT", "clean"}
+        if "template" in options and "seq_len" not in options and not model.config.padded:
+            left_out.add("numSteps")  # Python expects a whole window, until it knows better
+        few = [{k: v for k, v in step.items() if k not in left_out} for step in steps]
         text = pipeline.generate(**options)[0]
         written.append({"options": options, "steps": few, "text": text})
     bounds = [
@@ -370,6 +464,12 @@ def record(tiny_network: Callable[..., Any]) -> dict[str, Any]:
         "corruptions": corruptions(),
         "tables": tables(),
         "runs": runs(tiny_network),
+        "blockRuns": block_runs(tiny_network),
+        "starts": [
+            [written, length, size, context_start(written, length, size)]
+            for length, size in ((1, 40), (4, 40), (6, 40), (16, 160), (40, 40), (30, 40))
+            for written in range(0, 12 * length, length)
+        ],
         "templates": templates(tiny_network),
         "refused": refused(DiffusionPipeline(tiny_network(), "cpu")),
     }

@@ -1,14 +1,21 @@
-// Mode "sample": the model writes, freely or into the blanks of a template (chapters 7, 10 and B).
+// Mode "sample": the model writes, freely or into the blanks of a template (chapters 7, 10, 11 and B).
 
-import {defaultChurn, drawSeed, generateStreaming} from '../pipeline.js';
+import {defaultChurn, defaultSteps, drawSeed, generateStreaming, samplingArguments} from '../pipeline.js';
 import {SCHEDULES} from '../sampler.js';
 import {button, field, LetterTable, make, Strip, uncertainty} from './parts.js';
 
 /** @import {DdlmLive, Mode} from './element.js' */
 /** @import {Look} from './parts.js' */
-/** @typedef {Look & {text: string, sigmaBar: number, probs: Float32Array | null, count: number}} Moment */
+/**
+ * What is kept of a step. `probs` are those of the places from `start` on.
+ * @typedef {Look & {text: string, sigmaBar: number, probs: Float32Array | null, start: number, end: number,
+ *     within: {index: number, numSteps: number}, count: number}} Moment
+ */
 
 const MOST_STEPS = 512; // each is kept, to go back to
+const MOST_OF_ALL_BLOCKS = 4096;
+const MOST_CHARACTERS = 2000;
+const STEPS_OF_A_WINDOW = 64;
 const FRAME = 80; // milliseconds of a picture when a finished run is played again
 
 /** @implements {Mode} */
@@ -55,8 +62,15 @@ export class Sample {
     this.sure = sure;
     const more = make('details', below, {className: 'ddlm-options'});
     make('summary', more, {textContent: 'How it writes'});
+    const {blockLength, blockSize} = config;
+    if (!config.padded) { // the text goes on
+      const length = {type: 'number', min: 1, max: blockLength ? MOST_CHARACTERS : blockSize, placeholder: blockSize};
+      field(live, 'length', more, 'Length', 'input', length, `characters, ${blockSize} if it is empty; then a template is the whole text, else its beginning`);
+    }
     const steps = {type: 'number', min: 1, max: MOST_STEPS};
-    field(live, 'steps', more, 'Steps', 'input', steps, 'how often the network sees the whole text');
+    const seen = blockLength ? `each block of ${blockLength}` : 'the whole text';
+    field(live, 'steps', more, 'Steps', 'input', steps, `how often the network sees ${seen}`);
+    if (!live.option('steps')) live.setAttribute('steps', String(blockLength ? defaultSteps(config) : STEPS_OF_A_WINDOW));
     const grid = field(live, 'grid', more, 'Grid', 'select', {}, 'the noise levels at which it does');
     SCHEDULES.forEach((name) => make('option', grid, {textContent: name, value: name}));
     const share = {type: 'range', min: 0, max: 1, step: 0.05};
@@ -80,29 +94,29 @@ export class Sample {
   /** @type {Mode['run']} */
   async run(isCurrent) {
     this.stopped();
-    const {live, model} = this, names = ['template', 'steps', 'grid', 'churn', 'temperature', 'seed'];
+    const {live, model} = this, names = ['template', 'length', 'steps', 'grid', 'churn', 'temperature', 'seed'];
     const asked = Object.fromEntries(names.map((name) => [name, live.option(name)]));
     const [numSteps, churn, temperature, seed] = ['steps', 'churn', 'temperature', 'seed'].map((n) => Number(asked[n]));
-    if (numSteps > MOST_STEPS) {
-      const {UserError} = await import('../errors.js');
-      throw new UserError(`here are at most ${MOST_STEPS} steps, got ${numSteps}`);
-    }
-    const steps = generateStreaming(model, {
+    const options = {
       template: asked.template || null, numSteps, schedule: asked.grid, churn, temperature, seed,
-    });
+      seqLen: asked.length && !model.config.padded ? Number(asked.length) : null,
+    };
+    await this.check(options);
+    const steps = generateStreaming(model, options);
     this.last = asked;
     Object.assign(this, {moments: [], numSteps, at: 0, computing: true, paused: false});
-    this.range.max = String(numSteps);
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches, start = performance.now();
     let waited = 0;
     this.buttons();
     for await (const step of steps) {
       if (!isCurrent()) return '';
+      this.numSteps = step.numSteps;
+      this.range.max = String(this.numSteps);
       this.moments.push(this.moment(step));
       if (this.moments.length === 1) this.strip.layOut(step.tokens.length);
       const last = this.moments.length - 1;
       if (!still || this.paused || last === 0) this.show(last);
-      if (this.paused && last < numSteps) {
+      if (this.paused && last < this.numSteps) {
         live.state = 'ready';
         this.buttons();
         const from = performance.now();
@@ -112,24 +126,49 @@ export class Sample {
         live.state = 'running';
       }
     }
-    const took = performance.now() - start - waited, {marks} = this.moments[numSteps];
+    const took = performance.now() - start - waited, {marks} = this.moments[this.numSteps];
     this.computing = this.paused = false;
     this.strip.layOut(marks.length, marks);
-    this.show(numSteps);
-    return `Done: ${numSteps} steps in ${(took / 1000).toFixed(1)} s, ${Math.round(took / numSteps)} ms each.`;
+    this.show(this.numSteps);
+    const evaluations = this.moments.filter(({probs}) => probs).length, blocks = evaluations / numSteps;
+    const what = model.config.blockLength ? `${blocks} block${blocks === 1 ? '' : 's'} of ${numSteps} steps` : `${numSteps} steps`;
+    return `Done: ${what} in ${(took / 1000).toFixed(1)} s, ${Math.round(took / evaluations)} ms each.`;
+  }
+
+  /**
+   * Refuse more than a page can keep.
+   * @param {import('../pipeline.js').SamplingOptions & {numSteps: number}} options
+   */
+  async check(options) {
+    const {UserError} = await import('../errors.js'), {config} = this.model, {numSteps} = options;
+    const range = options.template?.match(/(?<!\\)_\{[0-9 ]+-[0-9 ]+\}/)?.[0];
+    if (range) throw new UserError(`${range} is a blank of unknown length: ddlm-generate fills it, the page does not. Write _{5}, say`);
+    if (numSteps > MOST_STEPS) throw new UserError(`here are at most ${MOST_STEPS} steps, got ${numSteps}`);
+    if (!config.blockLength) return;
+    const {seqLen} = samplingArguments(options, config), blocks = Math.ceil(seqLen / config.blockLength);
+    if (seqLen > MOST_CHARACTERS) throw new UserError(`here are at most ${MOST_CHARACTERS} characters, got ${seqLen}`);
+    if (blocks * (numSteps + 1) > MOST_OF_ALL_BLOCKS) {
+      throw new UserError(`${blocks} blocks of ${numSteps} steps are too many here: take fewer steps, or a shorter text`);
+    }
   }
 
   /**
    * @param {import('../sampler.js').DenoisingStep & {text: string}} step
    * @returns {Moment}
    */
-  moment({tokens, changed, probs, sigmaBar, text}) {
-    const {tokenizer, vocabSize} = this.model.config;
+  moment({index, numSteps, tokens, changed, probs, sigmaBar, text, block}) {
+    const {tokenizer, vocabSize, blockLength} = this.model.config, start = block?.start ?? 0;
+    const end = block ? Math.min(start + Number(blockLength), tokens.length) : tokens.length;
+    const heat = Float32Array.from(this.moments.at(-1)?.heat ?? new Float32Array(tokens.length)); // of other blocks
+    heat.set(probs ? uncertainty(probs, vocabSize) : new Float32Array(end - start).fill(1), start);
     return {
       marks: Array.from(tokens, (id) => tokenizer.shown[id]),
       changed,
-      heat: probs ? uncertainty(probs, vocabSize) : new Float32Array(tokens.length).fill(1),
+      heat,
       probs: probs && Float32Array.from(probs),
+      start,
+      end,
+      within: block ?? {index, numSteps},
       count: changed.reduce((a, b) => a + b, 0),
       sigmaBar,
       text,
@@ -147,12 +186,19 @@ export class Sample {
     this.strip.draw(this.sure.open ? moment : {...moment, heat: undefined});
     this.strip.pre.classList.toggle('ddlm-heat', this.sure.open);
     this.range.value = String(at);
-    const {sigmaBar, count} = moment, characters = `${count} character${count === 1 ? '' : 's'} changed`;
-    this.caption.textContent = `step ${at} of ${this.numSteps} · noise σ̄ = ${Number(sigmaBar.toPrecision(3))} · ${characters}`;
+    const {sigmaBar, count, within} = moment, characters = `${count} character${count === 1 ? '' : 's'} changed`;
+    this.caption.textContent = `${this.block(moment)}step ${within.index} of ${within.numSteps} · noise σ̄ = ${Number(sigmaBar.toPrecision(3))} · ${characters}`;
     this.range.ariaValueText = this.caption.textContent;
     if (!this.playing || at === this.numSteps) this.strip.name(moment.text);
     this.letters();
     this.buttons();
+  }
+
+  /** Which block is being written, in words, if the model writes in blocks. @param {Moment} moment */
+  block({start, marks}) {
+    const {blockLength} = this.model.config;
+    if (!blockLength) return '';
+    return `block ${start / blockLength + 1} of ${Math.ceil(marks.length / blockLength)}, `;
   }
 
   /** What the letter at the place pointed to was drawn with. */
@@ -163,11 +209,15 @@ export class Sample {
     const place = Math.min(Number(this.place.value), last);
     this.place.max = String(last);
     this.strip.point(this.sure.open ? place : -1);
-    const caption = `Place ${place + 1}, step ${this.at}`;
-    const probs = moment.probs?.subarray(place * vocabSize, (place + 1) * vocabSize);
+    let drawn = this.at; // the last step that has drawn a letter of its block
+    while (drawn > 0 && this.moments[drawn].start > place) drawn -= 1;
+    const {start, end, within} = this.moments[drawn], from = (place - start) * vocabSize;
+    const caption = `Place ${place + 1}, ${this.block(this.moments[drawn])}step ${within.index}`;
+    const probs = this.moments[drawn].probs?.subarray(from, from + vocabSize);
     this.place.ariaValueText = `${place + 1}`;
     if (!this.sure.open) return;
-    if (probs) this.table.draw(caption, tokenizer.shown, [probs]);
+    if (place >= end) this.table.draw(`Place ${place + 1}: not yet written`, [], []);
+    else if (probs) this.table.draw(caption, tokenizer.shown, [probs]);
     else this.table.draw(`${caption}: noise, all letters alike`, [], []);
   }
 
