@@ -34,7 +34,7 @@ export async function* numbered(steps, expected) {
   let index = -1;
   for await (const step of steps) {
     index += 1;
-    if (before) yield {...before, index: index - 1, numSteps: Math.max(expected, index)};
+    if (before) yield {...before, index: index - 1, numSteps: expected};
     before = step;
   }
   if (before) yield {...before, index, numSteps: index};

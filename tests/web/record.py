@@ -93,7 +93,8 @@ BLOCK_RUNS: list[tuple[int, int, dict[str, Any]]] = [  # length of a block and o
     (16, 70, {"num_steps": 3, "temperature": 0.7, "churn": 0.4, "schedule": "fraction"}),
     (6, 45, {"num_steps": 3, "stop_at_end": True}),
     (40, 90, {"num_steps": 2}),
-    (7, 17, {"num_steps": 3, "template": True, "schedule": "cosine"}),
+    (7, 17, {"num_steps": 3, "template": "Lily ___ a ____.", "schedule": "cosine"}),
+    (4, 19, {"num_steps": 2, "template": "A__.<|endoftext|>_{9}____B", "stop_at_end": True}),
 ]
 # and what it refuses
 REFUSED: list[dict[str, Any]] = [
@@ -259,9 +260,9 @@ def block_runs(tiny_network: Callable[..., Any]) -> list[dict[str, Any]]:
         if options.get("stop_at_end"):
             model.head.bias.data[PAD_ID] += 5.0  # so that it does end
         given = dict(options)
-        if given.pop("template", False):
-            template, mask = encode_template("Lily ___ a ____.", None, model.config)
-            given, length = given | {"template": template, "condition_mask": mask}, len(mask)
+        if "template" in given:
+            template, mask = encode_template(given["template"], length, model.config)
+            given |= {"template": template, "condition_mask": mask}
         generator = torch.Generator().manual_seed(number)
         steps = recorded_blocks(
             model, denoising_blocks, model, 1, length, generator=generator, **given
