@@ -1439,7 +1439,9 @@ for row in found["pocket-stories"]["rows"]:
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# TEXT-LENGTHS
+# Where the text leaves one length only, the network knows it: the name that comes back later must have four letters, the place eleven. After *Lily* comes *She*, with
+# 0.93. Where the grammar leaves a choice, the network leans to *He*, by one to two nats (means of 3 seeds). We do not know why; a bound six nats above the entropy has room for that. To compare
+# two lengths is to compare two bounds.
 #
 # ## One object for all of it
 #
