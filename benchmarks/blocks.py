@@ -25,7 +25,9 @@ from ddlm_core.evaluation import wilson
 from ddlm_core.sampler import denoising_steps, sample_generators
 from ddlm_core.tokenizer import VOCAB
 
-OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/block_writing.json"  # ships with the package
+OUTPUT = (
+    Path(__file__).parents[1] / "ddlm_core/results/block_writing.json"
+)  # ships with the package
 LENGTHS = (1, 2, 5, 10, 20, 40, 80, 160)
 STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 16, 32), "token": (1,)}
 

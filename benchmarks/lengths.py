@@ -28,7 +28,9 @@ from ddlm_core.unknown_lengths import (
     free_nats,
 )
 
-OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/length_choices.json"  # ships with the package
+OUTPUT = (
+    Path(__file__).parents[1] / "ddlm_core/results/length_choices.json"
+)  # ships with the package
 BED = (
     "It was tired, so {hero.he} gave it a soft bed. Soon the duck was not tired any more. "
     "They are friends now."
