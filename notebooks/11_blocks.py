@@ -1155,7 +1155,7 @@ from importlib.resources import files
 from ddlm_core.evaluation import wilson
 
 RESULTS = files("ddlm_core") / "results"
-table = json.loads((RESULTS / "samplers.json").read_text(encoding="utf-8"))
+table = json.loads((RESULTS / "modern_samplers.json").read_text(encoding="utf-8"))
 print(f"{'':40}evaluations   flawless (95 %)          openings   words, nats   distinct")
 for row in table["samplers"]:
     share = f"{wilson(row['flawless'], row['samples']):.3f}"
