@@ -32,7 +32,7 @@ if "google.colab" in sys.modules:
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "git+https://github.com/OWNER/ddlm"], check=True)
     needs = """numpy safetensors huggingface_hub datasets accelerate hydra-core omegaconf
-        lazy_loader tqdm pillow ipywidgets matplotlib gradio"""
+        lazy_loader tqdm pillow ipywidgets matplotlib gradio pytest"""
     subprocess.run([*pip, *needs.split()], check=True)
 
 # %% [markdown]
