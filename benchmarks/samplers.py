@@ -20,7 +20,7 @@ from ddlm_core.evaluation import wilson
 from ddlm_core.modern_samplers import Annealed, TopP, entropy_bound_steps
 from ddlm_core.sampler import sample_diffusion, sample_generators
 
-OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/modern_samplers.json"  # ships with the package
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/modern_samplers.json"  # package data
 STEPS = [{"num_steps": n, "churn": churn} for churn in (0.0, 1.0) for n in (16, 24, 64)]
 MORE = {"num_steps": 24, "churn": 1.0}  # the last rows change one thing about these
 ROWS: list[dict[str, Any]] = [
