@@ -1597,7 +1597,7 @@ class Writer:
 
 # %% tags=["export:block_pipeline", "hide-input"]
 class BlockPipeline(PretrainedModel):
-    """:class:`DiffusionPipeline` for networks of either kind, with the samplers of chapter 11.
+    """``DiffusionPipeline`` for networks of either kind, with the samplers of chapter 11.
 
     What is new: ``sampler="entropy_bound"`` with its ``entropy_bound`` (nats), and ``top_p``; ``_{2-9}`` in a template,
     a blank of 2 to 9 characters. Of a block model ``num_steps`` are those of a block (for
@@ -1612,7 +1612,7 @@ class BlockPipeline(PretrainedModel):
         device: str | None = None,
         revision: str | None = None,
     ) -> Self:
-        """As :meth:`PretrainedModel.from_pretrained`, block models included."""
+        """As ``DiffusionPipeline.from_pretrained``, block models included."""
         return cls(load_network(model_folder(source, revision)), device)
 
     def generate_streaming(
@@ -1660,7 +1660,7 @@ class BlockPipeline(PretrainedModel):
     ) -> list[str] | Tensor:
         """Finished texts, or their tokens, int64 (num_samples, L), on the CPU.
 
-        The options are those of :meth:`DiffusionPipeline.generate`, and those of the class.
+        The options are those of ``DiffusionPipeline.generate``, and those of the class.
 
         Raises:
             UserError: what was asked for cannot work; one line says why, before any work is done.
