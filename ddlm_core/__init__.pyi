@@ -31,6 +31,9 @@ from . import unknown_lengths as unknown_lengths
 from .animation import Animation as Animation
 from .apps.playground import Playground as Playground
 from .apps.warm_start import warm_start as warm_start
+from .block_pipeline import BlockPipeline as BlockPipeline
+from .blocks import BlockDiffusionConfig as BlockDiffusionConfig
+from .blocks import BlockDiffusionTransformer as BlockDiffusionTransformer
 from .config import DiscreteDiffusionConfig as DiscreteDiffusionConfig
 from .data import setup_dataloaders as setup_dataloaders
 from .evaluation import Estimate as Estimate

@@ -1713,7 +1713,7 @@ from typing import Any, NamedTuple
 
 from ddlm_core.animation import Animation, Frame, characters, iter_frames
 from ddlm_core.block_pipeline import BlockPipeline
-from ddlm_core.support.drawing import Picture
+from ddlm_core.support.drawing import PAD_MARK, Picture
 from ddlm_core.support.errors import UserError
 
 
@@ -1761,17 +1761,16 @@ def side_by_side(runs: Sequence[TimedRun], pipeline: BlockPipeline, count: int =
     tokenizer, pictures, before = pipeline.tokenizer, [], ""
     for tick in range(count):
         now = max(run.seconds[-1] for run in runs) * tick / (count - 1)
-        marks, texts = [], []
+        parts = []
         for run in runs:
             here = max(sum(second <= now for second in run.seconds) - 1, 0)
             spent, last = min(now, run.seconds[-1]), len(run.frames) - 1
             head = f"{run.name}: {spent:5.2f} s, step {here:{len(str(last))}} of {last}"
-            marks.append(f"{head}\n{characters(run.frames[here].tokens, tokenizer)}")
-            read = tokenizer.decode(run.frames[here].tokens)
-            texts.append(f"{head}\n{read}")
-        whole = "\n\n".join(marks)
+            marks = characters(run.frames[here].tokens, tokenizer).replace(PAD_MARK, " ")
+            parts.append(f"{head}\n{marks}")
+        whole = "\n\n".join(parts)
         changed = [i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b]
-        pictures.append(Picture(whole, "\n\n".join(texts), 0.0, tuple(changed)))
+        pictures.append(Picture(whole, whole, 0.0, tuple(changed)))
         before = whole
     return Comparison(
         runs[0].frames, tokenizer, "Side by side", "ddlm-side-by-side", panels=pictures

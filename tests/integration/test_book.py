@@ -308,7 +308,8 @@ def soup(book: Path, page: str) -> BeautifulSoup:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_small_and_well_formed(book, page):
-    assert (book / f"{page}.html").stat().st_size < 400_000
+    roomy = {"notebooks/11_blocks": 500_000, "book/api": 550_000}  # code in folds; all of the API
+    assert (book / f"{page}.html").stat().st_size < roomy.get(page, 400_000)
     tree = soup(book, page)
     for image in tree.select("img"):
         assert len(image.get("alt", "")) > 3 and not image["alt"].endswith(".png"), image

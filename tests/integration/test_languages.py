@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from ddlm_core.animation import Animation, characters, make_frames
 from ddlm_core.apps import generate, page
 from ddlm_core.apps.warm_start import warm_start
+from ddlm_core.block_pipeline import WRITING, BlockPipeline
 from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
 from ddlm_core.pipeline import DiffusionPipeline
 from ddlm_core.support.drawing import PAD_MARK, cells
@@ -82,11 +83,12 @@ def test_the_command_writes_files(made: Made, tmp_path, capsys):
 
 def test_the_web_page_writes(made: Made):
     text, pipeline, _ = made
+    pipeline = BlockPipeline(pipeline.model, "cpu")
     models = page.Models(pipeline, "own")
     assert page.count(template_of(text), pipeline.config).startswith(f"{len(text)} of 90")
     asked = {"model": "own", "template": template_of(text), "go_on": False, "seq_len": 90}
     asked |= {"num_samples": 1, "num_steps": 2, "schedule": "linear", "temperature": 1.0}
-    asked |= {"churn": 1.0, "stop_at_end": False, "seed": "0"}
+    asked |= {"churn": 1.0, "stop_at_end": False, "seed": "0"} | WRITING
     with warnings.catch_warnings():  # the GIF says what its font lacks
         warnings.filterwarnings("ignore", "the font DejaVu Sans Mono lacks")
         *_, (html, finished, *files) = page.write(models, *(asked[n] for n in page.CONTROLS))

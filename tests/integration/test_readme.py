@@ -72,7 +72,7 @@ def test_the_python_of_the_readme_runs(number, tmp_path, monkeypatch):
 
 
 def test_the_readme_has_python():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     assert "text = pipeline.generate_with_visualization(num_steps=256)\n" in re.sub(
         r"  # .*", "", BLOCKS[0]
     )
