@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from ddlm_core.apps.train import network_settings
-from ddlm_core.model import DiscreteDiffusionConfig, DiscreteDiffusionTransformer
+from ddlm_core.blocks import make_config, make_network
 from ddlm_core.optimizers import build_optimizers
 from ddlm_core.settings import TrainingConfig, every_key, load_preset
 from ddlm_core.support.presets import CONFIGS, preset_names
@@ -170,16 +170,24 @@ def test_show_the_configuration(tmp_path):
 
 
 def test_every_preset_can_be_built():
-    assert {*preset_names()} >= {"default", "pocket", "smoke", "cpu", "gpu", "gpu-large"}
+    assert {*preset_names()} >= {
+        "default",
+        "pocket",
+        "smoke",
+        "cpu",
+        "gpu",
+        "gpu-large",
+        "cpu-blocks",
+    }
     for name in preset_names():
         config = load_preset(name)
-        network = DiscreteDiffusionConfig(**network_settings(config))
+        network = make_config(**network_settings(config))
         assert network.block_size == config.context_length
         assert network.padded == (config.dataset_name == "pocket-stories")
         if name == "gpu":
             assert (network.n_layer, network.n_embd, network.block_size) == (10, 640, 256)
         with torch.device("meta"):
-            build_optimizers(DiscreteDiffusionTransformer(network), config)
+            build_optimizers(make_network(network), config)
 
 
 def test_no_preset_restates_a_default():
