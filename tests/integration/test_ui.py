@@ -36,7 +36,7 @@ def but(**changes: Any) -> tuple:
 
 
 BAD = {
-    "model must be one of tiny, pocket-stories, ": but(model="../secret"),
+    "model must be one of tiny, " + ", ".join(bundled_models()): but(model="../secret"),
     "model must be one of tiny": but(model=["tiny"]),
     "the template must be a text of at most 2000": but(template="_" * 2001),
     "the template has 41 characters": but(template="_{41}"),
