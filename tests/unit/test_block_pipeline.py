@@ -161,4 +161,3 @@ def test_a_block_model_goes_through_a_folder(pipeline, tmp_path):
 def test_temperature_matters(pipeline):
     cold, warm = (pipeline.generate(1, seq_len=16, temperature=t, seed=0) for t in (0.01, 1.0))
     assert cold != warm
-    torch.manual_seed(0)
