@@ -17,7 +17,7 @@ from ddlm_core.block_sampler import denoising_blocks, numbered
 from ddlm_core.blocks import BlockDiffusionConfig, BlockDiffusionTransformer
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.modern_samplers import TopP, entropy_bound_steps
+from ddlm_core.modern_samplers import Annealed, TopP, entropy_bound_steps
 from ddlm_core.pipeline import (
     PretrainedModel,
     TextStep,
@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 SAMPLERS = ("grid", "entropy_bound")
-WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0}  # and defaults
+WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0, "annealing": 1.0}
+# what this chapter adds to SamplingOptions, with its defaults
 
 
 def load_network(folder: Path) -> DiscreteDiffusionTransformer:
@@ -106,14 +107,17 @@ class Writer:
     sampler: str
     entropy_bound: float
     top_p: float
+    annealing: float
 
     def __post_init__(self) -> None:
         check_choice(SAMPLERS, sampler=self.sampler)
         check_range(0.0, 1000.0, entropy_bound=self.entropy_bound)
         check_range(0.0, 1.0, top_p=self.top_p)
+        check_range(0.001, 1000.0, annealing=self.annealing)
 
     def steps(self, model: Any, *where: Any, **options: Any) -> Iterator[DenoisingStep]:
         """The run of a window or of a block: as ``denoising_steps``, whose arguments these are."""
+        model = Annealed(model, 1.0, self.annealing) if self.annealing != 1 else model
         model = TopP(model, self.top_p) if self.top_p < 1 else model
         if self.sampler == "grid":
             return denoising_steps(model, *where, **options)
@@ -134,11 +138,10 @@ class Writer:
             )
         return self.steps(self.model, config.noise, rows, **arguments)
 
-    def lengths(self, how: SamplingOptions, seed: int) -> Callable[[int], SamplingOptions]:
+    def lengths(
+        self, how: SamplingOptions, templates: list[str], seed: int
+    ) -> Callable[[int], SamplingOptions]:
         """The options for each text by its number: one of the templates that a ``_{2-9}`` stands for."""
-        templates = expand_lengths(how.template) if how.template is not None else []
-        if len(templates) < 2:
-            return lambda number: how
         options = [replace(how, template=template) for template in templates]
         pairs = [
             encode_template(str(each.template), each.seq_len, with_room(self.model.config, each))
@@ -159,8 +162,8 @@ class Writer:
 class BlockPipeline(PretrainedModel):
     """``DiffusionPipeline`` for networks of either kind, with the samplers of chapter 11.
 
-    What is new: ``sampler="entropy_bound"`` with its ``entropy_bound`` (nats), and ``top_p``; ``_{2-9}`` in a template,
-    a blank of 2 to 9 characters. Of a block model ``num_steps`` are those of a block (for
+    What is new: ``sampler="entropy_bound"`` with its ``entropy_bound`` (nats), ``top_p``, and ``annealing``, the
+    share of the temperature that is left at the end; ``_{2-9}`` in a template, a blank of 2 to 9 characters. Of a block model ``num_steps`` are those of a block (for
     ``entropy_bound``: the most), and unless its texts are padded ``seq_len`` is free.
     """
 
@@ -182,6 +185,7 @@ class BlockPipeline(PretrainedModel):
         sampler: str = "grid",
         entropy_bound: float = 0.3,
         top_p: float = 1.0,
+        annealing: float = 1.0,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
@@ -192,10 +196,11 @@ class BlockPipeline(PretrainedModel):
         seed = secrets.randbits(32) if seed is None else seed
         check_range(0, 2**63, seed=seed, first=first)
         how = SamplingOptions(**{"num_steps": default_steps(self.config)} | options)
-        writer = Writer(self.model, sampler, entropy_bound, top_p)
+        writer = Writer(self.model, sampler, entropy_bound, top_p, annealing)
         generators = sample_generators(seed, num_samples, first)
-        if how.template is not None and len(expand_lengths(how.template)) > 1:
-            choose = writer.lengths(how, seed)
+        templates = expand_lengths(how.template) if how.template is not None else []
+        if len(templates) > 1:
+            choose = writer.lengths(how, templates, seed)
             parts = self._unknown(writer, generators, choose, first)
         else:
             rows = 1 if self.device.type == "cpu" else batch_size
@@ -236,7 +241,10 @@ class BlockPipeline(PretrainedModel):
     def _expected(self, options: dict[str, Any]) -> int:
         """The number of the last step, if no text ends early."""
         steps = options.get("num_steps") or default_steps(self.config)
-        length = options.get("seq_len") or self.config.block_size
+        length, template = options.get("seq_len"), options.get("template")
+        if template and not length and not self.config.padded:  # it is the whole text
+            length = len(template_characters(expand_lengths(template)[-1]))
+        length = length or self.config.block_size
         block = getattr(self.config, "block_length", length)
         return -(-length // block) * (steps + 1) - 1
 

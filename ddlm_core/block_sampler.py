@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ddlm_core.blocks import BlockDiffusionTransformer
+from ddlm_core.blocks import BlockDiffusionTransformer, BlockView
 from ddlm_core.sampler import DenoisingStep, denoising_steps
 from ddlm_core.sampling_options import cut_at_end
 from ddlm_core.support.checks import check_range
@@ -52,15 +52,21 @@ class BlockWriter:
     template: Tensor | None = None  # int64 (L,), as in denoising_steps
     condition_mask: Tensor | None = None  # bool (L,)
 
-    def begin(self, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
-        """The run for the block from ``start`` on, after the text before it in ``tokens`` (B, L)."""
+    def view(self, tokens: Tensor, start: int, before: BlockView | None = None) -> BlockView:
+        """The network after what it is given of ``tokens`` (B, L) before ``start``; ``before``: one block earlier."""
+        length, size = self.model.config.block_length, self.model.config.block_size
+        first = context_start(start, length, size)
+        goes_on = before and first == context_start(start - length, length, size)
+        return self.model.after(tokens[:, first:start], before.past if before and goes_on else None)
+
+    def begin(self, view: BlockView, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
+        """The run for the block from ``start`` on of ``tokens`` (B, L), by the network that has read."""
         config, end = self.model.config, start + self.model.config.block_length
-        context = tokens[:, context_start(start, config.block_length, config.block_size) : start]
         given: dict[str, Tensor] = {}
         if self.template is not None and self.condition_mask is not None:
             given["template"] = self.template[start:end]
             given["condition_mask"] = self.condition_mask[start:end]
-        size, view = len(tokens[0, start:end]), self.model.after(context)
+        size = len(tokens[0, start:end])
         return self.write(view, config.noise, len(tokens), size, **given, **self.options)
 
     def is_over(self, tokens: Tensor, start: int) -> bool:
@@ -69,15 +75,22 @@ class BlockWriter:
         rest = () if template is None or mask is None else template[start:][mask[start:]].tolist()
         return {*rest} <= {PAD_ID} and bool((cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all())
 
-    def run(
-        self, tokens: Tensor, steps: Iterator[DenoisingStep], stop_at_end: bool
+    def run(self, tokens: Tensor, stop_at_end: bool) -> Iterator[DenoisingStep]:
+        """All steps of all blocks of ``tokens`` (B, L); what cannot work is told at the call."""
+        view = self.view(tokens, 0)
+        return self._run(tokens, view, self.begin(view, tokens, 0), stop_at_end)
+
+    def _run(
+        self, tokens: Tensor, view: BlockView, steps: Iterator[DenoisingStep], stop_at_end: bool
     ) -> Iterator[DenoisingStep]:
-        """All steps of all blocks of ``tokens`` (B, L), from those of the first block on."""
         length = self.model.config.block_length
         for start in range(0, tokens.shape[1], length):
             if start and stop_at_end and self.is_over(tokens, start):
                 return
-            for step in self.begin(tokens, start) if start else steps:
+            if start:
+                view = self.view(tokens, start, view)
+                steps = self.begin(view, tokens, start)
+            for step in steps:
                 changed = torch.zeros_like(tokens, dtype=torch.bool)
                 changed[:, start : start + length] = step.changed
                 tokens = tokens.clone()
@@ -107,6 +120,6 @@ def denoising_blocks(
     device = next(model.parameters()).device
     tokens = torch.full((batch_size, seq_len), PAD_ID, device=device)
     writer = BlockWriter(model, write, options | {"device": device}, template, condition_mask)
-    run = writer.run(tokens, writer.begin(tokens, 0), stop_at_end)
+    run = writer.run(tokens, stop_at_end)
     blocks = math.ceil(seq_len / model.config.block_length)
     return numbered(run, blocks * (options.get("num_steps", 128) + 1) - 1)

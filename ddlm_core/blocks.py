@@ -67,6 +67,15 @@ class Kept(NamedTuple):
     keys: Tensor  # (B, heads, M, head_size)
     values: Tensor  # (B, heads, M, head_size)
 
+    def joined(self, more: "Kept") -> "Kept":
+        """With what is kept of the places behind them."""
+        inputs = (torch.cat(pair, 1) for pair in zip(self.inputs, more.inputs, strict=True))
+        keys, values = (
+            torch.cat([self.keys, more.keys], 2),
+            torch.cat([self.values, more.values], 2),
+        )
+        return Kept(tuple(inputs), keys, values)
+
 
 def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -> Tensor:
     """``causal_conv`` of chapter 6 at consecutive places, which goes on in the clean text before a block.
@@ -138,38 +147,45 @@ class Past(NamedTuple):
     left: Tensor  # (B, M, n_embd): the letter before each place
     layers: list[Kept]  # of each left-to-right block, then of each merge block
 
+    def joined(self, more: list[Kept]) -> list[Kept]:
+        """Its layers with what is kept of the places behind them."""
+        return [old.joined(new) for old, new in zip(self.layers, more, strict=True)]
+
 
 class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
     """The network of chapter 6, with the same weights, whose noisy blocks read the clean text before them."""
 
     config: BlockDiffusionConfig
 
-    @property
-    def _depth(self) -> int:
-        return (len(self.blocks) - 1) // 2
-
     def _angles(self, places: Tensor) -> Tensor:
         config, length = self.config, int(self.config.block_size)
         return rope_angles(length, config.n_embd // config.n_head, places.device)[places]
 
-    def read(self, tokens: Tensor, count: int) -> Past:
-        """The past of places 0 to ``count`` - 1 of a clean text, int64 (B, S): S letters fill S + 1 places."""
-        places = torch.arange(count, device=tokens.device)
+    def read(self, tokens: Tensor, count: int, past: Past | None = None) -> Past:
+        """The past of places 0 to ``count`` - 1 of a clean text, int64 (B, S): S letters fill S + 1 places.
+
+        ``past``, that of the text's beginning, is not read again.
+        """
+        known = past.left.shape[1] if past else 0
+        places = torch.arange(known, count, device=tokens.device)
         left = nn.functional.pad(self.embedding(tokens), (0, 0, 1, 0))[:, :count]
         cond = self.noise_embedding(left.new_zeros(len(tokens)))
-        causal = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
-        x, angles, layers = left + self.position_embedding[:count], self._angles(places), []
+        causal = torch.arange(count, device=tokens.device) <= places[:, None]
+        x = left[:, known:] + self.position_embedding[known:count]
+        angles, layers, old = self._angles(places), [], iter(past.layers if past else ())
+        where = (cond, angles, causal, places - known, places)
         for block in self._stack(0):
-            x, kept = block_layer(block, x, None, cond, angles, causal, places)
+            x, kept = block_layer(block, x, None, *where, next(old, None))
             layers.append(kept)
         for block in self._stack(2):
             shift, scale, *_ = block.modulation(cond)
             layers.append(Kept((), *block.attention.keys_values(modulate(x, shift, scale), angles)))
-        return Past(left, layers)
+        return Past(left, past.joined(layers) if past else layers)
 
     def _stack(self, which: int) -> list[Block]:
         """The blocks of the left-to-right (0), right-to-left (1) or merge (2) stack."""
-        cuts = (0, self._depth, 2 * self._depth, len(self.blocks))
+        depth = (len(self.blocks) - 1) // 2
+        cuts = (0, depth, 2 * depth, len(self.blocks))
         return cast("list[Block]", list(self.blocks[cuts[which] : cuts[which + 1]]))
 
     def given(self, x_0: Tensor) -> "BlockView":
@@ -178,12 +194,15 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
         last = (x_0.shape[1] - 1) // self.config.block_length * self.config.block_length
         return BlockView(self, self.read(x_0[:, :last], last + 1), places)
 
-    def after(self, tokens: Tensor) -> "BlockView":
-        """The network on the block that follows a clean text, int64 (B, S): whole blocks, or none."""
+    def after(self, tokens: Tensor, past: Past | None = None) -> "BlockView":
+        """The network on the block that follows a clean text, int64 (B, S): whole blocks, or none.
+
+        ``past``, that of an earlier block of the same text, is not read again.
+        """
         start = tokens.shape[1]
         end = min(start + self.config.block_length, self.config.block_size)
         places = torch.arange(start, end, device=tokens.device)
-        return BlockView(self, self.read(tokens, start + 1), places)
+        return BlockView(self, self.read(tokens, start + 1, past), places)
 
     def _stacks(
         self,

@@ -206,6 +206,15 @@ class Kept(NamedTuple):
     keys: Tensor  # (B, heads, M, head_size)
     values: Tensor  # (B, heads, M, head_size)
 
+    def joined(self, more: "Kept") -> "Kept":
+        """With what is kept of the places behind them."""
+        inputs = (torch.cat(pair, 1) for pair in zip(self.inputs, more.inputs, strict=True))
+        keys, values = (
+            torch.cat([self.keys, more.keys], 2),
+            torch.cat([self.values, more.values], 2),
+        )
+        return Kept(tuple(inputs), keys, values)
+
 
 def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -> Tensor:
     """``causal_conv`` of chapter 6 at consecutive places, which goes on in the clean text before a block.
@@ -283,6 +292,10 @@ class Past(NamedTuple):
     left: Tensor  # (B, M, n_embd): the letter before each place
     layers: list[Kept]  # of each left-to-right block, then of each merge block
 
+    def joined(self, more: list[Kept]) -> list[Kept]:
+        """Its layers with what is kept of the places behind them."""
+        return [old.joined(new) for old, new in zip(self.layers, more, strict=True)]
+
 
 # %% tags=["export"]
 from typing import cast
@@ -297,32 +310,35 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
 
     config: BlockDiffusionConfig
 
-    @property
-    def _depth(self) -> int:
-        return (len(self.blocks) - 1) // 2
-
     def _angles(self, places: Tensor) -> Tensor:
         config, length = self.config, int(self.config.block_size)
         return rope_angles(length, config.n_embd // config.n_head, places.device)[places]
 
-    def read(self, tokens: Tensor, count: int) -> Past:
-        """The past of places 0 to ``count`` - 1 of a clean text, int64 (B, S): S letters fill S + 1 places."""
-        places = torch.arange(count, device=tokens.device)
+    def read(self, tokens: Tensor, count: int, past: Past | None = None) -> Past:
+        """The past of places 0 to ``count`` - 1 of a clean text, int64 (B, S): S letters fill S + 1 places.
+
+        ``past``, that of the text's beginning, is not read again.
+        """
+        known = past.left.shape[1] if past else 0
+        places = torch.arange(known, count, device=tokens.device)
         left = nn.functional.pad(self.embedding(tokens), (0, 0, 1, 0))[:, :count]
         cond = self.noise_embedding(left.new_zeros(len(tokens)))
-        causal = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
-        x, angles, layers = left + self.position_embedding[:count], self._angles(places), []
+        causal = torch.arange(count, device=tokens.device) <= places[:, None]
+        x = left[:, known:] + self.position_embedding[known:count]
+        angles, layers, old = self._angles(places), [], iter(past.layers if past else ())
+        where = (cond, angles, causal, places - known, places)
         for block in self._stack(0):
-            x, kept = block_layer(block, x, None, cond, angles, causal, places)
+            x, kept = block_layer(block, x, None, *where, next(old, None))
             layers.append(kept)
         for block in self._stack(2):
             shift, scale, *_ = block.modulation(cond)
             layers.append(Kept((), *block.attention.keys_values(modulate(x, shift, scale), angles)))
-        return Past(left, layers)
+        return Past(left, past.joined(layers) if past else layers)
 
     def _stack(self, which: int) -> list[Block]:
         """The blocks of the left-to-right (0), right-to-left (1) or merge (2) stack."""
-        cuts = (0, self._depth, 2 * self._depth, len(self.blocks))
+        depth = (len(self.blocks) - 1) // 2
+        cuts = (0, depth, 2 * depth, len(self.blocks))
         return cast("list[Block]", list(self.blocks[cuts[which] : cuts[which + 1]]))
 
     def given(self, x_0: Tensor) -> "BlockView":
@@ -331,12 +347,15 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
         last = (x_0.shape[1] - 1) // self.config.block_length * self.config.block_length
         return BlockView(self, self.read(x_0[:, :last], last + 1), places)
 
-    def after(self, tokens: Tensor) -> "BlockView":
-        """The network on the block that follows a clean text, int64 (B, S): whole blocks, or none."""
+    def after(self, tokens: Tensor, past: Past | None = None) -> "BlockView":
+        """The network on the block that follows a clean text, int64 (B, S): whole blocks, or none.
+
+        ``past``, that of an earlier block of the same text, is not read again.
+        """
         start = tokens.shape[1]
         end = min(start + self.config.block_length, self.config.block_size)
         places = torch.arange(start, end, device=tokens.device)
-        return BlockView(self, self.read(tokens, start + 1), places)
+        return BlockView(self, self.read(tokens, start + 1, past), places)
 
     def _stacks(
         self,
@@ -584,7 +603,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ddlm_core.blocks import BlockDiffusionTransformer
+from ddlm_core.blocks import BlockDiffusionTransformer, BlockView
 from ddlm_core.sampler import DenoisingStep, denoising_steps
 from ddlm_core.sampling_options import cut_at_end
 from ddlm_core.support.checks import check_range
@@ -629,15 +648,21 @@ class BlockWriter:
     template: Tensor | None = None  # int64 (L,), as in denoising_steps
     condition_mask: Tensor | None = None  # bool (L,)
 
-    def begin(self, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
-        """The run for the block from ``start`` on, after the text before it in ``tokens`` (B, L)."""
+    def view(self, tokens: Tensor, start: int, before: BlockView | None = None) -> BlockView:
+        """The network after what it is given of ``tokens`` (B, L) before ``start``; ``before``: one block earlier."""
+        length, size = self.model.config.block_length, self.model.config.block_size
+        first = context_start(start, length, size)
+        goes_on = before and first == context_start(start - length, length, size)
+        return self.model.after(tokens[:, first:start], before.past if before and goes_on else None)
+
+    def begin(self, view: BlockView, tokens: Tensor, start: int) -> Iterator[DenoisingStep]:
+        """The run for the block from ``start`` on of ``tokens`` (B, L), by the network that has read."""
         config, end = self.model.config, start + self.model.config.block_length
-        context = tokens[:, context_start(start, config.block_length, config.block_size) : start]
         given: dict[str, Tensor] = {}
         if self.template is not None and self.condition_mask is not None:
             given["template"] = self.template[start:end]
             given["condition_mask"] = self.condition_mask[start:end]
-        size, view = len(tokens[0, start:end]), self.model.after(context)
+        size = len(tokens[0, start:end])
         return self.write(view, config.noise, len(tokens), size, **given, **self.options)
 
     def is_over(self, tokens: Tensor, start: int) -> bool:
@@ -646,15 +671,22 @@ class BlockWriter:
         rest = () if template is None or mask is None else template[start:][mask[start:]].tolist()
         return {*rest} <= {PAD_ID} and bool((cut_at_end(tokens[:, :start])[:, -1] == PAD_ID).all())
 
-    def run(
-        self, tokens: Tensor, steps: Iterator[DenoisingStep], stop_at_end: bool
+    def run(self, tokens: Tensor, stop_at_end: bool) -> Iterator[DenoisingStep]:
+        """All steps of all blocks of ``tokens`` (B, L); what cannot work is told at the call."""
+        view = self.view(tokens, 0)
+        return self._run(tokens, view, self.begin(view, tokens, 0), stop_at_end)
+
+    def _run(
+        self, tokens: Tensor, view: BlockView, steps: Iterator[DenoisingStep], stop_at_end: bool
     ) -> Iterator[DenoisingStep]:
-        """All steps of all blocks of ``tokens`` (B, L), from those of the first block on."""
         length = self.model.config.block_length
         for start in range(0, tokens.shape[1], length):
             if start and stop_at_end and self.is_over(tokens, start):
                 return
-            for step in self.begin(tokens, start) if start else steps:
+            if start:
+                view = self.view(tokens, start, view)
+                steps = self.begin(view, tokens, start)
+            for step in steps:
                 changed = torch.zeros_like(tokens, dtype=torch.bool)
                 changed[:, start : start + length] = step.changed
                 tokens = tokens.clone()
@@ -685,7 +717,7 @@ def denoising_blocks(
     device = next(model.parameters()).device
     tokens = torch.full((batch_size, seq_len), PAD_ID, device=device)
     writer = BlockWriter(model, write, options | {"device": device}, template, condition_mask)
-    run = writer.run(tokens, writer.begin(tokens, 0), stop_at_end)
+    run = writer.run(tokens, stop_at_end)
     blocks = math.ceil(seq_len / model.config.block_length)
     return numbered(run, blocks * (options.get("num_steps", 128) + 1) - 1)
 
@@ -1466,7 +1498,7 @@ from ddlm_core.block_sampler import denoising_blocks, numbered
 from ddlm_core.blocks import BlockDiffusionConfig, BlockDiffusionTransformer
 from ddlm_core.config import DiscreteDiffusionConfig
 from ddlm_core.model import DiscreteDiffusionTransformer
-from ddlm_core.modern_samplers import TopP, entropy_bound_steps
+from ddlm_core.modern_samplers import Annealed, TopP, entropy_bound_steps
 from ddlm_core.pipeline import (
     PretrainedModel,
     TextStep,
@@ -1484,7 +1516,8 @@ from ddlm_core.tokenizer import PAD_ID
 from ddlm_core.unknown_lengths import choose_length, expand_lengths
 
 SAMPLERS = ("grid", "entropy_bound")
-WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0}  # and defaults
+WRITING: dict[str, Any] = {"sampler": "grid", "entropy_bound": 0.3, "top_p": 1.0, "annealing": 1.0}
+# what this chapter adds to SamplingOptions, with its defaults
 
 
 def load_network(folder: Path) -> DiscreteDiffusionTransformer:
@@ -1545,14 +1578,17 @@ class Writer:
     sampler: str
     entropy_bound: float
     top_p: float
+    annealing: float
 
     def __post_init__(self) -> None:
         check_choice(SAMPLERS, sampler=self.sampler)
         check_range(0.0, 1000.0, entropy_bound=self.entropy_bound)
         check_range(0.0, 1.0, top_p=self.top_p)
+        check_range(0.001, 1000.0, annealing=self.annealing)
 
     def steps(self, model: Any, *where: Any, **options: Any) -> Iterator[DenoisingStep]:
         """The run of a window or of a block: as ``denoising_steps``, whose arguments these are."""
+        model = Annealed(model, 1.0, self.annealing) if self.annealing != 1 else model
         model = TopP(model, self.top_p) if self.top_p < 1 else model
         if self.sampler == "grid":
             return denoising_steps(model, *where, **options)
@@ -1573,11 +1609,10 @@ class Writer:
             )
         return self.steps(self.model, config.noise, rows, **arguments)
 
-    def lengths(self, how: SamplingOptions, seed: int) -> Callable[[int], SamplingOptions]:
+    def lengths(
+        self, how: SamplingOptions, templates: list[str], seed: int
+    ) -> Callable[[int], SamplingOptions]:
         """The options for each text by its number: one of the templates that a ``_{2-9}`` stands for."""
-        templates = expand_lengths(how.template) if how.template is not None else []
-        if len(templates) < 2:
-            return lambda number: how
         options = [replace(how, template=template) for template in templates]
         pairs = [
             encode_template(str(each.template), each.seq_len, with_room(self.model.config, each))
@@ -1599,8 +1634,8 @@ class Writer:
 class BlockPipeline(PretrainedModel):
     """``DiffusionPipeline`` for networks of either kind, with the samplers of chapter 11.
 
-    What is new: ``sampler="entropy_bound"`` with its ``entropy_bound`` (nats), and ``top_p``; ``_{2-9}`` in a template,
-    a blank of 2 to 9 characters. Of a block model ``num_steps`` are those of a block (for
+    What is new: ``sampler="entropy_bound"`` with its ``entropy_bound`` (nats), ``top_p``, and ``annealing``, the
+    share of the temperature that is left at the end; ``_{2-9}`` in a template, a blank of 2 to 9 characters. Of a block model ``num_steps`` are those of a block (for
     ``entropy_bound``: the most), and unless its texts are padded ``seq_len`` is free.
     """
 
@@ -1622,6 +1657,7 @@ class BlockPipeline(PretrainedModel):
         sampler: str = "grid",
         entropy_bound: float = 0.3,
         top_p: float = 1.0,
+        annealing: float = 1.0,
         seed: int | None = None,
         first: int = 0,
         batch_size: int = 64,
@@ -1632,10 +1668,11 @@ class BlockPipeline(PretrainedModel):
         seed = secrets.randbits(32) if seed is None else seed
         check_range(0, 2**63, seed=seed, first=first)
         how = SamplingOptions(**{"num_steps": default_steps(self.config)} | options)
-        writer = Writer(self.model, sampler, entropy_bound, top_p)
+        writer = Writer(self.model, sampler, entropy_bound, top_p, annealing)
         generators = sample_generators(seed, num_samples, first)
-        if how.template is not None and len(expand_lengths(how.template)) > 1:
-            choose = writer.lengths(how, seed)
+        templates = expand_lengths(how.template) if how.template is not None else []
+        if len(templates) > 1:
+            choose = writer.lengths(how, templates, seed)
             parts = self._unknown(writer, generators, choose, first)
         else:
             rows = 1 if self.device.type == "cpu" else batch_size
@@ -1676,7 +1713,10 @@ class BlockPipeline(PretrainedModel):
     def _expected(self, options: dict[str, Any]) -> int:
         """The number of the last step, if no text ends early."""
         steps = options.get("num_steps") or default_steps(self.config)
-        length = options.get("seq_len") or self.config.block_size
+        length, template = options.get("seq_len"), options.get("template")
+        if template and not length and not self.config.padded:  # it is the whole text
+            length = len(template_characters(expand_lengths(template)[-1]))
+        length = length or self.config.block_size
         block = getattr(self.config, "block_length", length)
         return -(-length // block) * (steps + 1) - 1
 

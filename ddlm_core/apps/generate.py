@@ -51,6 +51,7 @@ EXAMPLES = r"""examples:
   ddlm-generate --sampler entropy_bound --entropy-bound 0.1
                                                    as many steps as the text needs, and less variety
   ddlm-generate --top-p 0.9                        without the least likely characters
+  ddlm-generate --temperature 0.8 --annealing 0.5  from 0.8 at first down to 0.4
   ddlm-generate --compare pocket-stories pocket-blocks
                                                    the same task for several models, on one clock
 
@@ -102,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--top-p", type=float, help="probability that is kept, from the top (default: 1, all)"
+    )
+    p.add_argument(
+        "--annealing",
+        type=float,
+        help="share of the temperature that is left at the end (default: 1, it stays)",
     )
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--stop-at-end", action="store_true", help="end each text where it first ends")

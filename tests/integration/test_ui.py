@@ -58,6 +58,7 @@ BAD = {
     "sampler must be one of grid, entropy_bound": but(sampler="magic"),
     "entropy_bound must be a number": but(entropy_bound=-1),
     "top_p must be a number from 0.0 to 1.0, got 2": but(top_p=2),
+    "annealing must be a number from 0.001 to 1000": but(annealing=0),
     "is no range of lengths": but(template="a_{9-2}"),
     "seed must be a whole number, got 'one'": but(seed="one"),
     "seed must be a whole number from 0": but(seed="-1"),

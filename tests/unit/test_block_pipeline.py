@@ -103,10 +103,42 @@ def test_the_samplers_of_chapter_11(tiny_network, block_length):
     assert [step.index for step in steps] == list(range(len(steps)))
     assert steps[-1].index == steps[-1].num_steps
     assert pipeline.generate(2, seed=0, top_p=0.01) != usual
-    assert pipeline.generate(2, seed=0, top_p=1.0, entropy_bound=9.0) == usual
+    assert pipeline.generate(2, seed=0, top_p=1.0, entropy_bound=9.0, annealing=1.0) == usual
+    assert pipeline.generate(2, seed=0, annealing=0.01) != usual
 
 
-@pytest.mark.parametrize("wrong", [{"top_p": 1.5}, {"entropy_bound": -1.0}, {"top_p": "x"}])
+def test_annealing_is_a_share_of_the_temperature(tiny_network):
+    pipeline = BlockPipeline(tiny_network(block_size=16, n_layer=3), "cpu")
+    network, x_t = pipeline.model, torch.randint(50, (2, 8))
+    start, end = network.config.noise.sigma_bar(torch.tensor([1.0, 0.0]))
+    seen = {}
+
+    class Watched(Exception):
+        pass
+
+    def watch(model, *where, **options):
+        seen["model"] = model
+        raise Watched
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Watched):
+        patch.setattr("ddlm_core.block_pipeline.denoising_steps", watch)
+        pipeline.generate(1, seq_len=8, temperature=0.8, annealing=0.5, seed=0)
+    for level, share in ((start, 1.0), (end, 0.5)):
+        expected = (network.denoise(x_t, level.expand(2)) / share).log_softmax(-1)
+        got = seen["model"].denoise(x_t, level.expand(2))
+        torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({"template": "ab____"}, 6), ({"template": "ab_{2-6}"}, 8), ({}, 16)]
+)
+def test_the_number_of_steps_is_told_from_the_start(tiny_network, options, count):
+    pipeline = BlockPipeline(tiny_network(block_size=16, n_layer=3, block_length=4), "cpu")
+    first = next(iter(pipeline.generate_streaming(num_steps=3, seed=0, **options)))
+    assert first.num_steps == -(-count // 4) * (3 + 1) - 1
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 1.5}, {"entropy_bound": -1.0}, {"top_p": "x"}, {"annealing": 0}])
 def test_bad_options_of_samplers(pipeline, wrong):
     with pytest.raises(UserError):
         pipeline.generate_streaming(**wrong)

@@ -6,6 +6,7 @@ import torch
 from ddlm_core.block_sampler import context_start, denoising_blocks, numbered
 from ddlm_core.sampler import DenoisingStep, sample_generators
 from ddlm_core.support.errors import UserError
+from ddlm_core.testing import randomize
 from ddlm_core.tokenizer import PAD_ID
 
 
@@ -98,3 +99,34 @@ def test_no_block_begins_once_all_texts_have_ended(model):
     steps = run(model, 1, 12, stop_at_end=True, **how)
     assert len(steps) == 8 and steps[-1].index == steps[-1].num_steps == 7
     assert len(run(model, 1, 12, **how)) == 12
+
+
+@pytest.mark.parametrize("block_length", [1, 4])
+def test_what_was_read_is_not_read_again(tiny_network, block_length):
+    network = tiny_network(block_size=16, n_layer=5, block_length=block_length)
+    network = randomize(network).double().eval()
+    text, noise = torch.randint(106, (2, 8)), torch.full((2,), 0.7).double()
+    x_t = torch.randint(106, (2, block_length))
+    grown, letters = None, text.clone()
+    for end in range(block_length, 9, block_length):
+        grown = network.after(letters[:, :end], grown and grown.past)
+        letters[:, :end] = 0  # nobody looks there any more
+    whole = network.after(text)
+    torch.testing.assert_close(grown.denoise(x_t, noise), whole.denoise(x_t, noise))
+    assert all(
+        torch.equal(torch.tensor(a.keys.shape), torch.tensor(b.keys.shape))
+        for a, b in zip(grown.past.layers, whole.past.layers, strict=True)
+    )
+
+
+def test_each_letter_is_read_once_until_some_are_forgotten(model, monkeypatch):
+    read, counts = type(model).read, []
+
+    def counted(self, tokens, count, past=None):
+        counts.append(count - (past.left.shape[1] if past else 0))
+        return read(self, tokens, count, past)
+
+    monkeypatch.setattr(type(model), "read", counted)
+    run(model, length=32)
+    # a window of 16 has room for three blocks of past; then two of them are read anew
+    assert counts == [1, 4, 4, 4, 9, 4, 9, 4]
