@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from learning import Variant, run
+from samplers import distance_of_stories
 from sampling import batched, judge
 from torch import Tensor
 
@@ -23,13 +24,14 @@ from ddlm_core.block_sampler import denoising_blocks
 from ddlm_core.blocks import BlockDiffusionTransformer
 from ddlm_core.evaluation import wilson
 from ddlm_core.sampler import denoising_steps, sample_generators
-from ddlm_core.tokenizer import VOCAB
+from ddlm_core.sampling_options import cut_at_end
+from ddlm_core.tokenizer import PAD_ID, VOCAB
 
 OUTPUT = (
     Path(__file__).parents[1] / "ddlm_core/results/block_writing.json"
 )  # ships with the package
 LENGTHS = (1, 2, 5, 10, 20, 40, 80, 160)
-STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 16, 32), "token": (1,)}
+STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 12, 16, 32), "token": (1,)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--write", nargs="*", default=[], metavar="MODEL", help="models that write stories"
     )
-    p.add_argument("--samples", type=int, default=200, help="of each row (default: 200)")
+    p.add_argument("--samples", type=int, default=400, help="of each row (default: 400)")
     p.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (default: the package's)")
     p.add_argument("--quick", action="store_true", help="seconds each: does it run?")
     return p
@@ -71,25 +73,36 @@ def seconds_of_window(pipeline: BlockPipeline, batch: int) -> float:
     return (time.process_time() - start) / 3 / batch / torch.get_num_threads()
 
 
-def written(pipeline: BlockPipeline, samples: int, steps: int) -> tuple[Tensor, float]:
-    """Samples (n, L), fifty at a time, with as many steps for each block; seconds of a core for each."""
+def blocks_of(tokens: Tensor, length: int) -> Tensor:
+    """How many blocks each text (n, L) needs, the one in which it ends included: int64 (n,)."""
+    written = (cut_at_end(tokens) != PAD_ID).sum(1)
+    return (written // length + 1).clamp(max=-(-tokens.shape[1] // length))
+
+
+def written(pipeline: BlockPipeline, samples: int, steps: int) -> tuple[Tensor, float, float]:
+    """Samples (n, L), fifty at a time, with as many steps for each block.
+
+    Also what each costs on average, if no block is written behind its end: evaluations, core seconds.
+    """
     model, config, parts = pipeline.model, pipeline.config, []
-    start = time.process_time()
+    length, seconds, evaluations = getattr(config, "block_length", config.block_size), 0.0, 0
+    how: dict[str, Any] = {"num_steps": steps, "schedule": "cosine", "churn": 1.0}
     for part in batched(sample_generators(0, samples), 50):
-        how: dict[str, Any] = {
-            "num_steps": steps,
-            "schedule": "cosine",
-            "churn": 1.0,
-            "generator": part,
-        }
+        start = time.process_time()
         if isinstance(model, BlockDiffusionTransformer):
-            run = denoising_blocks(model, len(part), config.block_size, **how)
+            where = (model, len(part), config.block_size)
+            run = denoising_blocks(*where, stop_at_end=True, generator=part, **how)
         else:
-            run = denoising_steps(model, config.noise, len(part), config.block_size, **how)
+            where = (model, config.noise, len(part), config.block_size)
+            run = denoising_steps(*where, generator=part, **how)
         for step in run:
             pass
+        spent = (time.process_time() - start) / torch.get_num_threads()
+        needed = blocks_of(step.tokens, length)
+        seconds += spent * (needed.sum() / needed.max() / len(part)).item()  # others waited
+        evaluations += steps * int(needed.sum())
         parts.append(step.tokens)
-    return torch.cat(parts), (time.process_time() - start) / samples / torch.get_num_threads()
+    return torch.cat(parts), evaluations / samples, seconds / samples
 
 
 def writing(
@@ -105,9 +118,10 @@ def writing(
         key = {"model": Path(name).name, "block_length": length, "num_steps": steps}
         if any(key.items() <= row.items() for row in known):
             continue
-        tokens, seconds = written(pipeline, args.samples, steps)
-        cost = {"evaluations": steps * -(-pipeline.config.block_size // length)}
-        cost |= {"windows": round(seconds / unit, 2), "seconds": round(seconds, 3)}
+        tokens, evaluations, seconds = written(pipeline, args.samples, steps)
+        cost = {"evaluations": round(evaluations, 1), "seconds": round(seconds, 3)}
+        cost["windows"] = round(seconds / unit, 2)
+        cost["characters"] = round((cut_at_end(tokens) != PAD_ID).sum(1).float().mean().item(), 1)
         rows.append(key | judge(tokens, pipeline.tokenizer) | cost)
         print(rows[-1], flush=True)
     return rows
@@ -134,6 +148,10 @@ def main() -> None:
                     found["bounds"].append(row := trained(args, length, seed))
                     print(row, flush=True)
                     keep()
+    if args.write:  # what as many true stories would have
+        mean, deviation = distance_of_stories(args.samples)
+        true = {"openings_distance": round(mean, 3), "openings_deviation": round(deviation, 3)}
+        found["stories"] = {"samples": args.samples} | true
     for name in args.write:
         found["writing"] += writing(args, name, found["writing"])
         keep()
