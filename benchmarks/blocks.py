@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from learning import Variant, run
-from samplers import distance_of_stories
-from sampling import batched, judge
+from sampling import batched, distance_of_stories, judge
 from torch import Tensor
 
 from ddlm_core import stories

@@ -10,8 +10,10 @@ It needs no network. The parts, in this order:
   environment  GPU, driver, versions, what a matrix product reaches here
   agreement    do CPU and GPU compute the same: log q, texts of a seed, bound, gradients, resuming
   train        each recipe for the given minutes: pocket-gpu (stories of our grammar, the preset
-               `gpu`), pocket-small (the same with 7 million weights), text-gpu (your --text)
-  judge        the bound against the entropy, flawless samples in 16, 24 and 64 steps
+               `gpu`), pocket-small (the same with 7 million weights), pocket-small-blocks (that in
+               blocks of 20), text-gpu (your --text)
+  judge        the bound against the entropy, flawless samples in 16, 24 and 64 steps (of blocks:
+               8, 16 and 32 each)
   speed        texts a second against the size of a batch
   step         a training step of each preset in bf16 and fp16, compiled or not: tokens a second,
                share of the peak, memory against what was predicted

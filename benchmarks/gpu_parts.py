@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from ddlm_core import DiffusionPipeline, stories
 from ddlm_core.apps.train import network_settings
-from ddlm_core.blocks import make_network
+from ddlm_core.block_pipeline import BlockPipeline, default_steps
+from ddlm_core.blocks import make_config, make_network
 from ddlm_core.config import GRAPHS
 from ddlm_core.data import POCKET, batches_from
 from ddlm_core.evaluation import estimate_bound, wilson
@@ -52,7 +53,7 @@ from ddlm_core.training import Trainer
 Result = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 HOME_MB = 16  # what a model may weigh to be taken home
-PRESETS = ("pocket", "cpu", "default", "gpu", "gpu-large")
+PRESETS = ("pocket", "pocket-blocks", "cpu", "cpu-blocks", "default", "gpu", "gpu-large")
 PEAKS = {  # 10¹² FLOP a second by the data sheets: dense, 16 bits, sums in 32 bits
     "B200": 2250,
     "H200": 989,
@@ -80,7 +81,10 @@ QUICK = {  # of a run that only shows that it works
 
 def settings_of(preset: str, args: argparse.Namespace, **changes: Any) -> TrainingConfig:
     """Those of a preset with changes; with --quick, of a tiny network."""
-    return load_preset(preset, **{"progress": False} | changes | (QUICK if args.quick else {}))
+    if args.quick:
+        wanted = load_preset(preset).model | changes.get("model", {})
+        changes |= QUICK | {"model": wanted | QUICK["model"]}
+    return load_preset(preset, **{"progress": False} | changes)
 
 
 def memory_of(device: torch.device) -> float | None:
@@ -255,7 +259,7 @@ def kept_bytes(model: DiscreteDiffusionTransformer, config: TrainingConfig, wind
 
 def predicted_memory(config: TrainingConfig) -> float:
     """Gigabytes of a step, counted as on the deeper page "What a run costs"."""
-    model = DiscreteDiffusionTransformer(DiscreteDiffusionConfig(**network_settings(config)))
+    model = make_network(make_config(**network_settings(config)))
     one, two = (kept_bytes(model, config, windows) for windows in (1, 2))
     parameters = sum(p.numel() for p in model.parameters())
     moved = build_optimizers(model, config)["muon"].param_groups[0]["params"]
@@ -434,7 +438,7 @@ def train(name: str, args: argparse.Namespace) -> Result:
 
 def judge_stories(name: str, args: argparse.Namespace) -> Result:
     """The bound against the entropy, and flawless samples at several steps."""
-    pipeline = DiffusionPipeline.from_pretrained(folder_of(name, args) / FINAL)
+    pipeline = BlockPipeline.from_pretrained(folder_of(name, args) / FINAL)
     device, precision = pipeline.device, pick_precision("auto", pipeline.device)
     count = 8 if args.quick else 2048
     fresh = fresh_windows(count, pipeline.tokenizer, pipeline.config.block_size).to(device)
@@ -444,27 +448,30 @@ def judge_stories(name: str, args: argparse.Namespace) -> Result:
         "gap to the entropy of the grammar, nats": nats.mean - stories.entropy(),
     }
     more: dict[str, Any] = {"bound": nats._asdict(), "entropy": stories.entropy(), "samplers": []}
-    for num_steps in (2, 4) if args.quick else (16, 24, 64):
+    of_blocks = getattr(pipeline.config, "block_length", 0)
+    for num_steps in (2, 4) if args.quick else (8, 16, 32) if of_blocks else (16, 24, 64):
         how = {"num_steps": num_steps, "schedule": "cosine", "method": "analytic", "churn": 1.0}
         tokens, taken = write(pipeline, args.samples, how, precision, 4 if args.quick else 250)
         row = how | judge(tokens, pipeline.tokenizer) | {"seconds_a_sample": taken}
         more["samplers"].append(row | {"precision": precision})
         share = wilson(row["flawless"], row["samples"])
-        what = f"{num_steps} steps, of {args.samples}"
+        what = f"{num_steps} steps{' a block' if of_blocks else ''}, of {args.samples}"
         figures |= {f"flawless in {what}": f"{share:.3f}", f"distinct in {what}": row["distinct"]}
         figures[f"entropy of the words in {what}, nats"] = row["word_entropy"]
+        figures[f"distance of the openings in {what}"] = row["openings_distance"]
     rows = [{"recipe": name, "figure": key, "value": value} for key, value in figures.items()]
     return {"rows": rows, **more}
 
 
 def judge_text(name: str, args: argparse.Namespace) -> Result:
     """Bits per character of the validation text, and some texts to read."""
-    pipeline = DiffusionPipeline.from_pretrained(folder_of(name, args) / FINAL)
+    pipeline = BlockPipeline.from_pretrained(folder_of(name, args) / FINAL)
     text = Path(args.valid_text).read_text(encoding="utf-8")[: 500 if args.quick else 40_000]
     bits = pipeline.bits_per_character(text)
     what = f"bits per character of the first {len(text):,} characters of --valid-text"
     rows = [{"recipe": name, "figure": what, "value": f"{bits:.3f}"}]
-    texts = pipeline.generate(3, num_steps=4 if args.quick else 64, seed=0)
+    num_steps = 4 if args.quick else min(64, default_steps(pipeline.config))
+    texts = pipeline.generate(3, num_steps=num_steps, seed=0)
     return {"rows": rows, "bits_per_character": bits._asdict(), "texts": texts}
 
 
@@ -473,6 +480,9 @@ FITS_HOME = {"n_layer": 8, "n_head": 8, "n_embd": 256, "cond_dim": 64}  # 7.2 mi
 RECIPES = {
     "pocket-gpu": Recipe(judge_stories, POCKET_STORIES),
     "pocket-small": Recipe(judge_stories, POCKET_STORIES | {"model": FITS_HOME}),
+    "pocket-small-blocks": Recipe(
+        judge_stories, POCKET_STORIES | {"model": FITS_HOME | {"block_length": 20}}
+    ),
     "text-gpu": Recipe(judge_text, reads_text=True),
 }
 EVALUATIONS = 8  # of the validation bound during a run

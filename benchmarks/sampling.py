@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from ddlm_core import DiffusionPipeline, stories
+from ddlm_core.block_sampler import denoising_blocks
+from ddlm_core.blocks import BlockDiffusionTransformer
 from ddlm_core.evaluation import Estimate, estimate_bound, wilson, word_entropy
 from ddlm_core.sampler import sample_diffusion, sample_generators
 from ddlm_core.support.hardware import autocast
@@ -132,12 +134,16 @@ def write(
     precision: str = "no",
     size: int = 50,
 ) -> tuple[Tensor, float]:
-    """Samples (n, L) on the CPU, so many at a time, and the seconds that one took."""
+    """Samples (n, L) on the CPU, so many at a time, and the seconds that one took; steps of each block."""
     start, model, batches = time.perf_counter(), pipeline.model, []
     noise, length = pipeline.config.noise, pipeline.config.block_size
     with autocast(precision, pipeline.device):
         for part in batched(sample_generators(0, samples), size):
-            tokens = sample_diffusion(model, noise, len(part), length, generator=part, **how)
+            if isinstance(model, BlockDiffusionTransformer):
+                *_, step = denoising_blocks(model, len(part), length, generator=part, **how)
+                tokens = step.tokens
+            else:
+                tokens = sample_diffusion(model, noise, len(part), length, generator=part, **how)
             batches.append(tokens.cpu())
     return torch.cat(batches), (time.perf_counter() - start) / samples
 

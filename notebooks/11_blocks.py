@@ -544,7 +544,8 @@ for length in (1, 2, 4, 6):
 # ddlm-train --config-name cpu-blocks dataset_name=my.txt  # your own text, blocks of 16
 # ```
 #
-# What does the knob do? The bound while the bundled models learned, those of one picture on the same data, all with 1.6 million weights. These are their logs, one run each:
+# What does the knob do? First at equal cost: eight block lengths, each trained for two minutes of one core, on the stories and on TinyStories (`benchmarks/blocks.py --train`).
+# Each dot is a run with a seed of its own:
 
 # %% tags=["hide-input"]
 import json
@@ -552,6 +553,34 @@ from importlib.resources import files
 
 import ddlm_core
 from ddlm_core import stories
+
+found = json.loads(files(ddlm_core).joinpath("results/block_writing.json").read_text("utf-8"))
+units = {"pocket-stories": "nats_per_window", "TinyStories": "bits_per_character"}
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.0), layout="constrained")
+for axis, (data, unit) in zip(axes, units.items(), strict=True):
+    runs: dict[int, list[float]] = {}
+    for row in found["bounds"]:
+        if row["data"] == data:
+            runs.setdefault(row["block_length"], []).append(row[unit])
+    lengths = sorted(runs)
+    for length in lengths:
+        axis.plot([length] * len(runs[length]), runs[length], "o", ms=4, color="#0072b2")
+    axis.plot(lengths, [sum(runs[n]) / len(runs[n]) for n in lengths], color="#0072b2", lw=1)
+    axis.set_xscale("log")
+    axis.set_xticks(lengths, lengths)
+    axis.minorticks_off()
+    label = unit.replace("_", " ").replace("window", "story")
+    axis.set(xlabel="block length, characters", ylabel=label, title=data)
+axes[0].axhline(stories.entropy(), color="grey", ls="--", label="entropy: the least possible")
+axes[0].set_yscale("log")
+axes[0].set_yticks([20, 30, 50, 100, 150], [20, 30, 50, 100, 150])
+axes[0].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Then for as long as it takes. The bound while the bundled models learned, one run each, all with 1.6 million weights:
+
+# %% tags=["hide-input"]
 
 folder = files(ddlm_core).joinpath("pretrained")
 shown = {  # axis: unit, and the models with their block lengths
@@ -579,6 +608,31 @@ plt.show()
 #
 # Why? Most of what a letter depends on stands before it. A block sees that clean; a window sees it through noise, and has to learn an answer
 # for every noise level. The price: a step costs 1.3 times as much, because the clean text is read as well, and a text is written in as many runs as it has blocks.
+
+# %% [markdown]
+# ### A model inside the model
+#
+# The left-to-right stack can be asked alone: the auxiliary loss of [chapter 8](08_training.ipynb) did so in training. Where there is
+# no noise it has read the true beginning of the text. So it *is* an autoregressive model. How good is it? Nats per story above what is possible, exactly:
+
+# %%
+from ddlm_core.block_pipeline import BlockPipeline
+
+told = stories.sample(256, seed=5)
+least = -torch.tensor([stories.log_prob(story) for story in told])  # nats, of each story
+for name in ("pocket-stories", "pocket-blocks", "pocket-autoregressive"):
+    model = BlockPipeline.from_pretrained(name, device="cpu").model
+    x_0 = torch.stack([model.config.tokenizer.pad(story, 160) for story in told]).long()
+    sigma_bar = model.config.noise.sigma_bar(torch.zeros(256))  # the least that was trained
+    with torch.inference_mode():
+        network = model if name == "pocket-stories" else model.given(x_0)
+        _, log_q, _ = network.denoise_stacks(x_0, sigma_bar)  # merge, left to right, right to left
+    more = -log_q.gather(-1, x_0[..., None]).sum((1, 2)) - least
+    print(f"{name:22} {more.mean():.2f} ± {2 * more.std() / 16:.2f}")
+
+# %% [markdown]
+# This surprised us. Weights that write 20 letters in parallel hold an autoregressive model that is 0.2 nats from perfect, and its likelihood is exact, not a
+# bound. One that learned nothing else is still closer, 0.05. The window model, too, knows more from left to right (24.0 nats in all) than its bound says (25.3).
 
 # %% [markdown]
 # ## Writing, block after block
@@ -633,11 +687,7 @@ def numbered(steps: Iterator[Step], expected: int) -> Iterator[Step]:
         yield replace(before, index=index, num_steps=index)
 
 
-# %% [markdown]
-# Folded above: which part of the text is read, and how steps are numbered. Here is the loop over blocks:
-
-
-# %% tags=["export:block_sampler"]
+# %% tags=["export:block_sampler", "hide-input"]
 @dataclass(frozen=True)
 class BlockWriter:
     """How one block after the other is written: a network, a sampler and its options."""
@@ -723,8 +773,8 @@ def denoising_blocks(
 
 
 # %% [markdown]
-# Is what is kept, kept rightly? A text written with the past read once for each block must be the text written by a network
-# that reads everything anew at every evaluation:
+# Folded above: which part of the text is read, how steps are numbered, and the loop over blocks, in which what has been read grows by a block at a time.
+# Is it kept rightly? The text must be the one that a network writes which reads everything anew at every evaluation (the loop is in the last lines of the test):
 
 # %% tags=["test:block_sampler"]
 import torch
@@ -763,15 +813,14 @@ def test_with_and_without_the_kept_past_the_same_text():
 test_with_and_without_the_kept_past_the_same_text()
 
 # %% [markdown]
-# What does it cost, and what does it write? 200 stories for each row (`benchmarks/blocks.py`). Time is counted in evaluations of a whole window by `pocket-stories`:
-# a block counts by its share, with the reading of the past, as measured.
+# What does it cost, and what does it write? 400 stories for each row (`benchmarks/blocks.py --write`). Time is counted in evaluations of a whole window by `pocket-stories`:
+# a block counts by its share, with the reading of the past, as measured, and none is written behind the end of its story.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
 
 from ddlm_core.evaluation import wilson
 
-found = json.loads(files(ddlm_core).joinpath("results/block_writing.json").read_text("utf-8"))
 lines = [
     "| model | steps | time, in windows | flawless | openings | words, nats |",
     "|---|---|---|---|---|---|",
@@ -783,6 +832,33 @@ for row in found["writing"]:
         f"| {row['openings_distance']:.2f} | {row['word_entropy']:.2f} |"
     )
 Markdown("\n".join(lines))
+
+# %% [markdown]
+# The same from one end to the other: evaluations of the network for each character, from 1 (letter by letter) to where one evaluation is for many.
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.0), layout="constrained")
+colors = {
+    "pocket-autoregressive": "#009e73",
+    "pocket-blocks": "#d55e00",
+    "pocket-stories": "#0072b2",
+}
+for name, color in colors.items():
+    rows = [row for row in found["writing"] if row["model"] == name]
+    cost = [row["evaluations"] / row["characters"] for row in rows]
+    for axis, key in zip(axes, ("flawless", "openings_distance"), strict=True):
+        values = [row[key] / (row["samples"] if key == "flawless" else 1) for row in rows]
+        axis.plot(cost, values, "o-", ms=4, color=color, label=name)
+true = found["stories"]
+low, high = (true["openings_distance"] + k * true["openings_deviation"] for k in (-2, 2))
+axes[1].axhspan(low, high, color="grey", alpha=0.3, label="as many true stories")
+for axis, words in zip(
+    axes, ("share of flawless stories", "openings: total variation"), strict=True
+):
+    axis.set_xscale("log")
+    axis.set(xlabel="evaluations per character", ylabel=words)
+    axis.legend(fontsize=8)
+plt.show()
 
 # %% [markdown]
 # Steps buy quality. With 16 steps for each block, 97 of 100 stories are flawless, at the price of 16 evaluations of a window, for which SEDD gets 82; and the openings are as
@@ -1734,13 +1810,22 @@ text = writer.generate(seq_len=64 if smoke else 640, seed=1)[0]
 print(text)
 
 # %% [markdown]
-# On the command line: `ddlm-generate --model tinystories-blocks --seq-len 1500 --visualize`, and one block after the other resolves.
+# On the command line: `ddlm-generate --model tinystories-blocks --seq-len 1500 --visualize`, and one block after the other resolves. Here the button runs the model in your
+# browser; *Length* may be longer than the window.
+
+# %% tags=["hide-input"]
+from ddlm_core import Live
+from ddlm_core.animation import Animation, make_frames
+
+steps = [*writer.generate_streaming(num_steps=2 if smoke else 16, seed=0)]
+frames = make_frames([step.tokens[0] for step in steps], [step.sigma_bar for step in steps])
+Live("sample", stored=Animation(frames, writer.tokenizer), model="tinystories-blocks", steps=16)
 
 # %% [markdown]
 # ## Side by side
 #
 # Three models write a story of chapter 2 on one clock, in the seconds that it took here: letter by letter, in blocks of 20, and a whole window at once. They have the same
-# number of weights. Ours reads the whole past anew for each block; letter by letter, a cache that grows by one letter would be faster. The command is `ddlm-generate --compare pocket-autoregressive pocket-blocks pocket-stories`.
+# number of weights. The command is `ddlm-generate --compare pocket-autoregressive pocket-blocks pocket-stories`.
 
 
 # %% tags=["export:comparison", "hide-input"]

@@ -15,8 +15,10 @@ from ddlm_core.support.progress import read_log
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "benchmarks/gpu.py"), "--quick"]
 DONE = {"environment", "agreement", "speed", "tests"}
-DONE |= {f"{kind} {name}" for kind in ("train", "judge") for name in ("pocket-gpu", "pocket-small")}
-DONE |= {f"step {preset}" for preset in ("pocket", "cpu", "default", "gpu", "gpu-large")}
+RECIPES = ("pocket-gpu", "pocket-small", "pocket-small-blocks")
+PRESETS = ("pocket", "pocket-blocks", "cpu", "cpu-blocks", "default", "gpu", "gpu-large")
+DONE |= {f"{kind} {name}" for kind in ("train", "judge") for name in RECIPES}
+DONE |= {f"step {preset}" for preset in PRESETS}
 
 
 def gpu(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +46,7 @@ def test_every_part_is_measured_once(tmp_path):
         "| torch |",
         "log q | 0 |",
         "| pocket-small | flawless in 4 steps",
+        "| pocket-small-blocks | flawless in 4 steps a block",
         "| gpu-large |",
     ):
         assert words in table
