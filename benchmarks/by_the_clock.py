@@ -10,6 +10,7 @@ learning rate by then, and would be better.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,9 +88,13 @@ def planned(folder: Path, plan: dict[str, Any], pilot: Callable[[], float]) -> d
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole, or not at all."""
-    text = json.dumps(content, indent=1) + "\n"
+    """Whole, or not at all; lists of numbers in a line."""
+    text = re.sub(r'\[\n\s+([^][{}"]+?)\n\s+\]', one_line, json.dumps(content, indent=1)) + "\n"
     atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def one_line(found: re.Match[str]) -> str:
+    return f"[{' '.join(found[1].split())}]"
 
 
 def points_of(total: int, count: int) -> list[int]:
