@@ -1,10 +1,11 @@
 """A left-to-right model beside the diffusion model: same network, data, optimizers and seconds.
 
 Left to right, all blocks of chapter 6's network read from the left (`left_to_right.py`), and the
-figure is exact; of diffusion it is a bound. Each run trains for `--seconds` of a core, compiling
+figure is exact; of diffusion it is a bound. Each run trains for as many seconds of a core, compiling
 aside, and is measured on the way on the same held-out windows (`by_the_clock.py`). Then it writes
 (`writing.py`). `--diffusion bundled` takes the bundled model in place of a run: its curve is that
-of its log, and its seconds are steps times the seconds of a step here.
+of its log, and its seconds are steps times the seconds of a step here: the budget of the others,
+if `--seconds` or `--steps` do not say another.
 
 Killed and started again, the same command goes on where it was. The `best` point is chosen on the
 windows it is measured on. Rows go to `runs` in the file that chapter 9 reads.
@@ -54,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val", help="text to measure on (default: a part of the source)")
     p.add_argument("--kind", choices=KINDS, nargs="+", default=KINDS, help="(default: both)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0])
-    p.add_argument("--seconds", type=float, default=3000, help="of a core for a run (3000)")
+    p.add_argument(
+        "--seconds", type=float, help="of a core for a run (default: those of the bundled model)"
+    )
     p.add_argument("--steps", type=int, help="so many steps, whatever they take")
     p.add_argument("--batch-size", type=int, help="windows in a step (default: the preset's)")
     p.add_argument("--compile", action="store_true", help="torch.compile; compiling is not counted")
@@ -88,6 +91,10 @@ def data_name(args: argparse.Namespace) -> str:
 
 def unit(args: argparse.Namespace) -> str:
     return "nats" if args.data == POCKET else "bits"  # per story, per character
+
+
+def pilot_of(args: argparse.Namespace) -> int:
+    return 1 if args.quick else 40  # steps that are timed
 
 
 def settings(args: argparse.Namespace, seed: int, folder: Path) -> TrainingConfig:
@@ -152,7 +159,7 @@ def trained(args: argparse.Namespace, kind: str, seed: int, windows: Tensor) -> 
     plan = planned(
         folder,
         wanted | {"batch": config.batch_size, "compiled": config.torch_compile},
-        lambda: seconds_per_step(config, causal, 1 if args.quick else 20),
+        lambda: seconds_per_step(config, causal, pilot_of(args)),
     )
     say(f"{folder.name}: {plan['steps']:,} steps of {plan['seconds_per_step']:.3f} s by the pilot")
     trainer = make_trainer(replace(config, max_steps=plan["steps"]), causal)
@@ -183,17 +190,20 @@ def trained(args: argparse.Namespace, kind: str, seed: int, windows: Tensor) -> 
 
 
 def bundled(args: argparse.Namespace, windows: Tensor) -> dict[str, Any]:
-    """The row of the bundled diffusion model, on the clock of this machine by an estimate."""
-    name = "pocket-stories" if args.data == POCKET else "tinystories-cpu"
-    source, folder = bundled_models()[name], args.folder / f"{data_name(args)}-diffusion-bundled"
-    model, path = load_model(source), folder / "row.json"
+    """The row of the bundled diffusion model, on the clock of this machine by an estimate.
+
+    What it writes is still missing.
+    """
+    folder = args.folder / f"{data_name(args)}-diffusion-bundled"
+    config, path = settings(args, 0, folder), folder / "row.json"
     if path.is_file():
-        return complete(args, json.loads(path.read_text(encoding="utf-8")), model, path)
-    config = settings(args, 0, folder)
-    each = seconds_per_step(config, False, 1 if args.quick else 20)
+        return json.loads(path.read_text(encoding="utf-8"))
+    each = seconds_per_step(config, False, pilot_of(args))
+    source = bundled_models()[name := bundled_name(args)]
     key = "nats_per_window" if args.data == POCKET else "bits_per_character"
     log = [entry for entry in read_log(source / LOG) if key in entry]
     curve = [[round(e["step"] * each, 1), e["step"], round(e[key], 4)] for e in log]
+    model = load_model(source)
     row: dict[str, Any] = {"data": data_name(args), "kind": "diffusion", "seed": 0}
     row |= {"budget": {"model": name}, "steps": model.config.step, "batch": config.batch_size}
     row |= {"compiled": config.torch_compile}
@@ -202,7 +212,11 @@ def bundled(args: argparse.Namespace, windows: Tensor) -> dict[str, Any]:
     row |= {"weights": weights_id(name)}
     row[unit(args)] = rounded(measured(model, windows, causal=False))
     write_json(path, row)
-    return complete(args, row, model, path)
+    return row
+
+
+def bundled_name(args: argparse.Namespace) -> str:
+    return "pocket-stories" if args.data == POCKET else "tinystories-cpu"
 
 
 def publish(args: argparse.Namespace, row: dict[str, Any]) -> None:
@@ -219,10 +233,20 @@ def publish(args: argparse.Namespace, row: dict[str, Any]) -> None:
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each kind and seed; the bundled model has one."""
     windows, rows = held_out(args), []
-    for kind in sorted(args.kind):  # the bundled model first: it tells what the budget is
+    if not args.steps and args.seconds is None:
+        args.seconds = bundled(args, windows)["seconds"]
+    for kind in sorted(args.kind):
         alone = kind == "diffusion" and args.diffusion == "bundled"
         for seed in args.seeds[:1] if alone else args.seeds:
-            row = bundled(args, windows) if alone else trained(args, kind, seed, windows)
+            if alone:
+                row, model = (
+                    bundled(args, windows),
+                    load_model(bundled_models()[bundled_name(args)]),
+                )
+                path = args.folder / f"{data_name(args)}-diffusion-bundled/row.json"
+                row = complete(args, row, model, path)
+            else:
+                row = trained(args, kind, seed, windows)
             publish(args, row)
             rows.append(row)
     return rows
