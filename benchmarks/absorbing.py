@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from autoregressive import batched
-from sampling import fresh_windows, judge
+from sampling import batched, fresh_windows, judge
 
 from ddlm_core import stories
 from ddlm_core.data import setup_dataloaders

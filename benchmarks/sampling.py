@@ -59,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def weights_id() -> str:
-    """The first digits of the hash of the bundled weights, to tell whose numbers these are."""
-    weights = bundled_models()["pocket-stories"] / "model.safetensors"
+def weights_id(name: str = "pocket-stories") -> str:
+    """The first digits of the hash of bundled weights, to tell whose numbers these are."""
+    weights = bundled_models()[name] / "model.safetensors"
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
 
 
