@@ -209,11 +209,8 @@ class Kept(NamedTuple):
     def joined(self, more: "Kept") -> "Kept":
         """With what is kept of the places behind them."""
         inputs = (torch.cat(pair, 1) for pair in zip(self.inputs, more.inputs, strict=True))
-        keys, values = (
-            torch.cat([self.keys, more.keys], 2),
-            torch.cat([self.values, more.values], 2),
-        )
-        return Kept(tuple(inputs), keys, values)
+        pairs = (self.keys, more.keys), (self.values, more.values)
+        return Kept(tuple(inputs), *(torch.cat(pair, 2) for pair in pairs))
 
 
 def conv_after(x: Tensor, weights: Tensor, room: Tensor, clean: Tensor | None) -> Tensor:
@@ -256,7 +253,7 @@ def _block_layer(
     angles: Tensor,
     attn_mask: Tensor,
     room: Tensor,
-    places: Tensor | None = None,
+    places: Tensor,
     past: Kept | None = None,
 ) -> tuple[Tensor, Kept]:
     """``Block.layer`` of chapter 6 with a past: the new states (B, n, n_embd), and what is kept of them."""
@@ -265,19 +262,16 @@ def _block_layer(
     def mixed(y: Tensor, which: int) -> Tensor:
         if not block.conv:
             return y
-        size = len(block.conv[which])
-        clean = None
-        if past is not None and places is not None:
-            clean = look_back(past.inputs[which], places, size)
-        return conv_after(y, block.conv[which], room, clean)
+        weights = block.conv[which]
+        clean = look_back(past.inputs[which], places, len(weights)) if past else None
+        return conv_after(y, weights, room, clean)
 
     first = modulate(x, shift_a, scale_a)
     y = mixed(first, 0)
     source = y if context is None else modulate(context, shift_a, scale_a)
     tables = source.shape[1] // len(angles)
-    k, v = block.attention.keys_values(source, angles.repeat(tables, 1))
-    kept_k, kept_v = k, v
-    if past is not None:
+    kept_k, kept_v = k, v = block.attention.keys_values(source, angles.repeat(tables, 1))
+    if past:
         k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
     x = x + gate_a * block.dropout(block.attention.attend(y, k, v, angles, attn_mask))
     second = modulate(x, shift_f, scale_f)
@@ -395,14 +389,12 @@ class BlockDiffusionTransformer(DiscreteDiffusionTransformer):
             left, _ = block_layer(block, left, None, cond, angles, mask, room, places, next(kept))
         mask, behind_room = behind.flip(0, 1), (length - 1 - room).flip(0)
         for block in self._stack(1):
-            right, _ = block_layer(block, right, None, cond, angles, mask, behind_room)
+            right, _ = block_layer(block, right, None, cond, angles, mask, behind_room, places)
         right = right.flip(1)
-        context, mask = torch.cat([left, right], 1), torch.cat([clean, before, behind], 1)
-        merge = left + right
+        context, merge = torch.cat([left, right], 1), left + right
+        where = (cond, angles, torch.cat([clean, before, behind], 1), room, places)
         for block in self._stack(2):
-            merge, _ = block_layer(
-                block, merge, context, cond, angles, mask, room, None, next(kept)
-            )
+            merge, _ = block_layer(block, merge, context, *where, next(kept))
         return merge, left, right, cond
 
 

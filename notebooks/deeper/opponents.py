@@ -72,7 +72,9 @@ import re
 
 from ddlm_core import stories
 
-FIGURE = re.compile(r"\| (?:bound|cross-entropy, nats|bits per character)[^|]*\| (?:at most )?([0-9.]+)")
+FIGURE = re.compile(
+    r"\| (?:bound|cross-entropy, nats|bits per character)[^|]*\| (?:at most )?([0-9.]+)"
+)
 
 
 def figure_of(name):
