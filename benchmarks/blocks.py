@@ -104,6 +104,15 @@ def written(pipeline: BlockPipeline, samples: int, steps: int) -> tuple[Tensor, 
     return torch.cat(parts), evaluations / samples, seconds / samples
 
 
+def seconds_alone(pipeline: BlockPipeline, steps: int, texts: int) -> float:
+    """Seconds of a core for a text that is written by itself, as a reader waits for it."""
+    pipeline.generate(num_steps=steps, seed=texts)  # the first one takes longer
+    start = time.process_time()
+    for seed in range(texts):
+        pipeline.generate(num_steps=steps, seed=seed)
+    return (time.process_time() - start) / texts / torch.get_num_threads()
+
+
 def writing(
     args: argparse.Namespace, name: str, known: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -120,6 +129,7 @@ def writing(
         tokens, evaluations, seconds = written(pipeline, args.samples, steps)
         cost = {"evaluations": round(evaluations, 1), "seconds": round(seconds, 3)}
         cost["windows"] = round(seconds / unit, 2)
+        cost["seconds_alone"] = round(seconds_alone(pipeline, steps, min(10, args.samples)), 3)
         cost["characters"] = round((cut_at_end(tokens) != PAD_ID).sum(1).float().mean().item(), 1)
         rows.append(key | judge(tokens, pipeline.tokenizer) | cost)
         print(rows[-1], flush=True)
