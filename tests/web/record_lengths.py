@@ -32,7 +32,7 @@ SEEDS: list[tuple[int, str, list[int]]] = [
 # of texts whose lengths are compared: templates, seed, levels, options of the sampler
 CHOICES: list[tuple[list[str], int, dict[str, Any]]] = [
     (["Lily __ a", "Lily ___ a", "Lily _____ a"], 3, {"levels": 4, "num_steps": 2}),
-    (["_{9} so.", "_{4}and __ so."], 2**40, {"levels": 2, "num_steps": 3, "temperature": 0.5}),
+    (["_{3} so.", "_{4} so."], 2**40, {"levels": 2, "num_steps": 3, "temperature": 9.0}),
     (["A__", "A____"], 1, {"levels": 3, "num_steps": 2, "temperature": 0.0}),
     (["A__B"], 1, {}),
 ]
@@ -83,7 +83,8 @@ def bounds(pipeline: BlockPipeline) -> list[dict[str, Any]]:
     """A filled template, and the bound on its free letters and on all of it."""
     config, found = pipeline.config, []
     tokens, given = encode_template("Lily ____ a__.", None, config)
-    [column] = aligned_columns([given])
+    longer = torch.cat([given[:7], given[5:]])  # one more blank, so that columns are not places
+    column = aligned_columns([given, longer])[0]
     x_0 = filled(pipeline.model, config.noise, tokens, given, 7, num_steps=3)
     for mask in (given, torch.zeros_like(given)):
         nats = free_nats(pipeline.model, config.noise, x_0, mask, column, 5, 2**62 + 1)
