@@ -138,9 +138,7 @@ def test_the_number_of_steps_is_told_from_the_start(tiny_network, options, count
     assert first.num_steps == -(-count // 4) * (3 + 1) - 1
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"top_p": 1.5}, {"entropy_bound": -1.0}, {"top_p": "x"}, {"annealing": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"top_p": 1.5}, {"entropy_bound": -1.0}, {"top_p": "x"}, {"annealing": 0}])
 def test_bad_options_of_samplers(pipeline, wrong):
     with pytest.raises(UserError):
         pipeline.generate_streaming(**wrong)
