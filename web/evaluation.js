@@ -99,7 +99,7 @@ function spreadOrder(n) {
  * @param {Model} model
  * @param {Int32Array} x0
  */
-function inContext(model, x0) {
+export function inContext(model, x0) {
   return model instanceof BlockModel ? model.given(x0) : model;
 }
 

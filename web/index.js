@@ -7,6 +7,7 @@ export * from './errors.js';
 export * from './evaluation.js';
 export * from './forward.js';
 export * from './graph.js';
+export * from './lengths.js';
 export * from './loss.js';
 export * from './model.js';
 export * from './noise.js';

@@ -3,8 +3,9 @@
 import {denoisingBlocks} from './blocks.js';
 import {checkChoice, checkRange, UserError} from './errors.js';
 import {sideBySide, sweep} from './evaluation.js';
+import {compareLengths, expandLengths, LEVELS} from './lengths.js';
 import {BlockModel} from './model.js';
-import {Generator} from './random.js';
+import {deriveSeed, Generator} from './random.js';
 import {denoisingSteps, sampleGenerators, SCHEDULES} from './sampler.js';
 import {cutAtEnd, PAD_ID} from './tokenizer.js';
 
@@ -45,7 +46,7 @@ export function textOf(tokens, tokenizer, stopped = false) {
  * @property {string} [schedule] "cosine"
  * @property {number} [temperature] 1
  * @property {number | null} [churn] share of fresh noise; see defaultChurn
- * @property {string | null} [template] see encodeTemplate
+ * @property {string | null} [template] see encodeTemplate; `_{2-9}` is a blank of 2 to 9 characters
  * @property {boolean} [stopAtEnd] nothing after the first <PAD> that follows some text
  */
 
@@ -119,6 +120,7 @@ function withRoom(config, {template, seqLen}) {
  * Arguments of denoisingSteps; a UserError if no model, or not this one, can do that.
  * @param {SamplingOptions} options
  * @param {Config} ofModel
+ * @returns {{seqLen: number, run: import('./sampler.js').RunOptions}}
  */
 export function samplingArguments(options, ofModel) {
   const config = withRoom(ofModel, options);
@@ -143,20 +145,69 @@ export function drawSeed() {
 }
 
 /**
- * The random start and each step of one text. The same seed gives the same text, as in Python.
+ * Which text it is, and how carefully lengths are compared, if its template has ranges.
+ * @typedef {object} TextOptions
+ * @property {number | bigint} [seed] drawn, if it is left out
+ * @property {number | bigint} [first] numbers the text
+ * @property {number} [levels] noise levels of each bound; other ones may choose another length
+ */
+
+/**
+ * Choose between the templates that one with ranges stands for: an iterator over how far the comparison has come, as
+ * compareLengths. The last item has the `template` for this text, with which generateStreaming writes what it writes
+ * for the ranges: a page can show what goes on, and stop it.
  * @param {Model} model
- * @param {SamplingOptions & {seed?: number | bigint, first?: number | bigint}} [options] `first` numbers the text
+ * @param {SamplingOptions & TextOptions} options
+ * @returns {AsyncGenerator<import('./lengths.js').Comparison & {template: string | null}, void, void>}
+ */
+export function chooseTemplate(model, {seed = drawSeed(), first = 0, levels = LEVELS, ...options}) {
+  checkRange(0, 2 ** 63, {seed, first});
+  const templates = expandLengths(options.template ?? ''), {config} = model;
+  const encoded = templates.map((template) => {
+    const {template: tokens, conditionMask: mask} = samplingArguments({...options, template}, config).run;
+    return {tokens: /** @type {Int32Array} */ (tokens), mask: /** @type {Uint8Array} */ (mask)};
+  });
+  const comparisons = compareLengths(model, config.noise, encoded, {seed, levels});
+  return (async function* () {
+    for await (const item of comparisons) {
+      const draw = () => new Generator(deriveSeed(seed, 'length', first)); // each text has a length of its own
+      yield {...item, template: item.choice && templates[draw().multinomial(item.choice.probabilities)]};
+    }
+  })();
+}
+
+/**
+ * The random start and each step of one text. The same seed gives the same text, as in Python. With ranges in its
+ * template, the lengths are compared before the first step: see chooseTemplate.
+ * @param {Model} model
+ * @param {SamplingOptions & TextOptions} [options]
  * @returns {AsyncGenerator<import('./sampler.js').DenoisingStep & {text: string}, void, void>}
  */
-export function generateStreaming(model, {seed = drawSeed(), first = 0, ...options} = {}) {
+export function generateStreaming(model, {seed = drawSeed(), first = 0, levels = LEVELS, ...options} = {}) {
   checkRange(0, 2 ** 63, {seed, first});
-  const {seqLen, run} = samplingArguments(options, model.config);
-  const [generator] = sampleGenerators(seed, 1, first);
   const {config} = model, stopAtEnd = options.stopAtEnd ?? false;
+  if (typeof options.template === 'string') {
+    const [template, ...others] = expandLengths(options.template);
+    if (others.length) {
+      const comparisons = chooseTemplate(model, {...options, seed, first, levels});
+      return withLength(comparisons, (chosen) => generateStreaming(model, {...options, seed, first, template: chosen}));
+    }
+    options.template = template;
+  }
+  const {seqLen, run} = samplingArguments(options, config), [generator] = sampleGenerators(seed, 1, first);
   const steps = model instanceof BlockModel
     ? denoisingBlocks(model, seqLen, generator, {...run, stopAtEnd: stopAtEnd || config.padded}) // an end is followed by padding
     : denoisingSteps(model, config.noise, seqLen, generator, run);
   return withText(steps, config, stopAtEnd);
+}
+
+/**
+ * @param {ReturnType<typeof chooseTemplate>} comparisons
+ * @param {(template: string) => ReturnType<typeof generateStreaming>} write
+ * @returns {ReturnType<typeof generateStreaming>}
+ */
+async function* withLength(comparisons, write) {
+  for await (const {template} of comparisons) if (template !== null) yield* write(template);
 }
 
 /**

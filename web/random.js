@@ -4,11 +4,11 @@ const N = 624, M = 397;
 
 /** `torch.Generator` on the CPU: the Mersenne Twister MT19937 (Matsumoto & Nishimura 1998). */
 export class Generator {
-  /** @param {number} seed whole; its lowest 32 bits count, as in `manual_seed` */
+  /** @param {number | bigint} seed whole; its lowest 32 bits count, as in `manual_seed` */
   constructor(seed) {
     this.state = new Uint32Array(N);
     this.next = N;
-    let word = seed >>> 0;
+    let word = Number(BigInt.asUintN(32, BigInt(seed)));
     for (let i = 0; i < N; i++) {
       if (i > 0) word = (Math.imul(1812433253, word ^ (word >>> 30)) + i) >>> 0;
       this.state[i] = word;
@@ -62,6 +62,16 @@ export class Generator {
   }
 
   /**
+   * `probs.multinomial(1)`, for probabilities in float64: the number of one of them.
+   * @param {ArrayLike<number>} probs
+   */
+  multinomial(probs) {
+    const waits = this.randDouble(probs.length).map((u) => -Math.log1p(-u)); // the first of several to happen
+    const rates = Array.from(probs, (p, i) => p / waits[i]);
+    return rates.reduce((best, rate, i) => (rate > rates[best] ? i : best), 0);
+  }
+
+  /**
    * `torch.randperm(n)`: the numbers below n, shuffled.
    * @param {number} n
    */
@@ -75,14 +85,20 @@ export class Generator {
   }
 }
 
+/** @param {number | bigint} value at least 0 @returns {number[]} its words of 32 bits, the lowest first */
+function wordsOf(value) {
+  const words = [];
+  for (let rest = BigInt(value); rest > 0n; rest >>= 32n) words.push(Number(rest & 0xffffffffn));
+  return words.length ? words : [0];
+}
+
 /**
- * `numpy.random.SeedSequence(seed).generate_state(1)[0]`: 32 bits that even seeds side by side do not share.
- * @param {number | bigint} seed at least 0
+ * `numpy.random.SeedSequence(entropy).generate_state(count)`.
+ * @param {number[]} words of the entropy, 32 bits each
+ * @param {number} count
+ * @returns {number[]} 32 bits each
  */
-export function seedState(seed) {
-  /** @type {number[]} */
-  const words = []; // of 32 bits
-  for (let rest = BigInt(seed); rest > 0n; rest >>= 32n) words.push(Number(rest & 0xffffffffn));
+function generateState(words, count) {
   let constant = 0x43b0d7e5;
   /** @param {number} value */
   const hash = (value) => {
@@ -103,7 +119,32 @@ export function seedState(seed) {
   for (const word of words.slice(4)) {
     for (let to = 0; to < 4; to++) pool[to] = mix(pool[to], hash(word));
   }
-  let found = pool[0] ^ 0x8b51f9dd;
-  found = Math.imul(found, Math.imul(0x8b51f9dd, 0x58f38ded));
-  return (found ^ (found >>> 16)) >>> 0;
+  constant = 0x8b51f9dd;
+  return Array.from({length: count}, (_, i) => {
+    let found = pool[i % 4] ^ constant;
+    constant = Math.imul(constant, 0x58f38ded);
+    found = Math.imul(found, constant);
+    return (found ^ (found >>> 16)) >>> 0;
+  });
+}
+
+/**
+ * `numpy.random.SeedSequence(seed).generate_state(1)[0]`: 32 bits that even seeds side by side do not share.
+ * @param {number | bigint} seed at least 0
+ */
+export function seedState(seed) {
+  return generateState(wordsOf(seed), 1)[0];
+}
+
+/**
+ * A seed for one purpose of a run, from 0 to 2^63 - 1 (ddlm_core.support.seeds): no two share random numbers.
+ * @param {number | bigint} seed at least 0
+ * @param {string} purpose
+ * @param {...(number | bigint)} numbers
+ */
+export function deriveSeed(seed, purpose, ...numbers) {
+  const bytes = new TextEncoder().encode(purpose);
+  const name = bytes.reduce((sum, byte) => (sum << 8n) | BigInt(byte), 0n);
+  const [low, high] = generateState([seed, name, ...numbers].flatMap(wordsOf), 2);
+  return ((BigInt(high) << 32n) | BigInt(low)) >> 1n;
 }

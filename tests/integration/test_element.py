@@ -23,9 +23,11 @@ from ddlm_core.apps.export import export
 from ddlm_core.block_pipeline import BlockPipeline
 from ddlm_core.forward import perturb_batch
 from ddlm_core.reverse import analytic_probs
-from ddlm_core.sampling_options import texts_of
+from ddlm_core.sampling_options import encode_template, texts_of
 from ddlm_core.support.element import BOOK, MODES, OPTIONS, Live
 from ddlm_core.support.errors import UserError
+from ddlm_core.support.seeds import derive_seed
+from ddlm_core.unknown_lengths import choose_length, expand_lengths
 from pages import CONTRAST, TOO_WIDE, WITHOUT_NAME, lacking
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +84,10 @@ def test_python_and_javascript_know_the_same_modes_and_options():
     source = (ROOT / "web/live/element.js").read_text()
     found = re.findall(r"^  (\w+): \{\n.*?options: \{(.*?)\},\n", source, re.M | re.S)
     options = {mode: {"model", *re.findall(r"(\w+): '", text)} for mode, text in found}
-    options["sample"].remove("length")  # a reader chooses it: no cell of a chapter needs to
+    options["sample"] -= {
+        "length",
+        "levels",
+    }  # a reader chooses them: no cell of a chapter needs to
     assert options == OPTIONS and options.keys() == MODES.keys()
 
 
@@ -343,10 +348,6 @@ def test_a_model_of_blocks_writes_texts_of_any_length(reader, pipelines):
     page.set(BLOCKS, template="_{40} and so it went on and on_{9}.")
     wanted = pipeline.generate(seed=3, num_steps=3, template="_{40} and so it went on and on_{9}.")
     assert page.run(BLOCKS) == wanted[0]
-    page.set(BLOCKS, template="a_{2-9}b")
-    page.press(BLOCKS)
-    page.tab.wait_for_timeout(100)
-    assert page.state(BLOCKS, "error") and "of unknown length" in page.said(BLOCKS)
     for length, steps, said in (
         (2001, 3, "at most 2000 characters"),
         (2000, 16, "500 blocks of 16"),
@@ -356,6 +357,63 @@ def test_a_model_of_blocks_writes_texts_of_any_length(reader, pipelines):
         page.tab.wait_for_timeout(100)
         assert page.state(BLOCKS, "error") and said in page.said(BLOCKS)
     assert page.option(FIRST, "length").count() == 0  # its stories end
+
+
+SAID = """i => {
+  const status = document.querySelectorAll('ddlm-live')[i].querySelector('[role=status]');
+  const said = window.said = [];
+  new MutationObserver(() => said.push(status.textContent)).observe(status, {childList: true});
+}"""
+
+
+def test_lengths_are_chosen_as_in_python(reader, pipelines):
+    page, template = reader(), "a_{2-3}b _{6}."
+    for which, name in ((FIRST, "pocket-stories"), (BLOCKS, "tinystories-blocks")):
+        pipeline, options = pipelines[name], {"seed": 5, "steps": 3, "levels": 64}
+        page.set(which, template=template, **options)
+        page.tab.evaluate(SAID, which)
+        assert page.run(which) == pipeline.generate(seed=5, num_steps=3, template=template)[0]
+        said = [text for text in page.tab.evaluate("said") if text.startswith("Comparing")]
+        start = "Comparing 2 lengths, 12 to 13 characters: "
+        assert [text.removeprefix(start)[:6] for text in said] == [f"{i} of 2" for i in range(2)]
+        bounds, fillings = 2 * 2 * 65, 2 * 24 if which == FIRST else 2 * 3 * 16
+        assert said[0] == f"{start}0 of 2, {bounds + fillings} evaluations of the network…"
+        assert said[-1].endswith(" s more…") and page.said(which).startswith("Done: ")
+        pairs = [encode_template(one, None, pipeline.config) for one in expand_lengths(template)]
+        choice = choose_length(pipeline.model, pipeline.config.noise, pairs, seed=5)
+        best = sorted(zip(choice.probabilities.tolist(), (2, 3)), reverse=True)
+        shares = ", ".join(f"{length} with {p:.2f}" for p, length in best if p >= 0.005)
+        draw = torch.Generator().manual_seed(derive_seed(5, "length", 0))
+        taken = 2 + int(choice.probabilities.multinomial(1, generator=draw))
+        told = page.element(which).locator("[data-ddlm-lengths]").inner_text()
+        assert told == f"Lengths 2 to 3: {shares}. This text takes {taken}."
+        page.set(which, template="")
+        page.run(which)
+        assert page.element(which).locator("[data-ddlm-lengths]").text_content() == ""
+
+
+def test_a_comparison_of_lengths_can_be_stopped(reader, pipelines):
+    page = reader()
+    page.set(FIRST, template="a_{1-30}b", levels=512)
+    page.press(FIRST)
+    page.element(FIRST).get_by_text("Comparing 30 lengths").wait_for()
+    assert page.element(FIRST).get_by_role("button", name="Pause").is_disabled()
+    page.press(FIRST, STOP)
+    assert page.state(FIRST, "ready") and page.said(FIRST) == "Stopped."
+    assert page.text(FIRST) == ""
+    page.set(FIRST, template="a_{3}b")
+    wanted = pipelines["pocket-stories"].generate(num_steps=24, seed=0, template="a_{3}b")[0]
+    assert page.run(FIRST) == wanted
+    for template, levels, said in (
+        ("a_{3-2}b", 16, "_{3-2} is no range of lengths: write _{2-9}"),
+        ("a_{1-65}b", 16, "The ranges of the template allow 65 lengths"),
+        ("a_{2-39}b", 16, "The template has 41 characters"),
+        ("a_{2-3}b", 0, "Levels must be a whole number from 1 to 512"),
+    ):
+        page.set(FIRST, template=template, levels=levels)
+        page.press(FIRST)
+        page.element(FIRST).get_by_text(said).wait_for()
+        assert page.state(FIRST, "error")
 
 
 def corrupted(sentence: str, sigma_bar: float, seed: int) -> str:

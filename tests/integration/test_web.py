@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import vendor
+from ddlm_core.block_pipeline import BlockPipeline
 from ddlm_core.tokenizer import PAD_ID
 from pages import lacking
-from web import record
+from web import record, record_lengths
 
 pytest.importorskip("onnx", reason="an export needs it")
 pytest.importorskip("onnxruntime", reason="an export needs it")
@@ -31,6 +32,8 @@ JUDGED = [
 ]
 CHECKS = ["random", "seeds", "tokenizer", "noise", "corruption", "tables", "sampler", "blocks"]
 CHECKS += ["templates", "refusals", "order", "live", "bound"]
+CHECKS += ["ranges", "columns", "nats", "choices", "lengths"]
+COMPARED = ["plain", "padded", "masks", "blocks", "endings"]  # models that choose between lengths
 TYPESCRIPT = "typescript@5.9.3"
 
 
@@ -71,6 +74,11 @@ def recorded(tmp_path_factory, tiny_network) -> Path:
         options = [o for o in options if name != "scores" or not o.get("temperature")]
         source, target = folder / "source" / name, folder / name
         found["live"].append(record.live(source, target, JUDGED, options, weights))
+    compared = {
+        name: BlockPipeline.from_pretrained(folder / "source" / name, device="cpu")
+        for name in COMPARED
+    }
+    found["lengths"] = record_lengths.record(compared)
     shutil.copytree(folder / "plain", folder / "broken")
     with (folder / "broken/model.onnx").open("r+b") as file:
         file.truncate(1000)

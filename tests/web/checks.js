@@ -91,6 +91,13 @@ export const checks = {
       const generators = ddlm.sampleGenerators(BigInt(seed), 2, BigInt(first));
       same(`seed ${seed}, text ${first}`, generators.map((g) => g.randint(1e6, 1)[0]), draws);
     }
+    for (const {probs, cases} of record.lengths.derived) {
+      for (const {seed, purpose, numbers, derived, drawn} of cases) {
+        const found = ddlm.deriveSeed(BigInt(seed), purpose, ...numbers.map(BigInt)), generator = new ddlm.Generator(found);
+        same(`${purpose} of ${seed}`, [String(found)], [derived]);
+        same(`${purpose} of ${seed}, drawn`, drawn.map(() => generator.multinomial(probs)), drawn);
+      }
+    }
   },
 
   tokenizer(ddlm, record) {
@@ -210,6 +217,14 @@ export const checks = {
     const blocks = await load('blocks');
     await refused('two blocks at once', () => blocks.logits(new Int32Array(5), 1));
     await refused('a block that is too long', () => blocks.after(new Int32Array(4)).logits(new Int32Array(5), 1));
+    const ranges = {template: 'A_{2-3}'}, long = {template: 'A_{30-45}'}; // a bound has no more than a window
+    for (const options of [{template: 'A_{3-2}'}, {template: 'A_{1-65}'}, {template: 'ÿ_{2-3}'}, {...ranges, levels: 0}, {...ranges, numSteps: 0}, long]) {
+      for (const one of [model, blocks]) await refused(JSON.stringify(options), () => ddlm.generateStreaming(one, options));
+    }
+    const scores = await load('scores');
+    await refused('lengths without a denoiser', () => ddlm.generateStreaming(scores, ranges));
+    await refused('no template', () => ddlm.compareLengths(model, model.config.noise, []));
+    await refused('a temperature below 0', () => ddlm.compareLengths(model, model.config.noise, [], {temperature: -1}));
     await refused('no text', () => last(ddlm.bitsPerCharacter(model, '')));
     await refused('no windows', () => last(ddlm.estimateBound(model, [])));
     await refused('one repeat', () => last(ddlm.estimateBound(model, [new Int32Array(4)], {repeats: 1})));
@@ -265,5 +280,84 @@ export const checks = {
         close('letters and their sum', [sum / tokens.length], [mean], 1e-9, 1e-9);
       }
     }
+  },
+
+  ranges(ddlm, record) {
+    for (const {template, plain, error} of record.lengths.ranges) {
+      let found, said;
+      try {
+        found = ddlm.expandLengths(template);
+      } catch (problem) {
+        if (!(problem instanceof ddlm.UserError)) throw problem;
+        said = problem.message;
+      }
+      same(template, [said], [error]);
+      if (plain) same(template, found, plain);
+    }
+    same('lengths', ddlm.lengthsOf('a _{2-3} _{4} _{8-9}').map(String), ['2,8', '2,9', '3,8', '3,9']);
+  },
+
+  columns(ddlm, record) {
+    for (const {masks, columns} of record.lengths.columns) {
+      const found = ddlm.alignedColumns(masks.map((mask) => Uint8Array.from(mask)));
+      same('columns', [found.length], [columns.length]);
+      found.forEach((column, n) => same(`columns of ${masks[n]}`, column, columns[n]));
+    }
+  },
+
+  async nats(ddlm, record, load) {
+    for (const [folder, {bounds}] of Object.entries(record.lengths.models)) {
+      const model = await load(folder), {noise} = model.config;
+      for (const {tokens, given, x0, mask, column, nats} of bounds) {
+        const template = [Int32Array.from(tokens), Uint8Array.from(given)];
+        const text = await ddlm.filled(model, noise, ...template, 7n, {numSteps: 3});
+        same(`${folder}: filled`, text, x0);
+        const places = [Uint8Array.from(mask), Int32Array.from(column)];
+        const found = await ddlm.freeNats(model, noise, text, ...places, 5, 2n ** 62n + 1n);
+        close(`${folder}: nats`, [found], [nats], 1e-3, 0);
+      }
+    }
+  },
+
+  async choices(ddlm, record, load) {
+    for (const [folder, {choices}] of Object.entries(record.lengths.models)) {
+      const model = await load(folder);
+      for (const {templates, options, choice} of choices) {
+        const given = templates.map(({tokens, mask}) => ({tokens: Int32Array.from(tokens), mask: Uint8Array.from(mask)}));
+        const asked = [model, model.config.noise, given, {...options, seed: BigInt(options.seed)}];
+        const found = await ddlm.chooseLength(...asked), what = `${folder}, seed ${options.seed}`;
+        close(`${what}: weights`, found.logWeights, choice.log_weights, 1e-3, 0);
+        close(`${what}: probabilities`, found.probabilities, choice.probabilities, 1e-3, 0);
+        same(`${what}: choice`, [found.chosen, found.evaluations], [choice.chosen, choice.evaluations]);
+        const items = [];
+        for await (const item of ddlm.compareLengths(...asked)) items.push(item);
+        const {total, count} = items[0];
+        const counted = total ? Array.from({length: total + 1}, (_, i) => i).concat(total) : [0, 0];
+        same(`${what}: evaluations`, items.map(({done}) => done), counted);
+        same(`${what}: compared`, [...new Set(items.map(({compared}) => compared))], total ? [...given.keys(), count] : [0, 1]);
+        same(`${what}: known`, items.map(({choice}) => Boolean(choice)), items.map((_, i) => i === items.length - 1));
+      }
+    }
+  },
+
+  async lengths(ddlm, record, load) {
+    const seen = new Set();
+    for (const [folder, {written}] of Object.entries(record.lengths.models)) {
+      const model = await load(folder);
+      for (const {options, steps, text} of written) {
+        const asked = translated(options), what = `${folder} ${JSON.stringify(options)}`, found = [];
+        for await (const step of ddlm.generateStreaming(model, asked)) found.push(step);
+        same(`${what}: steps`, [found.length, found.at(-1).text], [steps.length, text]);
+        found.forEach(({tokens}, i) => same(`${what}, step ${i}`, tokens, steps[i]));
+        const {template, choice} = await last(ddlm.chooseTemplate(model, asked));
+        same(what, [await ddlm.generate(model, {...asked, template})], [text]);
+        seen.add(ddlm.expandLengths(asked.template).indexOf(template));
+        same(`${what}: lengths`, [choice.probabilities.length], [ddlm.expandLengths(asked.template).length]);
+      }
+    }
+    if (seen.size < 2) throw new Error('all texts have the first length');
+    const model = await load('plain');
+    same('one length', [await ddlm.generate(model, {template: 'A_{3-3}', numSteps: 2, seed: 0})],
+      [await ddlm.generate(model, {template: 'A_{3}', numSteps: 2, seed: 0})]);
   },
 };

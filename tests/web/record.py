@@ -288,9 +288,9 @@ def recorded_blocks(
     read: list[Tensor] = []
     after, denoise, probs = model.after, BlockView.denoise, sampler.churned_probs
 
-    def reads(tokens: Tensor) -> BlockView:
+    def reads(tokens: Tensor, past: Any = None) -> BlockView:
         read.append(tokens)
-        return after(tokens)
+        return after(tokens, past)
 
     def listen(view: BlockView, x_t: Tensor, sigma_bar: Tensor, mask: Any = None) -> Tensor:
         found = denoise(view, x_t, sigma_bar, mask)

@@ -24,7 +24,7 @@ import {button, make} from './parts.js';
 const MODES = {
   sample: {
     label: 'The model writes',
-    options: {template: '', length: '', steps: '', grid: 'cosine', churn: '', temperature: '1', seed: '0'},
+    options: {template: '', levels: '16', length: '', steps: '', grid: 'cosine', churn: '', temperature: '1', seed: '0'},
     model: 'pocket-stories',
     network: true,
     load: async () => (await import('./sample.js')).Sample,

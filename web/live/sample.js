@@ -1,7 +1,9 @@
 // Mode "sample": the model writes, freely or into the blanks of a template (chapters 7, 10, 11 and B).
 
+import {expandLengths, LEVELS} from '../lengths.js';
 import {defaultChurn, defaultSteps, drawSeed, generateStreaming, samplingArguments} from '../pipeline.js';
 import {SCHEDULES} from '../sampler.js';
+import {choose} from './lengths.js';
 import {button, field, LetterTable, make, Strip, uncertainty} from './parts.js';
 
 /** @import {DdlmLive, Mode} from './element.js' */
@@ -15,6 +17,7 @@ import {button, field, LetterTable, make, Strip, uncertainty} from './parts.js';
 const MOST_STEPS = 512; // each is kept, to go back to
 const MOST_OF_ALL_BLOCKS = 4096;
 const MOST_CHARACTERS = 2000;
+const MOST_LEVELS = 512;
 const STEPS_OF_A_WINDOW = 64;
 const FRAME = 80; // milliseconds of a picture when a finished run is played again
 
@@ -50,8 +53,9 @@ export class Sample {
     });
     this.caption = make('p', view, {className: 'ddlm-caption'});
     field(live, 'template', view, 'Template', 'textarea', {
-      rows: 2, placeholder: 'Empty: it writes freely. Blanks: _ or _{4}', spellcheck: false,
+      rows: 2, placeholder: 'Empty: it writes freely. Blanks: _ or _{4}, of unknown length _{2-9}', spellcheck: false,
     });
+    this.lengths = make('p', view, {className: 'ddlm-caption', 'data-ddlm-lengths': ''});
     const sure = make('details', below), place = make('label', sure, {className: 'ddlm-field ddlm-range'});
     sure.prepend(make('summary', null, {textContent: 'How sure is it?'}));
     make('span', place, {textContent: 'Place'});
@@ -79,6 +83,8 @@ export class Sample {
     if (!live.option('churn')) live.setAttribute('churn', String(defaultChurn(config)));
     const heat = {type: 'range', min: 0.1, max: 2, step: 0.05};
     field(live, 'temperature', more, 'Temperature', 'input', heat, 'below 1 the likely letters are likelier');
+    const levels = {type: 'number', min: 1, max: MOST_LEVELS};
+    field(live, 'levels', more, 'Levels', 'input', levels, `noise levels at which each length of a blank such as _{2-9} is judged; Python takes ${LEVELS}, which takes longer`);
     const seed = {type: 'number', min: 0, max: 2 ** 32 - 1};
     field(live, 'seed', more, 'Seed', 'input', seed, 'the same seed writes the same text');
     button(/** @type {Element} */ (live.bar), 'Another seed', () => {
@@ -94,18 +100,26 @@ export class Sample {
   /** @type {Mode['run']} */
   async run(isCurrent) {
     this.stopped();
-    const {live, model} = this, names = ['template', 'length', 'steps', 'grid', 'churn', 'temperature', 'seed'];
+    const {live, model} = this, names = ['template', 'levels', 'length', 'steps', 'grid', 'churn', 'temperature', 'seed'];
     const asked = Object.fromEntries(names.map((name) => [name, live.option(name)]));
     const [numSteps, churn, temperature, seed] = ['steps', 'churn', 'temperature', 'seed'].map((n) => Number(asked[n]));
     const options = {
       template: asked.template || null, numSteps, schedule: asked.grid, churn, temperature, seed,
       seqLen: asked.length && !model.config.padded ? Number(asked.length) : null,
     };
-    await this.check(options);
-    const steps = generateStreaming(model, options);
+    const levels = Number(asked.levels), templates = expandLengths(asked.template);
+    await this.check(templates, options, levels);
     this.last = asked;
     Object.assign(this, {moments: [], numSteps, at: 0, computing: true, paused: false});
-    const still = matchMedia('(prefers-reduced-motion: reduce)').matches, start = performance.now();
+    this.lengths.textContent = '';
+    if (templates.length > 1) {
+      this.clear();
+      const choice = await choose(live, model, {...options, template: asked.template, levels}, isCurrent);
+      if (!choice) return '';
+      this.lengths.textContent = choice.said;
+      options.template = choice.template;
+    }
+    const steps = generateStreaming(model, options), still = matchMedia('(prefers-reduced-motion: reduce)').matches, start = performance.now();
     let waited = 0;
     this.buttons();
     for await (const step of steps) {
@@ -137,15 +151,17 @@ export class Sample {
 
   /**
    * Refuse more than a page can keep.
+   * @param {string[]} templates what a template with ranges stands for
    * @param {import('../pipeline.js').SamplingOptions & {numSteps: number}} options
+   * @param {number} levels
    */
-  async check(options) {
-    const {UserError} = await import('../errors.js'), {config} = this.model, {numSteps} = options;
-    const range = options.template?.match(/(?<!\\)_\{[0-9 ]+-[0-9 ]+\}/)?.[0];
-    if (range) throw new UserError(`${range} is a blank of unknown length: ddlm-generate fills it, the page does not. Write _{5}, say`);
+  async check(templates, options, levels) {
+    const {checkRange, UserError} = await import('../errors.js'), {config} = this.model, {numSteps} = options;
     if (numSteps > MOST_STEPS) throw new UserError(`here are at most ${MOST_STEPS} steps, got ${numSteps}`);
+    checkRange(1, MOST_LEVELS, {levels});
+    const lengths = templates.map((template) => samplingArguments({...options, template: template || null}, config).seqLen);
     if (!config.blockLength) return;
-    const {seqLen} = samplingArguments(options, config), blocks = Math.ceil(seqLen / config.blockLength);
+    const seqLen = Math.max(...lengths), blocks = Math.ceil(seqLen / config.blockLength);
     if (seqLen > MOST_CHARACTERS) throw new UserError(`here are at most ${MOST_CHARACTERS} characters, got ${seqLen}`);
     if (blocks * (numSteps + 1) > MOST_OF_ALL_BLOCKS) {
       throw new UserError(`${blocks} blocks of ${numSteps} steps are too many here: take fewer steps, or a shorter text`);
@@ -201,6 +217,15 @@ export class Sample {
     return `block ${start / blockLength + 1} of ${Math.ceil(marks.length / blockLength)}, `;
   }
 
+  /** Nothing is there: what was is of another template, or seed. */
+  clear() {
+    this.strip.layOut(0);
+    this.strip.name();
+    this.caption.textContent = '';
+    this.table.draw('', [], []);
+    this.buttons();
+  }
+
   /** What the letter at the place pointed to was drawn with. */
   letters() {
     const moment = this.moments[this.at];
@@ -223,7 +248,7 @@ export class Sample {
 
   buttons() {
     this.play.textContent = this.playing ? 'Pause' : 'Play';
-    this.play.disabled = this.step.disabled = !this.moments.length;
+    this.play.disabled = this.step.disabled = this.range.disabled = !this.moments.length;
   }
 
   pause() {
