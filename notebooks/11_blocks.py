@@ -1744,6 +1744,8 @@ class BlockPipeline(PretrainedModel):
         writer = Writer(self.model, sampler, entropy_bound, top_p, annealing)
         generators = sample_generators(seed, num_samples, first)
         templates = expand_lengths(how.template) if how.template is not None else []
+        if len(templates) == 1:
+            how = replace(how, template=templates[0])  # a range of one length is none
         if len(templates) > 1:
             choose = writer.lengths(how, templates, seed)
             parts = self._unknown(writer, generators, choose, first)

@@ -133,7 +133,9 @@ plt.show()
 # %% tags=["hide-input"]
 from ddlm_core.evaluation import Estimate, wilson
 
-print(f"{'':32}{'nats, bits':>24}   flawless (95 %)          openings   seconds a text: alone  in 50s")
+print(
+    f"{'':32}{'nats, bits':>24}   flawless (95 %)          openings   seconds a text: alone  in 50s"
+)
 for run in sorted(runs, key=lambda run: (run["data"], run["kind"], run["seed"])):
     value = f"{Estimate(*(run.get('nats') or run['bits'])):.2f}"
     share, openings = "", ""

@@ -153,6 +153,10 @@ def test_a_blank_of_unknown_length(tiny_network, blocks):
     texts = pipeline.generate(6, **how)
     assert all(text.startswith("ab") and text.rstrip("�")[-4:-1] != "" for text in texts)
     assert pipeline.generate(2, first=4, **how) == texts[4:]  # each text by its number
+    one = {"num_steps": 2, "seed": 3}
+    assert pipeline.generate(template="ab_{3-3}cd", **one) == pipeline.generate(
+        template="ab_{3}cd", **one
+    )
     with pytest.raises(UserError, match="range"):
         pipeline.generate_streaming(template="ab_{3-1}cd")
 
