@@ -46,7 +46,9 @@ def test_each_place_sees_its_block_and_the_past(block_length):
     x_0, x_t = torch.randint(106, (2, 1, 6))
     clean = network.embedding(x_0).detach().requires_grad_()
     noisy = network.embedding(x_t).detach().requires_grad_()
-    rows = iter([clean[:, : (5 // block_length) * block_length], noisy])
+    rows = iter(
+        [clean[:, : (5 // block_length) * block_length], noisy]
+    )  # what is embedded, in turn
     network.embedding.forward = lambda _: next(rows)
     log_q = network.given(x_0).denoise(x_t, torch.tensor([0.5]).double())
     for i in range(6):

@@ -21,7 +21,7 @@ from ddlm_core.tiny_world import (
 )
 
 
-def test_accepted_letters_are_nearly_independent():
+def test_total_correlation_is_within_the_bound():
     world = two_letter_world()
     for sigma_bar in torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64):
         clean = true_reverse(world, sigma_bar, torch.zeros_like(sigma_bar))  # (W, W): p(x_0 | x_t)
