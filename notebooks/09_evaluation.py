@@ -1071,8 +1071,9 @@ print(
 # stories without churn and 0.93 with. Beside an AR model of 400 steps, that shows only that a *worse* bound can go
 # with better samples, since a bound may be loose, and most of its gap lies in the noise.
 #
-# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion always the whole text. What
-# diffusion buys is not in the table: it can fill a hole from both sides ([chapter 10](10_pipeline.ipynb)) and correct what it wrote.
+# Nor are evaluations seconds: with a cache, AR computes one new character in each, and diffusion the whole text. What
+# diffusion buys is not in the table: it fills holes from both sides ([chapter 10](10_pipeline.ipynb)) and corrects what it wrote. What helps it learn: [chapter 11](11_blocks.ipynb).
+# An opponent that only counts is [on a deeper page](deeper/opponents.ipynb).
 #
 # ## Change it safely
 #
