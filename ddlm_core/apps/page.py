@@ -242,15 +242,15 @@ def build_page(models: Models) -> Any:
             lengths = (1, longest(config), config.block_size)
             made["seq_len"] = gr.Slider(*lengths, step=1, label="Length")
         with gr.Row():
-            names = {"choices": models.names, "value": models.first, "min_width": 250}
-            made["model"] = gr.Dropdown(label="Model", elem_id="model", **names)
+            made["model"] = gr.Dropdown(
+                models.names, value=models.first, label="Model", elem_id="model", min_width=250
+            )
             made["schedule"] = gr.Radio(SCHEDULES, value=first["schedule"], label="Schedule")
             made["sampler"] = gr.Radio(SAMPLERS, value=first["sampler"], label="Sampler")
             bound = (0.05, 2, first["entropy_bound"])
             made["entropy_bound"] = gr.Slider(*bound, step=0.05, label="Entropy bound")
             made["top_p"] = gr.Slider(0.05, 1, first["top_p"], step=0.05, label="Top-p")
-            falls = (0.1, 1, first["annealing"])
-            made["annealing"] = gr.Slider(*falls, step=0.05, label="Annealing")
+            made["annealing"] = gr.Slider(0.1, 1, first["annealing"], step=0.05, label="Annealing")
             made["seed"] = gr.Textbox(label="Seed (empty: drawn)", max_lines=1, elem_id="seed")
             made["go_on"] = gr.Checkbox(label="Go on after the template, up to Length")
             made["stop_at_end"] = gr.Checkbox(label="Stop where the text first ends")
