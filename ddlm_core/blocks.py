@@ -50,9 +50,9 @@ class BlockDiffusionConfig(DiscreteDiffusionConfig):
 def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which states a noisy place may attend to, bool: (n, read) clean, (n, n) left, (n, n) right.
 
-    ``places``, int64 (n,), are consecutive. Clean states are those of the places before a block
-    and of its first place, which has read what comes before it; the others are those of noisy places of the same
-    block, up to its own and from its own on.
+    ``places``, int64 (n,), are consecutive; there are ``read`` clean states, of which a place sees those before its block
+    and that of the block's first place, which has read what comes before it. Left: noisy places of the same block
+    up to its own; right: those from its own on.
     """
     start = (places // block_length * block_length)[:, None]
     clean = (torch.arange(read, device=places.device) <= start) & (start > 0)

@@ -9,14 +9,14 @@
 # %% [markdown]
 # # From SEDD to today: block diffusion
 #
-# *About 45 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
+# *About 50 minutes. You need: chapters [6](06_model.ipynb) to [10](10_pipeline.ipynb). You will have: one network between the two
 # extremes, autoregressive and SEDD; texts of any length; the samplers of 2026 measured where the truth is known.*
 #
 # **We have** a model that writes a whole window at once. Three walls stand around it. Its bound on the stories of chapter 2 is 25.3
 # nats where 18.95 is possible. It cannot write more than its window. And a left-to-right model of the same size learns far faster
 # ([chapter 9](09_evaluation.ipynb)).
 #
-# **We want** all three walls gone, and we keep what we have: noise, loss, sampler, and the parameters of the network, trained anew.
+# **We want** all three walls gone, and we keep what we have: noise, loss, sampler, and the network, without a new parameter.
 #
 # **Why**: this is the road that the field took. [SSD-LM](https://arxiv.org/abs/2210.17432) wrote in blocks already in 2022,
 # [BD3-LM](https://arxiv.org/abs/2503.09573) made it a likelihood model in 2025, and in 2026 uniform noise in blocks became a mainstream large
@@ -46,7 +46,7 @@ if "google.colab" in sys.modules:
 # **Letter by letter**, the first one is guessed from nothing: ½ and ½, and so it costs $\log 2$. The second one is guessed from
 # the *clean* first one, and costs nothing. Two questions in all, whatever the noise. The sum is $\log 2$ again.
 #
-# Both are exact. But the second is much easier to learn, and takes one evaluation per letter to write. In between there is a knob.
+# Both are exact, as we shall see. But the second is much easier to learn. Its price is one evaluation for each letter. In between there is a knob.
 #
 # ## The formula
 #
@@ -115,7 +115,7 @@ for block_length in (1, 2, 3):
 # The hollow network of chapter 6 needs no new parameters. It has to read the clean text, too. (A *block* is a piece of text here; what chapter 6 calls blocks of the network, we call layers.)
 #
 # * The **left-to-right stack** runs over two rows: the clean text and the noisy one. In the clean row a place has read the letters before it, and nothing else. A noisy place
-#   sees clean places up to the first one of its block (in the first block there are none), and the noisy places before it in its block.
+#   sees clean places up to the first one of its block, which has read only what stands before the block (in the first block there are none), and the noisy places before it in its block.
 # * The **right-to-left stack** stays within the block.
 # * The **merge layers** see all three: the clean row, the noisy one, and what came from the right.
 #
@@ -161,9 +161,9 @@ from torch import Tensor
 def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which states a noisy place may attend to, bool: (n, read) clean, (n, n) left, (n, n) right.
 
-    ``places``, int64 (n,), are consecutive. Clean states are those of the places before a block
-    and of its first place, which has read what comes before it; the others are those of noisy places of the same
-    block, up to its own and from its own on.
+    ``places``, int64 (n,), are consecutive; there are ``read`` clean states, of which a place sees those before its block
+    and that of the block's first place, which has read what comes before it. Left: noisy places of the same block
+    up to its own; right: those from its own on.
     """
     start = (places // block_length * block_length)[:, None]
     clean = (torch.arange(read, device=places.device) <= start) & (start > 0)
@@ -172,7 +172,7 @@ def block_masks(places: Tensor, read: int, block_length: int) -> tuple[Tensor, T
 
 
 # %% [markdown]
-# For a window of 8 and blocks of 4, black where a noisy place (row) may look. It may look at its own place: what stands there has read its neighbors only.
+# For a window of 8 and blocks of 4, black where a noisy place (row) may look. It may look at its own place, whose state has not read its own letter. The line is where block 2 begins.
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -195,8 +195,8 @@ plt.show()
 #
 # The rest is plumbing, folded: a layer of chapter 6 that takes keys and values from the past as well, and whose short convolution
 # goes on in the clean text where a block begins; and the network. Its `read` keeps what a clean text leaves behind, or goes on from an earlier past; `given(x_0)` is the network on all
-# blocks of a clean window at once, for training and for the bound; `after(tokens)` is the network on the block that follows a text, for writing. Both are denoisers as
-# chapters 7 and 8 want one.
+# blocks of a clean window at once, for training and for the bound; `after(tokens)` is the network on the block that follows a text, for writing. Both have the
+# interface of a denoiser.
 
 # %% tags=["export", "hide-input"]
 from typing import Any, NamedTuple
@@ -476,6 +476,7 @@ SMALL = {"block_size": 6, "n_layer": 6, "n_head": 2, "n_embd": 16, "cond_dim": 8
 
 
 def random_network(**fields):
+    """A network for windows of six letters (``block_size``)."""
     torch.manual_seed(0)
     network = make_network(make_config(**SMALL, **fields)).double().eval()
     for weight in network.parameters():
@@ -495,7 +496,7 @@ def test_blocks_of_one_are_an_autoregressive_model():
     x_0 = torch.randint(106, (1, 6))
     log_q = network.given(x_0).denoise(x_0, torch.ones(1).double())
     exact = -log_q.gather(-1, x_0[..., None]).sum()
-    t = torch.linspace(0, 1, 400)  # one row for each: the trapezoidal rule
+    t = torch.linspace(0, 1, 400)  # in place of random noise levels: the trapezoidal rule
 
     def times(count, noise, generator):
         weight = torch.ones(count)
@@ -512,9 +513,8 @@ def test_each_place_sees_its_block_and_the_past(block_length):
     x_0, x_t = torch.randint(106, (2, 1, 6))
     clean = network.embedding(x_0).detach().requires_grad_()
     noisy = network.embedding(x_t).detach().requires_grad_()
-    rows = iter(
-        [clean[:, : (5 // block_length) * block_length], noisy]
-    )  # what is embedded, in turn
+    # the network embeds the clean row, then the noisy one: it gets our tensors, to differentiate by
+    rows = iter([clean[:, : (5 // block_length) * block_length], noisy])
     network.embedding.forward = lambda _: next(rows)
     log_q = network.given(x_0).denoise(x_t, torch.tensor([0.5]).double())
     for i in range(6):
@@ -536,7 +536,7 @@ for length in (1, 2, 4, 6):
 #
 # Training needs no new code either. `training_loss` and `window_nats` of chapter 8 hand the clean windows to a network that wants them, so all blocks of a
 # window are trained at once, at one noise level: the bound is a sum over blocks, and the mean of a sum does not care whether its terms share a level. A step
-# costs 1.3 times that of chapter 6. The commands of three bundled models, `pocket-blocks`, `pocket-autoregressive` and `tinystories-blocks`:
+# costs 1.3 times that of chapter 6. The commands of two bundled models, `pocket-blocks` and `pocket-autoregressive`, and one for any text, by which `tinystories-blocks` learned TinyStories:
 #
 # ```bash
 # ddlm-train --config-name pocket-blocks                       # stories of chapter 2, blocks of 20
@@ -545,7 +545,7 @@ for length in (1, 2, 4, 6):
 # ```
 #
 # What does the knob do? First at equal cost: eight block lengths, each trained for two minutes of one core, on the stories and on TinyStories (`benchmarks/blocks.py --train`).
-# Each dot is a run with a seed of its own:
+# Each dot is one of three runs, with seeds 0, 1 and 2; the line is their mean:
 
 # %% tags=["hide-input"]
 import json
@@ -570,7 +570,8 @@ for axis, (data, unit) in zip(axes, units.items(), strict=True):
     axis.set_xticks(lengths, lengths)
     axis.minorticks_off()
     label = unit.replace("_", " ").replace("window", "story")
-    axis.set(xlabel="block length, characters", ylabel=label, title=data)
+    title = "stories of chapter 2" if data == "pocket-stories" else data
+    axis.set(xlabel="block length, characters", ylabel=label, title=title)
 axes[0].axhline(stories.entropy(), color="grey", ls="--", label="entropy: the least possible")
 axes[0].set_yscale("log")
 axes[0].set_yticks([20, 30, 40, 50, 70], [20, 30, 40, 50, 70])
@@ -579,7 +580,8 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Then for longer: the bound while the bundled models learned, and while one with blocks of 4 did, which is not bundled. One run each, all with 1.6 million weights:
+# Then at equal steps, for longer: the bound while the bundled models learned, and while one with blocks of 4 did, which is not bundled. One run each, all with 1.6 million weights; a
+# step with blocks costs 1.3 times one of SEDD:
 
 # %% tags=["hide-input"]
 
@@ -594,31 +596,33 @@ for axis, (unit, models) in zip(axes, shown.items(), strict=True):
         log = folder.joinpath(name, "train_log.jsonl").read_text("utf-8").splitlines()
         rows = [row for row in map(json.loads, log) if unit in row]
         steps, values = [row["step"] for row in rows], [row[unit] for row in rows]
-        axis.plot(steps, values, "o-", ms=3, color=color, label=f"{name}, blocks of {length}")
+        axis.plot(steps, values, "o-", ms=3, color=color, label=f"{name}, {length}")
     if unit == "bits_per_character":  # a run that is not bundled
         steps, values = zip(*found["longer"]["curve"], strict=True)
-        axis.plot(steps, values, "o-", ms=3, color="#009e73", label="blocks of 4, half as long")
+        axis.plot(steps, values, "o-", ms=3, color="#009e73", label="4, stopped at 4,000 steps")
     axis.set(xlabel="steps of 16 windows", ylabel=unit.replace("_", " ").replace("window", "story"))
 axes[0].axhline(stories.entropy(), color="grey", ls="--", label="entropy: the least possible")
 axes[0].set_ylim(18, 40)
 for axis in axes:
-    axis.legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="upper right", title="model, block length", title_fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **The shorter the block, the faster it learns.** After 1,000 steps blocks of 20 have a bound that a whole window does not reach in 7,500: 23.8 nats against 24.4. In the end, measured
-# on 2,048 stories, they stand at 20.2, 7 % above the entropy, and SEDD at 25.3, 33 % above it. Letter by letter is faster still, and ends at 19.1.
+# **On the stories: the shorter the block, the faster it learns.** Two minutes bring them to 24 nats letter by letter, to 40 in blocks of 20, and to 65 in one window. After 1,000 steps blocks of 20 have a bound that a whole
+# window does not reach in 7,500: 23.8 nats against 24.4. (These are of the 512 stories of the logs. On 2,048 others the bundled models are at 20.2, 7 % above the entropy, and at 25.3, 33 % above it.) Letter by letter is faster still, and ends at 19.1.
 #
-# On real text short blocks gain much and long ones little: TEXTBOUNDS After 7,000 steps blocks of 16 are at 1.65 bits per character and SEDD at 1.78. Blocks of 4 are at 1.41 after 4,000,
+# **On real text** that holds for short blocks only: letter by letter two minutes lead to 1.64 bits per character, in blocks of 5 to 2.14, and from 10 on no length is
+# better than the window, 2.34. For long blocks it takes time: after 7,000 steps blocks of 16 are at 1.65 and SEDD at 1.78. Blocks of 4 are at 1.41 after 4,000,
 # below the 1.51 of the [6-gram](deeper/opponents.ipynb), which no diffusion model of this book had reached.
 #
 # Why? Presumably because most of what a letter depends on stands before it. A block sees that clean; a window sees it through noise, and has to learn an answer
-# for every noise level. The price: a step costs more, because the clean text is read as well, and a text is written in as many runs as it has blocks.
+# for every noise level.
 #
 # ### A model inside the model
 #
 # The left-to-right stack can be asked alone: the auxiliary loss of [chapter 8](08_training.ipynb) did so in training. Where there is
-# no noise it has read the true beginning of the text. So it *is* an autoregressive model. How good is it? Here are its nats per story, less those of the grammar itself:
+# no noise it has read the true beginning of the text, in a block model clean up to the block and noiseless in it. So it *is* an autoregressive model. How good is it? Here are its
+# nats per story, less those of the grammar itself, with two standard errors:
 
 # %%
 from ddlm_core.block_pipeline import BlockPipeline
@@ -636,8 +640,8 @@ for name in ("pocket-stories", "pocket-blocks", "pocket-autoregressive"):
     print(f"{name:22} {more.mean():.2f} ± {2 * more.std() / 16:.2f}")
 
 # %% [markdown]
-# This surprised us. Weights that write 20 letters in parallel hold an autoregressive model that is 0.2 nats from perfect, and its likelihood is exact, not a
-# bound. One that learned nothing else is still closer, 0.05. The window model, too, knows more from left to right (24.0 nats in all) than its bound says (25.3).
+# Weights that write 20 letters in parallel hold an autoregressive model that is 0.2 nats from perfect, and its likelihood is exact, not a
+# bound: that surprised us. One that learned nothing else is still closer. (Its log says 19.13, for stories that cost the grammar itself 19.08.) The window model, too, knows more from left to right, 24.0 nats in all, than its bound says.
 
 # %% [markdown]
 # ## Writing, block after block
@@ -821,7 +825,7 @@ test_with_and_without_the_kept_past_the_same_text()
 # What does it cost, and what does it write? 400 stories for each row (`benchmarks/blocks.py --write`), at temperature 1, with cosine steps and churn 1, 50 at a time. The unit of time is one evaluation
 # of a window by `pocket-stories`; one of a block of 20 takes 0.13 of it, the reading of the past included. No block is written after the end of its story. *Seconds alone*
 # are those of one story by itself. *Openings* is the total variation between the first two words and the grammar's; *words* is the entropy of all words. 400 true stories
-# have openings of 0.21, with a standard deviation of 0.01, and words of 5.2 nats.
+# have openings of 0.206, with a standard deviation of 0.013, and words of 5.2 nats. Times vary by some 5 %.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
@@ -840,7 +844,8 @@ for row in found["writing"]:
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# The same against evaluations of the network for each character. Letter by letter is 1; to the left of it an evaluation is for many letters:
+# The same against evaluations of the network for each character. Letter by letter is 1; to the left of it an evaluation is for many letters. The gray band is what as many true
+# stories have, two standard deviations to each side:
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.0), layout="constrained")
@@ -867,8 +872,11 @@ for axis, words in zip(
 plt.show()
 
 # %% [markdown]
-# Steps buy quality. With 12 steps for each block, 95 of 100 stories are flawless, and with 24, 98; SEDD gets 92 with 64. Their openings
-# are about as far from the grammar as those of true stories, 0.18 to 0.24. With fewer than 4 steps too much of a block is drawn at once, and nothing fits: the factorization error of chapter 7, now inside each block.
+# Steps buy quality. With 12 steps for each block, 95 of 100 stories are flawless, and with 24, 98; SEDD gets 92 with 64. From 12 steps on the openings of blocks are as far from the grammar as
+# true stories are, but for one row (24 steps); those of SEDD are all a little farther. With fewer than 4 steps too much of a block is drawn at once, and nothing fits: the factorization error of chapter 7, now inside each block.
+#
+# By *evaluations*, the window is the better choice as long as there are few: 24 of them, 0.18 for each character, get 90 flawless stories, and 29 of blocks get 39. By *time* it is the other way, since an evaluation
+# of a block costs an eighth: 12 steps a block take less than half as long as those 24.
 #
 # **And letter by letter?** At the quality of 12 steps a block it takes 137 evaluations in a row instead of 88, and *half the time* when 50 stories are written at once:
 # each letter is computed once, and those of a block twelve times. For one story alone it is the slower one, 0.80 seconds against 0.39. So to write in parallel pays where a machine has
@@ -877,7 +885,7 @@ plt.show()
 # %% [markdown]
 # ## Samplers of today
 #
-# Chapter 7 has one sampler with a few knobs. Papers since then have many, and all of them fit into its loop. First the
+# Chapter 7 has one sampler with a few knobs. Newer papers have many, and most of them fit into its loop. First the
 # ones that change what the network *says*: they take a denoiser and are a denoiser. *Top-p*
 # ([Holtzman et al. 2020](https://arxiv.org/abs/1904.09751)) keeps the most probable letters, as few as
 # together have a probability of $p$, and *annealing* lets the temperature fall with the noise.
@@ -977,8 +985,9 @@ class Annealed(Reshaped):
 # $$ \sum_{i\in A} H(p_i) - H(x_0^A\mid x_t) \;\le\; \sum_{i\in A} H(p_i)-\max_{i\in A}H(p_i), $$
 #
 # because letters together are at least as uncertain as any one of them. The right-hand side needs only what the network has said. So
-# sort the positions by entropy and *accept* as many as keep it within a bound. All others become random letters, and
-# the share of them is the fraction $f$, from which the noise level of the next evaluation follows, $\bar\sigma=-\log(1-f)$. It ends when all are accepted.
+# sort the positions by entropy and *accept* as many as keep it within a bound, and at least one. All others become random letters, and
+# the share of them is the fraction $f$, from which the noise level of the next evaluation follows, $\bar\sigma=-\log(1-f)$. An accepted letter is not fixed: at the next evaluation any letter may be noise,
+# and may be drawn again. It ends when all are accepted at once, or at a limit of evaluations, where all are.
 
 # %% tags=["export:modern_samplers"]
 from ddlm_core.graph import ScoreModel
@@ -1229,6 +1238,7 @@ generous_world, strict_world = three_letter_world(), TinyWorld(strict)
 CHURN = "predictor–corrector (churn 1)"
 rows: list[tuple[str, TinyWorld, Any, dict[str, float]]] = [
     ("steps of chapter 7", generous_world, generous_world, {}),
+    ("steps of chapter 7, strict world", strict_world, strict_world, {}),
     (CHURN, generous_world, generous_world, {"churn": 1.0}),
     (CHURN + ", strict world", strict_world, strict_world, {"churn": 1.0}),
     ("temperature 0.8", generous_world, generous_world, {"temperature": 0.8}),
@@ -1251,14 +1261,14 @@ for bound in (0.3, 0.4, 0.5, 0.7, 1.0):
 
 # %% [markdown]
 # **The steps of chapter 7** converge, like $1/N$. **Churn** converges more slowly, like $1/\sqrt N$, as long as words can turn into each other one
-# letter at a time. In a *strict* world, which has *ab*, *bc* and *ca* and nothing in between (0.5, 0.3, 0.2), it tends to something else: a full step from *ab* to
-# *bc* changes two letters at once, drawn independently, however small the noise is, and the favorite gains. **Temperature and
+# letter at a time. In a *strict* world, which has *ab*, *bc* and *ca* and nothing in between (0.5, 0.3, 0.2), it tends to something else. With churn a step goes all the way to a guess of the clean text and back up,
+# and the letters of the guess are drawn independently. To get from *ab* to *bc* both must change at once, however small the noise is, and the favorite gains. **Temperature and
 # top-p** change $q$, so no number of steps helps.
 #
-# **Entropy-bound acceptance** has no limit to converge to. With a bound of 1 it accepts all too soon. With 0.4 it writes *ab* in 82 % of all
+# **Entropy-bound acceptance** has no limit to converge to. With a bound of 1 it accepts everything too early, in two evaluations. With 0.4 it writes *ab* in 82 % of all
 # cases, where 40 % is right. The bound holds: what the accepted letters share is at most 0.4 nats. The bias is in *what is
-# accepted*. Once one letter of two is accepted, $f$ is ½, and there the next evaluation is sure of a letter up to 0.37 nats if it holds *ab*, 0.48 if *bc*, 0.65 if *ca*. A bound of 0.4 accepts
-# *ab* alone; all others are resampled until they happen to become *ab*. One of 0.3 accepts none of them, and goes on until its 128 steps are used up.
+# accepted*. Once one letter of two is accepted, $f$ is ½. There the entropy of each letter is 0.37 nats if the noisy word is *ab*, 0.48 if *bc*, 0.65 if *ca*, and more for all others. So a bound of 0.4 accepts both letters
+# of *ab* and of nothing else. Each of them is right with probability 0.907, and $0.907^2=0.82$. With 0.3 never more than one letter is accepted, and it goes on until its 128 steps are used up.
 #
 # In stories, with 160 letters of which most are sure, the same happens where the text is free to choose. `pocket-stories`, which writes a whole window at once,
 # writes 200 stories with each sampler. How far are their first two words from those of the grammar, whose
@@ -1282,18 +1292,19 @@ spread = f"{true['openings_distance']:.3f} ± {true['openings_deviation']:.3f}"
 print(f"{'true stories':40}{'':14}{'1':23}{spread:>18}{true['word_entropy']:6.3f}")
 
 # %% [markdown]
-# The column *openings* is the total variation. It would be about 0.29 for 200 true stories, too, because 200 are few (mean and standard deviation over 100 seeds), so
+# The column *openings* is the total variation. It would be about 0.29 for 200 true stories, too, because 200 are few (± is a standard deviation over 100 seeds), so
 # what matters is how far a row lies above that. Steps, with or without churn, are within two standard deviations. Entropy-bound acceptance with a bound of 0.1 writes as many flawless stories
 # in 33 evaluations as churned steps do in 64, but with a distance of 0.50, more than eleven standard deviations off: it begins its stories in the same few ways. A larger bound saves
 # evaluations and costs flawless stories; the distance shrinks, and stays too large. Top-p does not make the stories of churned steps any better here; a temperature of 0.8 does (0.91 flawless in 24 evaluations), and its openings
-# are two standard deviations off. All are alike in having 200 different stories out of 200, which tells nothing.
+# are two standard deviations off; top-p 0.9 is four off. The entropy of the words tells the same: it falls to 5.0 with acceptance. To count duplicates would have shown nothing, since every row has 200 different stories. (The rows
+# of churned steps are other stories than those of the table before; their intervals overlap.)
 #
 # DiffusionGemma's own settings are a bound of 0.1 and a temperature that falls from 0.8 to 0.4, on at most 48 evaluations, and it also stops when its most
-# probable letters stay the same: the row that anneals is close to it. If one good answer is wanted, to prefer the favorite may do no
+# probable letters stay the same. The row *entropy bound 0.1, T from 0.8 to 0.4* is close to it: 15 evaluations, 0.83 flawless, openings 0.41. If one good answer is wanted, to prefer the favorite may do no
 # harm. If the *distribution* matters (text to train on, a probability to estimate, many different stories), look at diversity before you believe a share of flawless texts.
 #
 # **Not built: self-conditioning** ([Chen et al. 2022](https://arxiv.org/abs/2208.04202)) hands the network what it said in the step before. But what it said of letter $j$
-# depended on letter $i$. So $q_i$ would know its own letter by way of $j$, and Bayes' rule would count letter $i$ twice.
+# then depended on the noisy letter $i$, which is mostly the same one still. So $q_i$ would know its own letter by way of $j$, and Bayes' rule would count it twice.
 
 # %% [markdown]
 # ## Blanks of unknown length
@@ -1346,9 +1357,9 @@ def expand_lengths(template: str) -> list[str]:
 #
 # $$p(n \mid g) \propto p(g_n) = \sum_y p(g_n, y), \qquad p(g_n) = \frac{p(g_n, y)}{p(y \mid g_n)} \text{ for any } y.$$
 #
-# So it is wrong to fill each length and compare how probable the *texts* are, $p(g_n, y)$: that favors lengths with few words, because each of these has
+# So it is wrong to fill each length and compare how probable the *texts* are, $p(g_n, y)$: that favors lengths for which few fillings exist, because each of these has
 # a large share. The right-hand equation mends it (the candidate's formula, [Besag 1989](https://doi.org/10.1093/biomet/76.1.183)). The
-# sampler fills each length once; the model bounds both numbers, the second one with noise in the blanks alone; and the difference of the two bounds is the weight of the length. No training is needed. Two
+# sampler fills each length once; the model bounds both numbers, the second one with noise in the blanks alone; and the bound on $-\log p(y\mid g_n)$ less that on $-\log p(g_n,y)$ is the logarithm of the length's weight. No training is needed. Two
 # cautions: a difference of two bounds is neither an upper nor a lower one, and a block model does not see what is given to the right of its block. The same letters see the same noise in all
 # lengths, so that much of the chance cancels.
 
@@ -1542,11 +1553,15 @@ test_lengths_come_as_often_as_the_language_has_them()
 
 # %% [markdown]
 # And with a trained network? The grammar of the stories knows the right distribution of lengths (`benchmarks/lengths.py`, means of three seeds). *R___* gives one letter of
-# the name, *____* none; `4+2` is a name of four letters and a pronoun of two. Each length takes two bounds of 65 evaluations:
+# the name, *____* none; `4+2` is a name of four letters and a pronoun of two. The last five are blanks in *At noon, ____ lost h__ blue ball on the hill. _{1-4} ran and ran*. Each length takes
+# two bounds of 64 noise levels and a reconstruction; the filling is not counted:
 
 # %% tags=["hide-input"]
 found = json.loads(files(ddlm_core).joinpath("results/length_choices.json").read_text("utf-8"))
-lines = ["| blank | lengths | grammar | pocket-stories | evaluations |", "|---|---|---|---|---|"]
+lines = [
+    "| blank | lengths | grammar | pocket-stories | evaluations for the bounds |",
+    "|---|---|---|---|---|",
+]
 for row in found["pocket-stories"]["rows"]:
     sizes = ", ".join("+".join(some) for some in row["lengths"])
     right, ours = (", ".join(f"{p:.2f}" for p in row[key]) for key in ("exact", "model"))
@@ -1555,7 +1570,8 @@ Markdown("\n".join(lines))
 
 # %% [markdown]
 # Where the text leaves one length only, the network knows it: the name that comes back later must have four letters, the place eleven. After *Lily* comes *She*, with
-# 0.93. Where the grammar leaves a choice, the network leans to *He* in three rows, by 1.7 to 2.0 nats, and not in the last. We do not know why; a bound six nats above the entropy has room for that.
+# 0.93. Where the grammar leaves a choice, the network leans to *He* in three rows, by 1.7 to 2.0 nats, and not in the last. We do not know why; a bound six nats above the entropy has room for that. So trust it where
+# one length fits, and not for odds of two to one.
 #
 # ## One object for all of it
 #
@@ -1821,7 +1837,7 @@ print(text)
 # It has words, and hardly a sentence: that is what 1.65 bits per character look like.
 #
 # On the command line: `ddlm-generate --model tinystories-blocks --seq-len 1500 --visualize`, and one block after the other resolves. Here the button runs the model in your
-# browser; *Length* may be longer than the window.
+# browser.
 
 # %% tags=["hide-input"]
 from ddlm_core import Live
@@ -1954,8 +1970,8 @@ side_by_side(runs, models["pocket-blocks"])
 # ## Exercises
 #
 # **1.** How many evaluations does a text of 1,000 characters take, in blocks of 16 with 16 steps each, letter by letter, and by SEDD in
-# seven separate windows of 160 with 64 steps each? (Expected: 1,008, 1,000 and 448. But an
-# evaluation of one letter is the cheapest of them, and that of a window the dearest.)
+# seven separate windows of 160 with 64 steps each? (Expected: 1,008, 1,000 and 448. But where
+# many texts are written at once an evaluation of one letter is the cheapest, and that of a window the dearest.)
 
 # %% tags=["solution", "hide-input"]
 import math
@@ -1965,7 +1981,7 @@ assert counts == [1008, 1000, 448]
 counts
 
 # %% [markdown]
-# **2.** In the two-letter language, how much of the entropy is in the first block of one, of two, of three letters? (Expected: it grows, and
+# **2.** In the world of three-letter words at the beginning, how much of the entropy is in the first block of one, of two, of three letters? (Expected: it grows, and
 # the rest is what later blocks cost given the past: the chain rule.)
 
 # %% tags=["solution", "hide-input"]
@@ -1978,9 +1994,9 @@ assert sorted(nats) == nats and abs(nats[-1] - 1.82174) < 1e-5
 # %% [markdown]
 # ## Summary
 #
-# The chain rule over blocks, and the bound of chapter 5 for each: one network between autoregressive and SEDD, with one knob. Of the three walls, two are gone: the bound is 20.2 nats
-# in place of 25.3, and a text has any length. The third is lower: letter by letter still learns faster.
-# Steps and churn keep the distribution; what makes the network surer does not.
+# The chain rule over blocks, and the bound of chapter 5 for each: one network between autoregressive and SEDD, with one knob. Of the three walls one is gone: a text has any length. Two are lower: the bound is 20.2 nats
+# in place of 25.3, and letter by letter still learns faster.
+# More steps bring the distribution, churn where words can turn into each other one letter at a time; temperature, top-p and acceptance change it, acceptance most of all.
 #
 # | exported name | meaning |
 # |---|---|

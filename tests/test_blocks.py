@@ -10,6 +10,7 @@ SMALL = {"block_size": 6, "n_layer": 6, "n_head": 2, "n_embd": 16, "cond_dim": 8
 
 
 def random_network(**fields):
+    """A network for windows of six letters (``block_size``)."""
     torch.manual_seed(0)
     network = make_network(make_config(**SMALL, **fields)).double().eval()
     for weight in network.parameters():
@@ -29,7 +30,7 @@ def test_blocks_of_one_are_an_autoregressive_model():
     x_0 = torch.randint(106, (1, 6))
     log_q = network.given(x_0).denoise(x_0, torch.ones(1).double())
     exact = -log_q.gather(-1, x_0[..., None]).sum()
-    t = torch.linspace(0, 1, 400)  # one row for each: the trapezoidal rule
+    t = torch.linspace(0, 1, 400)  # in place of random noise levels: the trapezoidal rule
 
     def times(count, noise, generator):
         weight = torch.ones(count)
@@ -46,9 +47,8 @@ def test_each_place_sees_its_block_and_the_past(block_length):
     x_0, x_t = torch.randint(106, (2, 1, 6))
     clean = network.embedding(x_0).detach().requires_grad_()
     noisy = network.embedding(x_t).detach().requires_grad_()
-    rows = iter(
-        [clean[:, : (5 // block_length) * block_length], noisy]
-    )  # what is embedded, in turn
+    # the network embeds the clean row, then the noisy one: it gets our tensors, to differentiate by
+    rows = iter([clean[:, : (5 // block_length) * block_length], noisy])
     network.embedding.forward = lambda _: next(rows)
     log_q = network.given(x_0).denoise(x_t, torch.tensor([0.5]).double())
     for i in range(6):
