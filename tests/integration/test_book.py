@@ -308,7 +308,7 @@ def soup(book: Path, page: str) -> BeautifulSoup:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_small_and_well_formed(book, page):
-    roomy = {"notebooks/11_blocks": 500_000, "book/api": 550_000}  # code in folds; all of the API
+    roomy = {"notebooks/11_blocks": 600_000, "book/api": 550_000}  # code in folds; all of the API
     assert (book / f"{page}.html").stat().st_size < roomy.get(page, 400_000)
     tree = soup(book, page)
     for image in tree.select("img"):
