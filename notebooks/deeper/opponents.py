@@ -31,7 +31,8 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## One number, four units
 #
-# Papers give what a text costs in different units. All say the same: how much probability the model gives to a text $x$ of $C$ characters and $W$ words.
+# Papers give what a text costs in different units. All say the same: how much probability the model gives to a text $x$ of $C$ characters and $W$ words. Padding is not counted here
+# ([chapter 2](../02_stories.ipynb) divides by the 160 places of a window).
 #
 # | unit | formula |
 # |---|---|
