@@ -1,7 +1,8 @@
 """Which samplers of today write well, and which of them still write all that there is to write?
 
-Samples of the bundled model. Writes a JSON file, which chapter 11 shows: flawless samples, the
-distance of their openings to those of the grammar, and function evaluations per sample.
+Samples of the bundled model, and some of `pocket-blocks`. Writes a JSON file, which chapter 11
+shows: flawless samples, the distance of their openings to those of the grammar, and function
+evaluations per sample.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from sampling import batched, distance_of_stories, fresh_windows, judge, weights
 from torch import Tensor
 
 from ddlm_core import DiffusionPipeline
+from ddlm_core.block_pipeline import BlockPipeline, Writer
+from ddlm_core.block_sampler import denoising_blocks
 from ddlm_core.evaluation import wilson
 from ddlm_core.modern_samplers import Annealed, TopP, entropy_bound_steps
 from ddlm_core.sampler import sample_diffusion, sample_generators
@@ -34,6 +37,8 @@ ROWS: list[dict[str, Any]] = [
     MORE | {"top_p": 0.9},
     MORE | {"annealed": [1.0, 0.5]},
 ]
+IN_BLOCKS = (MORE | {"num_steps": 16}, {"bound": 0.1}, {"bound": 0.3}, {"bound": 1.0})
+MOST = 48  # evaluations of a block, as DiffusionGemma has it
 BATCH = 50
 
 
@@ -96,6 +101,29 @@ def measured(
     return row | {"seconds_a_sample": round((time.perf_counter() - start) / samples, 2)}
 
 
+def in_blocks(row: dict[str, Any], samples: int) -> dict[str, Any]:
+    """A row of `pocket-blocks`; its evaluations are those of all blocks of a text."""
+    pipeline, parts, evaluations = (
+        BlockPipeline.from_pretrained("pocket-blocks", device="cpu"),
+        [],
+        0,
+    )
+    bound = row.get("bound")
+    write = Writer(
+        pipeline.model, "grid" if bound is None else "entropy_bound", bound or 0, 1.0, 1.0
+    )
+    how = {"num_steps": row.get("num_steps", MOST), "schedule": "cosine", "churn": 1.0}
+    how |= {"write": write.steps, "stop_at_end": True}
+    for part in batched(sample_generators(0, samples), BATCH):
+        for step in denoising_blocks(pipeline.model, len(part), 160, generator=part, **how):
+            used = step.evaluations.sum().item() if bound else len(part) * how["num_steps"]
+            if step.sigma_bar == 0:  # a block is finished
+                evaluations += used
+        parts.append(step.tokens)
+    row = {"name": name(row)} | row | {"evaluations": round(evaluations / samples, 1)}
+    return row | judge(torch.cat(parts), pipeline.tokenizer)
+
+
 def known_rows(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Rows by name that an earlier run made, with the same weights and as many samples."""
     if args.fresh or not args.output.is_file():
@@ -134,6 +162,12 @@ def main() -> None:
         print(table_row(made[name(row)]), flush=True)
         if not args.quick:
             result["samplers"] = [made[name(row)] for row in rows if name(row) in made]
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for row in IN_BLOCKS[1:2] if args.quick else IN_BLOCKS:
+        found = in_blocks(row, args.samples)
+        result["in blocks"] = [*result.get("in blocks", []), found]
+        print(found, flush=True)
+        if not args.quick:
             args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"true stories: openings {mean:.3f} ± {deviation:.3f}, words {true['word_entropy']} nats")
 
