@@ -611,8 +611,8 @@ plt.show()
 # **On the stories: the shorter the block, the faster it learns.** Two minutes bring them to 24 nats letter by letter, to 40 in blocks of 20, and to 65 in one window. After 1,000 steps blocks of 20 have a bound that a whole
 # window does not reach in 7,500: 23.8 nats against 24.4. (These are of the 512 stories of the logs. On 2,048 others the bundled models are at 20.2, 7 % above the entropy, and at 25.3, 33 % above it.) Letter by letter is faster still, and ends at 19.1.
 #
-# **On real text** that holds for short blocks only: letter by letter two minutes lead to 1.64 bits per character, in blocks of 5 to 2.14, and from 10 on no length is
-# better than the window, 2.34. For long blocks it takes time: after 7,000 steps blocks of 16 are at 1.65 and SEDD at 1.78. Blocks of 4 are at 1.41 after 4,000,
+# **On real text** that holds for short blocks only: letter by letter two minutes lead to 1.64 bits per character, in blocks of 5 to 2.13. From 10 on (2.29) no length is clearly
+# better than the window (2.32), and 20 and 40 are worse (2.38). For long blocks it takes time: after 7,000 steps blocks of 16 are at 1.65 and SEDD at 1.78. Blocks of 4 are at 1.41 after 4,000,
 # below the 1.51 of the [6-gram](deeper/opponents.ipynb), which no diffusion model of this book had reached.
 #
 # Why? Presumably because most of what a letter depends on stands before it. A block sees that clean; a window sees it through noise, and has to learn an answer
@@ -1297,7 +1297,7 @@ print(f"{'true stories':40}{'':14}{'1':23}{spread:>18}{true['word_entropy']:6.3f
 # in 33 evaluations as churned steps do in 64, but with a distance of 0.50, more than eleven standard deviations off: it begins its stories in the same few ways. A larger bound saves
 # evaluations and costs flawless stories; the distance shrinks, and stays too large. Top-p does not make the stories of churned steps any better here; a temperature of 0.8 does (0.91 flawless in 24 evaluations), and its openings
 # are two standard deviations off; top-p 0.9 is four off. The entropy of the words tells the same: it falls to 5.0 with acceptance. To count duplicates would have shown nothing, since every row has 200 different stories. (The rows
-# of churned steps are other stories than those of the table before; their intervals overlap.)
+# of churned steps are other stories than those of the table before, computed in 16 bits; the intervals overlap.)
 #
 # DiffusionGemma's own settings are a bound of 0.1 and a temperature that falls from 0.8 to 0.4, on at most 48 evaluations, and it also stops when its most
 # probable letters stay the same. The row *entropy bound 0.1, T from 0.8 to 0.4* is close to it: 15 evaluations, 0.83 flawless, openings 0.41. If one good answer is wanted, to prefer the favorite may do no
