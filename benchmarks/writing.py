@@ -18,10 +18,8 @@ from ddlm_core.model import DiscreteDiffusionTransformer
 from ddlm_core.sampler import sample_diffusion, sample_generators
 
 Writer = Callable[[int, int], Tensor]  # (n, first): texts first to first + n - 1, int64 (n, L)
-BATCH, ALONE = (
-    50,
-    5,
-)  # texts that are written at a time; that are written alone, to see what it costs
+BATCH = 50  # texts that are written at a time
+ALONE = 5  # texts that are written alone, to see what it costs
 
 
 def timed(writer: Writer, count: int, size: int) -> tuple[Tensor, float]:
