@@ -105,9 +105,7 @@ def parser() -> argparse.ArgumentParser:
         "--top-p", type=float, help="probability that is kept, from the top (default: 1, all)"
     )
     p.add_argument(
-        "--annealing",
-        type=float,
-        help="share of the temperature that is left at the end (default: 1, it stays)",
+        "--annealing", type=float, help="share of the temperature left at the end (default: 1, all)"
     )
     p.add_argument("--template", help="text with blanks to fill in")
     p.add_argument("--stop-at-end", action="store_true", help="end each text where it first ends")

@@ -90,7 +90,7 @@ def test_help_tells_the_defaults_of_the_pipeline():
     assert f"those of each block (default: {default_steps(make_config(block_length=8))})" in told
     assert f"what it accepts at once (default: {WRITING['entropy_bound']:g})" in told
     assert f"from the top (default: {WRITING['top_p']:g}, all)" in told
-    assert f"left at the end (default: {WRITING['annealing']:g}, it stays)" in told
+    assert f"left at the end (default: {WRITING['annealing']:g}, all)" in told
     assert f"{WRITING['sampler']} (default) or" in told
     assert default_churn(DiscreteDiffusionConfig()) == 1
     assert "fresh (default: 1, for most models)" in told
