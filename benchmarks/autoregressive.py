@@ -239,12 +239,9 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
         alone = kind == "diffusion" and args.diffusion == "bundled"
         for seed in args.seeds[:1] if alone else args.seeds:
             if alone:
-                row, model = (
-                    bundled(args, windows),
-                    load_model(bundled_models()[bundled_name(args)]),
-                )
+                model = load_model(bundled_models()[bundled_name(args)])
                 path = args.folder / f"{data_name(args)}-diffusion-bundled/row.json"
-                row = complete(args, row, model, path)
+                row = complete(args, bundled(args, windows), model, path)
             else:
                 row = trained(args, kind, seed, windows)
             publish(args, row)

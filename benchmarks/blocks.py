@@ -26,11 +26,9 @@ from ddlm_core.sampler import denoising_steps, sample_generators
 from ddlm_core.sampling_options import cut_at_end
 from ddlm_core.tokenizer import PAD_ID
 
-OUTPUT = (
-    Path(__file__).parents[1] / "ddlm_core/results/block_writing.json"
-)  # ships with the package
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/block_writing.json"  # package data
 LENGTHS = (1, 2, 5, 10, 20, 40, 80, 160)
-STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 12, 16, 24, 30), "token": (1,)}
+STEPS = {"window": (8, 16, 24, 64), "block": (1, 2, 4, 8, 12, 16, 24, 30, 32), "token": (1,)}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,9 +28,7 @@ from ddlm_core.unknown_lengths import (
     free_nats,
 )
 
-OUTPUT = (
-    Path(__file__).parents[1] / "ddlm_core/results/length_choices.json"
-)  # ships with the package
+OUTPUT = Path(__file__).parents[1] / "ddlm_core/results/length_choices.json"  # package data
 BED = (
     "It was tired, so {hero.he} gave it a soft bed. Soon the duck was not tired any more. "
     "They are friends now."

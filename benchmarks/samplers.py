@@ -115,7 +115,8 @@ def in_blocks(row: dict[str, Any], samples: int) -> dict[str, Any]:
     how = {"num_steps": row.get("num_steps", MOST), "schedule": "cosine", "churn": 1.0}
     how |= {"write": write.steps, "stop_at_end": True}
     for part in batched(sample_generators(0, samples), BATCH):
-        for step in denoising_blocks(pipeline.model, len(part), 160, generator=part, **how):
+        where = (pipeline.model, len(part), pipeline.config.block_size)
+        for step in denoising_blocks(*where, generator=part, **how):
             used = step.evaluations.sum().item() if bound else len(part) * how["num_steps"]
             if step.sigma_bar == 0:  # a block is finished
                 evaluations += used

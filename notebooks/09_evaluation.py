@@ -1041,7 +1041,7 @@ for question, pair in questions.items():
 # How much of this is due to diffusion? The usual language model is *autoregressive* (AR): it predicts each
 # character from those before it, and $-\log p(x) = -\sum_i \log p(x_i \mid x_{<i})$, exactly.
 # Let all six blocks of the same network read from the left, and train it with the same data, optimizers, batches and number of steps.
-# The diffusion partner in `benchmarks/autoregressive.py` had the auxiliary loss of the bundled model, and was sampled without churn.
+# Its diffusion partner had the auxiliary loss of the bundled model, and was sampled without churn (400 steps each; `benchmarks/autoregressive.py --steps 400` trains such a pair).
 
 # %% tags=["hide-input"]
 match = json.loads((results / "autoregressive.json").read_text(encoding="utf-8"))

@@ -875,7 +875,7 @@ plt.show()
 # Steps buy quality. With 12 steps for each block, 95 of 100 stories are flawless, and with 24, 98; SEDD gets 92 with 64. From 12 steps on the openings of blocks are as far from the grammar as
 # true stories are, but for one row (24 steps); those of SEDD are all a little farther. With fewer than 4 steps too much of a block is drawn at once, and nothing fits: the factorization error of chapter 7, now inside each block.
 #
-# By *evaluations*, the window is the better choice as long as there are few: 24 of them, 0.18 for each character, get 90 flawless stories, and 29 of blocks get 39. By *time* it is the other way, since an evaluation
+# By *evaluations*, the window is the better choice as long as there are few: 24 of them, 0.18 for each character, leave 90 of 100 stories flawless, and 29 of blocks only 39. By *time* it is the other way, since an evaluation
 # of a block costs an eighth: 12 steps a block take less than half as long as those 24.
 #
 # **And letter by letter?** At the quality of 12 steps a block it takes 137 evaluations in a row instead of 88, and *half the time* when 50 stories are written at once:
