@@ -2,7 +2,8 @@
 
 Network, optimizers, batch and seed are those of the bundled model (`ddlm-train --config-name
 pocket`), with fewer steps and so a shorter average of the weights; every story is seen once. Only
-`model.graph` differs. Writes a JSON file, which appendix A shows.
+`model.graph` differs. Writes a JSON file, which appendix A shows, after each run; runs that it
+already holds are kept.
 """
 
 import argparse
@@ -70,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--windows", type=int, default=256, help="held-out stories (default: 256)")
     p.add_argument("--sampling-steps", type=int, nargs="+", default=[32, 128])
     p.add_argument("--output", type=Path, default=OUTPUT, help=f"(default: {OUTPUT.name})")
-    p.add_argument("--graphs", nargs="+", default=["uniform", "absorbing"], help="others are kept")
+    p.add_argument("--graphs", nargs="+", default=["uniform", "absorbing"], help="(default: both)")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
+    p.add_argument("--compile", action="store_true", help="torch.compile")
     p.add_argument("--quick", action="store_true", help="two steps, two samples: does it run?")
     return p
 
@@ -82,32 +85,39 @@ def main() -> None:
     chosen: dict[str, Any] = {"max_steps": args.steps, "ema_decay": 0.99, "progress": False}
     chosen |= {"train_samples": args.steps * load_preset("pocket").batch_size, "val_samples": 64}
     chosen |= {"eval_every_steps": max(1, args.steps // 10), "eval_windows": 64}
+    chosen |= {"torch_compile": args.compile}
     config = load_preset("pocket", **chosen)
     result: dict[str, Any] = {"entropy": round(stories.entropy(), 3), "windows": args.windows}
     result |= {"steps": args.steps, "batch": config.batch_size}
     before = json.loads(args.output.read_text()) if args.output.exists() else {}
     alike = all(before.get(key) == value for key, value in result.items())
-    result["graphs"] = before["graphs"] if alike else {}
-    for graph in args.graphs:
-        model, found = train(config, graph)
-        windows = fresh_windows(args.windows, model.config.tokenizer, config.context_length)
-        found["nats"] = [round(value, 3) for value in estimate_bound(model, windows, of="source")]
-        print(f"{graph}: {found['nats']} nats, {found['train_seconds']} s of training", flush=True)
-        found["samples"] = [
-            sampled(model, args.samples, num_steps, schedule)
-            for num_steps in args.sampling_steps
-            for schedule in ("cosine", "fraction")
-        ]
-        result["graphs"][graph] = found
-        if not args.quick:
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print("| graph | bound, nats per story | steps, schedule | flawless |\n|---|---|---|---|")
-    for graph, found in result["graphs"].items():
-        bound = f"{graph} | {Estimate(*found['nats']):.1f}"
+    runs = before.get("runs", []) if alike else []
+    for seed in args.seeds:
+        for graph in args.graphs:
+            if any((run["graph"], run["seed"]) == (graph, seed) for run in runs):
+                continue
+            model, found = train(replace(config, seed=seed), graph)
+            found = {"graph": graph, "seed": seed} | found
+            windows = fresh_windows(args.windows, model.config.tokenizer, config.context_length)
+            bound = estimate_bound(model, windows, of="source")
+            found["nats"] = [round(value, 3) for value in bound]
+            print(f"{graph}, {seed}: {bound:.2f} nats, {found['train_seconds']} s", flush=True)
+            found["samples"] = [
+                sampled(model, args.samples, num_steps, schedule)
+                for num_steps in args.sampling_steps
+                for schedule in ("cosine", "fraction")
+            ]
+            runs.append(found)
+            if not args.quick:
+                args.output.write_text(json.dumps(result | {"runs": runs}, indent=1) + "\n")
+    print("| graph, seed | bound, nats per story | steps, schedule | flawless | openings |")
+    print("|---|---|---|---|---|")
+    for found in runs:
+        bound = f"{found['graph']}, {found['seed']} | {Estimate(*found['nats']):.1f}"
         for run in found["samples"]:
             share = wilson(run["flawless"], run["samples"])
             how = f"{run['num_steps']}, {run['schedule']}"
-            print(f"| {bound} | {how} | {share:.3f} |")
+            print(f"| {bound} | {how} | {share:.3f} | {run['openings_distance']} |")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def complete(
         if row["kind"] == "diffusion":
             row |= by_diffusion(model, args)
         else:
-            row |= left_to_right(model, args)
+            row |= left_to_right(model, args, anew=row["seed"] == args.seeds[0])
         write_json(path, row)
     say(*(f"{name}: {value};" for name, value in row.items() if name != "curve"))
     return row
@@ -184,7 +184,8 @@ def trained(args: argparse.Namespace, kind: str, seed: int, windows: Tensor) -> 
         row[unit(args)] = rounded(value(model))
         seconds = next(s for s, step, _ in row["curve"] if step == best.config.step)
         row["best"] = {"seconds": seconds, "steps": best.config.step}
-        row["best"] |= {unit(args): rounded(value(best))}
+        last = best.config.step == row["steps"]
+        row["best"] |= {unit(args): row[unit(args)] if last else rounded(value(best))}
         write_json(path, row)
     return complete(args, row, model, path)
 

@@ -27,6 +27,15 @@ from ddlm_core.objective import compute_loss, low_discrepancy_times
 from ddlm_core.reverse import reverse_probs
 from ddlm_core.tiny_world import three_letter_world
 
+WORLDS = ("words", "pocket", "widths", "text")
+SIZES = (  # of the nine words: windows and levels of each
+    ("text", 32, 8),
+    ("text", 1, 64),
+    ("text", 1, 256),
+    ("text", 2, 64),
+    ("source", 64, 8),
+    ("source", 160, 8),
+)
 HEAD = "| world | interval of | estimator | windows × levels | runs | coverage | half width | sd | seconds |"
 
 
@@ -35,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, help="a text file that the model has not seen")
     p.add_argument("--text-model", default="tinystories-cpu", help="folder or bundled name")
     p.add_argument("--characters", type=int, default=40_000, help="of the text (default: 40,000)")
+    p.add_argument(
+        "--worlds", nargs="+", choices=WORLDS, default=WORLDS, help="which rows (default: all)"
+    )
     p.add_argument("--runs", type=int, default=1000, help="on the nine words (default: 1000)")
     p.add_argument("--model-runs", type=int, default=400, help="of each model (default: 400)")
     p.add_argument("--output", type=Path, help="JSON file")
@@ -120,30 +132,33 @@ def runs_of(measure: Callable[[int], Estimate], runs: int) -> tuple[list[Estimat
     return [measure(seed) for seed in range(runs)], time.process_time() - start
 
 
-def on_model(model: ScoreModel, pool: Tensor, unit: float, runs: int) -> Iterator[dict[str, Any]]:
-    """Rows of a few windows of a text, and of all in ``pool`` as a source; ``unit``: of a nat.
+def on_model(
+    model: ScoreModel, pool: Tensor, unit: float, runs: int, windows: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of so many windows of a text, and of a source that is ``pool``; ``unit``: of a nat.
 
-    What is true of the few windows is the mean of all runs: for 400 of them its error is a
-    twentieth of a run's. What is true of the source is one long run over the pool.
+    What is true of the windows is the mean of all runs: for 400 of them its error is a twentieth
+    of a run's. What is true of the source is one long run over the pool; each run draws 64 of it.
     """
-    few, g = pool[: min(32, len(pool))], torch.Generator().manual_seed(1)
+    few, g = pool[: min(windows, len(pool))], torch.Generator().manual_seed(1)
     found, seconds = runs_of(lambda seed: estimate_bound(model, few, 8, seed).scaled(unit), runs)
     truth = sum(estimate.mean for estimate in found) / runs
     how = {"of": "text", "size": f"{len(few)} × 8", "truth": truth}
     yield how | {"estimator": "now"} | row_of(found, [truth] * runs, seconds)
-    half = max(2, runs // 2)
-    found, seconds = runs_of(lambda seed: old_bound(model, few, 2, seed).scaled(unit), half)
+    fewer = max(2, runs // 4)
+    found, seconds = runs_of(lambda seed: old_bound(model, few, 2, seed).scaled(unit), fewer)
     how |= {"size": f"{len(few)} × 2"}
-    yield how | {"estimator": "before"} | row_of(found, [truth] * half, seconds)
+    yield how | {"estimator": "before"} | row_of(found, [truth] * fewer, seconds)
 
+    size = min(64, len(pool))
     truth = estimate_bound(model, pool, 48, seed=10**6).mean * unit
-    drawn = [pool[torch.randint(len(pool), (len(few),), generator=g)] for _ in range(runs)]
-    how = {"of": "source", "size": f"{len(few)} × 2", "truth": truth}
+    drawn = [pool[torch.randint(len(pool), (size,), generator=g)] for _ in range(runs)]
+    how = {"of": "source", "size": f"{size} × 2", "truth": truth}
     measure = partial(estimate_bound, model, repeats=2, of="source")
     found, seconds = runs_of(lambda k: measure(tokens=drawn[k], seed=k).scaled(unit), runs)
     yield how | {"estimator": "now"} | row_of(found, [truth] * runs, seconds)
-    found, seconds = runs_of(lambda k: old_bound(model, drawn[k], 2, k).scaled(unit), half)
-    yield how | {"estimator": "before"} | row_of(found, [truth] * half, seconds)
+    found, seconds = runs_of(lambda k: old_bound(model, drawn[k], 2, k).scaled(unit), fewer)
+    yield how | {"estimator": "before"} | row_of(found, [truth] * fewer, seconds)
 
 
 def widths(model: ScoreModel, pool: Tensor, unit: float, runs: int) -> Iterator[dict[str, Any]]:
@@ -180,35 +195,31 @@ def main() -> None:
             args.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
     print(HEAD + "\n|" + "---|" * 9)
-    for of, windows, repeats in (
-        ("text", 32, 8),
-        ("text", 1, 64),
-        ("text", 1, 256),
-        ("text", 2, 64),
-        ("source", 64, 8),
-        ("source", 160, 8),
-    ):
+    for of, windows, repeats in SIZES if "words" in args.worlds else ():
         for before in (False, True):
             row = on_words(of, windows, repeats, args.runs, before)
             how = {"of": of, "estimator": "before" if before else "now"}
             report("nine words, nats", how | {"size": f"{windows} × {repeats}"} | row)
-    pocket = DiffusionPipeline.from_pretrained("pocket-stories", device="cpu")
-    length = pocket.config.block_size
-    fresh = stories.sample(8 if args.quick else 256, seed=10**6)
-    windows = torch.stack([pocket.tokenizer.pad(story, length) for story in fresh]).long()
-    for row in on_model(pocket.model, windows, 1.0, args.model_runs):
-        report("pocket-stories, nats", row)
-    if args.data:
+    if "pocket" in args.worlds:
+        pocket = DiffusionPipeline.from_pretrained("pocket-stories", device="cpu")
+        length = pocket.config.block_size
+        fresh = stories.sample(8 if args.quick else 256, seed=10**6)
+        windows = torch.stack([pocket.tokenizer.pad(story, length) for story in fresh]).long()
+        for row in on_model(pocket.model, windows, 1.0, args.model_runs, 32):
+            report("pocket-stories, nats", row)
+    if args.data and {"widths", "text"} & set(args.worlds):
         judge = DiffusionPipeline.from_pretrained(args.text_model, device="cpu")
         text, length = args.data.read_text(encoding="utf-8"), judge.config.block_size
         tokens = judge.tokenizer.pad(text[: args.characters], args.characters).long()
         windows = tokens[: len(tokens) // length * length].view(-1, length)
         unit = 1 / length / math.log(2)
         few = 2 if args.quick else 6
-        for row in widths(judge.model, windows, unit, few):
-            report("text, bits per character", row)
-        for row in on_model(judge.model, windows, unit, args.model_runs):
-            report("text, bits per character", row)
+        if "widths" in args.worlds:
+            for row in widths(judge.model, windows, unit, few):
+                report("text, bits per character", row)
+        if "text" in args.worlds:
+            for row in on_model(judge.model, windows, unit, args.model_runs, 16):
+                report("text, bits per character", row)
         start = time.process_time()
         estimate = judge.bits_per_character(text[: args.characters])
         print(f"bits_per_character: {estimate:.4f}, {time.process_time() - start:.1f} seconds")

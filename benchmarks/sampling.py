@@ -44,6 +44,7 @@ SAMPLERS = [  # method, schedule, temperature, churn, numbers of steps
     ("analytic", "cosine", 0.5, 1.0, [24]),
     ("analytic", "cosine", 1.0, 1.0, [256]),
 ]
+OPENINGS_OF = 200  # the distance depends on the number of texts, so it is that of the first
 MANY = 4  # the first samplers get all samples, the others a quarter
 
 
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--train-samples", type=int, default=256_000, help="stories it was trained on")
     p.add_argument("--compile", action="store_true", help="torch.compile and bfloat16: faster")
     p.add_argument("--fresh", action="store_true", help="also make the rows that OUTPUT has")
+    p.add_argument(
+        "--openings", action="store_true", help="only add them to the rows of OUTPUT without"
+    )
     p.add_argument("--output", type=Path, help="JSON file (default: that of the package)")
     p.add_argument("--quick", action="store_true", help="a few samples: does it run?")
     return p
@@ -154,12 +158,33 @@ def known_rows(output: Path) -> list[dict[str, Any]]:
     return found["samplers"] if found.get("weights") == weights_id() else []
 
 
+def with_openings(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> dict[str, Any]:
+    """The distance of the openings of the first samples, and of how many."""
+    texts = tokenizer.decode_batch(tokens[:OPENINGS_OF])
+    return {"openings_distance": round(openings_distance(texts), 3), "openings_of": len(texts)}
+
+
+def add_openings(pipeline: DiffusionPipeline, output: Path, precision: str, samples: int) -> None:
+    """Draw the first samples of all rows again that lack them, and write the file after each."""
+    result = json.loads(output.read_text(encoding="utf-8"))
+    if result["weights"] != weights_id():
+        raise SystemExit(f"{output} is of other weights: leave --openings away")
+    for row in result["samplers"]:
+        if "openings_of" not in row:
+            how = {name: row[name] for name in ("num_steps", "schedule", "method")}
+            how |= {"temperature": row["temperature"], "churn": row["churn"]}
+            tokens, _ = write(pipeline, samples, how, precision)
+            row |= with_openings(tokens, pipeline.tokenizer)
+            output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        print(table_row(row), flush=True)
+
+
 def table_row(row: dict[str, Any]) -> str:
     """A row of the JSON file as one of the table."""
     share, name = wilson(row["flawless"], row["samples"]), f"{row['method']}, {row['schedule']}"
     how = f"{row['churn']:g} | {row['temperature']:g} | {row['num_steps']} | {row['samples']}"
-    words, seconds = row["word_entropy"], row["seconds_a_sample"]
-    return f"| {name} | {how} | {share:.3f} | {words:.3f} | {seconds:.2f} |"
+    varied = f"{row['word_entropy']:.3f} | {row['openings_distance']:.3f}"
+    return f"| {name} | {how} | {share:.3f} | {varied} | {row['seconds_a_sample']:.2f} |"
 
 
 def main() -> None:
@@ -169,7 +194,10 @@ def main() -> None:
     pipeline = DiffusionPipeline.from_pretrained(device="cpu")
     if args.compile:
         pipeline.model.logits = torch.compile(pipeline.model.logits)
-    tokenizer = pipeline.tokenizer
+    tokenizer, precision = pipeline.tokenizer, "bf16" if args.compile else "no"
+    if args.openings:
+        add_openings(pipeline, args.output or OUTPUT, precision, 4 if args.quick else OPENINGS_OF)
+        return
     fresh = fresh_windows(max(args.samples, args.windows), tokenizer, pipeline.config.block_size)
     result: dict[str, Any] = {
         "weights": weights_id(),
@@ -179,8 +207,8 @@ def main() -> None:
         "samplers": [],
     }
     known = [] if args.fresh or args.quick else known_rows(args.output or OUTPUT)
-    print("| sampler | churn | T | steps | samples | flawless | words, nats | seconds per sample |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| sampler | churn | T | steps | samples | flawless | words, nats | openings | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for number, (method, schedule, temperature, churn, steps) in enumerate(SAMPLERS):
         samples = args.samples if number < MANY else max(4, args.samples // 4)
         for num_steps in [2, 4] if args.quick else steps:
@@ -192,8 +220,9 @@ def main() -> None:
                 result["samplers"] += rows
                 print(table_row(rows[0]), flush=True)
                 continue
-            tokens, seconds = write(pipeline, samples, how, "bf16" if args.compile else "no")
-            row = how | judge(tokens, tokenizer) | {"seconds_a_sample": round(seconds, 2)}
+            tokens, seconds = write(pipeline, samples, how, precision)
+            row = how | judge(tokens, tokenizer) | with_openings(tokens, tokenizer)
+            row |= {"seconds_a_sample": round(seconds, 2)}
             result["samplers"].append(row)
             print(table_row(result["samplers"][-1]), flush=True)
             if number == 0:  # in the end, of the longest run

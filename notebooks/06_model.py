@@ -426,8 +426,8 @@ class Attention(nn.Module):
 # learned weight for each feature and each step back: a *depthwise causal convolution*, depthwise because features do not
 # mix, causal because it looks only backward. With one feature, the text `1, 2, 4, 8`, and weights 10 for one back
 # and 100 for two back, the last position becomes $8 + 10\cdot 4 + 100\cdot 2 = 248$. Its weights and the gate both start at
-# zero; that is safe, because the position itself passes through and gives the gate a gradient. On TinyStories the
-# convolution is worth [0.05 to 0.06 bits per character](../benchmarks/README.md).
+# zero; that is safe, because the position itself passes through and gives the gate a gradient. On TinyStories, in one run of
+# each, the convolution was worth [0.05 to 0.06 bits per character](../benchmarks/README.md).
 
 # %% tags=["export"]
 from torch.utils.checkpoint import checkpoint
