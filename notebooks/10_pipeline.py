@@ -1004,7 +1004,7 @@ for who, candidate in judged.items():
 # the n-grams have read the same text. It lies between the trigram and the 4-gram; `tinystories-cpu`
 # is just ahead of the 4-gram, and the 5-gram is clearly ahead. So an hour of training has not yet bought what counting gives in
 # seconds. To predict any character from any subset of the others is a harder task than to predict the next one: on the story
-# world, after 400 equal steps, the same network is at 21 nats per story from left to right, and at a bound of 59 by diffusion
+# world, after as much training, the same network is at 19 nats per story from left to right, and at a bound of 25 by diffusion
 # ([chapter 9](09_evaluation.ipynb)). The counts in turn cannot fill a blank from both sides.
 #
 # A number is not a story, so let it write. The windows were cut out of running text, so what the model writes begins and ends anywhere.
