@@ -1084,7 +1084,7 @@ figure.legend(loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# In the third panel a mark is the time per story when 50 are written at once, and the line leads to that of a single one.
+# The curves of diffusion are those of its logs, on other texts. In the third panel marks are for 50 stories at once, and lines lead to a single one.
 
 # %% tags=["hide-input"]
 for data, unit in units.items():
@@ -1115,7 +1115,7 @@ for data, unit in units.items():
 # stories, 196 are flawless, as varied as true ones. After 200 seconds it is at 19.2 with each seed, and diffusion at 40: seeds differ by less than 0.4. AR answers one
 # sort of question, with clean text to the left; diffusion answers one for every way to corrupt a text.
 #
-# On TinyStories AR reaches 1.15 bits, diffusion 1.78. Then AR surprised us: it gets *worse*, 1.29 in the end. It
+# On TinyStories AR reaches 1.15 bits, diffusion 1.78. Then AR surprised us: it gets *worse*, to 1.29. It
 # has read its 1.3 million characters 17 times by then, and learns them by heart (*overfitting*). Diffusion sees each text through ever new noise, and still improves.
 # Where text is scarce, masked diffusion has been found to [overtake autoregression](https://arxiv.org/abs/2507.15857).
 #
