@@ -85,9 +85,10 @@ def texts_in(tree: ast.AST) -> Iterator[str]:
 
 
 def words(tree: ast.AST) -> Iterator[str]:
-    """The words of these texts."""
+    """The words of these texts, and the names of files."""
     for text in texts_in(tree):
         yield from re.split(r"[^\w-]+", text)
+        yield from re.findall(r"[\w-]+\.json\b", text)
 
 
 def module_of(name: str, package: Path, home: dict[str, str]) -> Path | None:
@@ -114,6 +115,8 @@ def keywords(path: Path) -> set[str]:
     """The words that must all be said in texts, for a file of the package to count as used."""
     if path.parts[0] == "configs":  # they name each other: all of them, or none
         return {"configs"}
+    if path.parts[0] == "results":  # a stem may be any word, such as "sampling"
+        return {path.name}
     return set(path.parts[:2]) if path.parts[0] == "pretrained" else {path.stem}
 
 

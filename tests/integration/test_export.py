@@ -439,6 +439,7 @@ PACKAGE = {
     "support/dice.py": "def throw(n):\n    return open(f'{n}/configs/small.yaml')\n",
     "configs/small.yaml": "layers: 2  # two\n",
     "book.mplstyle": "lines.linewidth: 2\n",
+    "results/dice.json": "[6]",
     "pretrained/pocket/model.safetensors": "weights",
     "pretrained/pocket/README.md": "A card.",
 }
@@ -499,6 +500,9 @@ def test_the_digest_of_the_code_that_a_chapter_uses(package, change):
         ("'ddlm_core.weather:DRY'", "book.mplstyle weather.py"),
         ("folder / 'pretrained/pocket'", "pretrained/pocket/model.safetensors"),
         ("folder / 'pretrained/other'", ""),
+        ("results / 'dice.json'", "results/dice.json"),
+        ("folder / 'results/dice.json'", "results/dice.json"),
+        ("'json of dice'", ""),
     ],
 )
 def test_what_a_chapter_uses(package, chapter, files):
