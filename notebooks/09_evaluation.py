@@ -354,7 +354,7 @@ def estimate_bound(
 
     Args:
         model: in ``eval()`` mode, with its noise in ``model.config``.
-        tokens: windows, integers (N, L), on its device; for a source a random sample, N > 1.
+        tokens: windows, integers (N, L), on its device; for a source a random sample of 64 or more.
         repeats: noise levels for each window, for a text at least 2 and above 16 rounded up to a
             multiple of 16; for a few windows, 256 / N or more.
         seed: of all noise; the same seed gives the same estimate.
