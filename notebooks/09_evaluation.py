@@ -399,7 +399,7 @@ for q in (0.5, 0.75, 0.9):
     print(f"q = {q:.2f}: bound {bound:.3f} bits per character; counted: {exact:.3f}")
 
 # %% [markdown]
-# The scores from the start of the chapter, up to the error.
+# As counted at the start, up to the error.
 #
 # ### Measuring the coverage
 #
@@ -445,7 +445,7 @@ print(f"their language: {coverage(64, 'source'):.1%} of 400 cover")
 #
 # ## The bundled model
 #
-# Now the model that ships with this book, on 64 stories it has never seen.
+# It has never seen these 64 stories.
 
 # %% tags=["hide-input"]
 import json
@@ -479,7 +479,7 @@ print(f"bound, stories like it  {source:.2f} nats per story; entropy {stories.en
 
 # %% [markdown]
 # Padding costs nats, but does not count as characters here; [chapter 2](02_stories.ipynb) divides by all 160 tokens. The second interval
-# also covers which stories were drawn. Here most of the error is noise, and a width from so few sweeps is itself good to about a quarter.
+# also covers which stories were drawn.
 #
 # From here on, the gap is the bound minus the entropy. It is the KL divergence plus the looseness of the bound, and a better network could gain
 # all of it. Chapter 2 showed what a divergence promises: of samples drawn exactly from the model,
@@ -706,7 +706,7 @@ for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 1.0), (0, 1.0)):
 # More than two thirds of the bound are paid where more than three quarters of the letters are resampled. There a model has to *decide* what the
 # story is about, and even the ideal one pays for that: it is the entropy. Once half of the letters can be read, the rest is spelling and
 # agreement, and costs little. Two thirds of the gap are in the noise, too. That the ideal network pays 19.8 here, above the
-# entropy of 19.0, is chance, with 32 texts per bin. The gap varies less, because both networks read the same texts.
+# entropy of 19.0, is chance, with 32 texts per bin.
 #
 # ## Samples: a share and its interval
 #
@@ -780,8 +780,6 @@ for text in written[:2]:
     print(textwrap.fill(text, 100))
 
 # %% [markdown]
-# Sixteen samples leave everything open, and 200 an interval of nine points.
-#
 # A model that has memorized its training data writes flawless stories, too. So count the samples that are training stories.
 # A copy alone proves nothing, for a perfect model repeats one now and then: among $n$ samples we expect
 # $n\sum p(x)$ of them, over all training stories $x$. Clearly more would be *memorization*. The stored table has 1000 samples:
@@ -880,7 +878,7 @@ for num_steps in (2, 3, 4, 6, 8, 16):
 # $$ H_\text{words} = -\sum_w \pi_w\log \pi_w . $$
 #
 # It falls if some words come too often, and rises if words are misspelled, since each wrong spelling is a new word.
-# So compare with twenty lots of fresh stories, each as large: they show the right value, and how far chance moves it.
+# So compare with twenty sets of fresh stories, each as large: they show the right value, and how far chance moves it.
 
 
 # %% tags=["export"]
@@ -929,14 +927,14 @@ lots = [stories.sample(len(written), seed=10**6 + lot) for lot in range(20)]
 for name, measure in (("word entropy", word_entropy), ("total variation", total_variation)):
     values = torch.tensor([measure(lot) for lot in lots])
     band = mean_of(values, values.std().item())
-    print(f"{name:16} samples {measure(written):.3f}, lots of fresh stories {band:.3f}")
+    print(f"{name:16} samples {measure(written):.3f}, sets of fresh stories {band:.3f}")
 print(f"{len(true_share)} openings; distinct samples: {len(set(written))} of {len(written)}")
 
 # %% [markdown]
-# By both measures, the samples are as diverse as stories.
+# By both measures, the samples cannot be told from stories.
 #
 # Now the stored table, with temperature $T$. Each step is one *function evaluation* (NFE) per sample. The band of word
-# entropy is 1.96 standard deviations of such lots to both sides; openings are those of the first 200 samples.
+# entropy is 1.96 standard deviations of such sets to both sides; openings are those of the first 200 samples.
 
 
 # %% tags=["hide-input"]
@@ -1035,7 +1033,7 @@ for question, pair in questions.items():
 # - **More steps** help up to 64. From 64 to 256 no difference can be made out, nor can it between `cosine` and `fraction`, Euler and
 #   the analytic step, or churn 1 and 0.5. `linear` is clearly behind.
 # - **Temperature** 0.5 helps clearly without churn. With churn, 0.8 looks better twice, but not clearly so.
-# - **Diversity**: no row lies below its band. With churn, all from 16 steps on are within; the rows above have no churn or only eight steps.
+# - **Diversity**: no row lies below its band. With churn, all from 16 steps on are within; the rows above theirs have no churn or only eight steps.
 #   Openings are farthest off at temperature 0.5 in 8 steps, 0.39; fresh stories have 0.29.
 #
 # What can be seen at all? With 1000 samples each and shares near 0.9, the standard error of a difference is
@@ -1044,10 +1042,10 @@ for question, pair in questions.items():
 #
 # ## A fair opponent
 #
-# How much of this is due to diffusion? The usual language model is *autoregressive* (AR): it predicts each
+# How does diffusion compare with the usual way? That is *autoregressive* (AR): a model predicts each
 # character from those before it, and $-\log p(x) = -\sum_i \log p(x_i \mid x_{<i})$, exactly.
-# Let all six blocks of the same network read from the left, and train it on the same data, with the same optimizers, for as many seconds of a
-# core as the bundled models took (`benchmarks/autoregressive.py`): the curves. The open marks are the ends of shorter runs, three
+# We let all six blocks of the same network read from the left, and train it on the same data, with the same optimizers, for as many seconds on one
+# core as the bundled models took (`benchmarks/autoregressive.py`). These are the curves, one run each. The open marks are the ends of shorter runs, three
 # seeds of each kind.
 
 # %% tags=["hide-input"]
@@ -1084,7 +1082,8 @@ figure.legend(loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# The curves of diffusion are those of its logs, on other texts. In the third panel marks are for 50 stories at once, and lines lead to a single one.
+# The curves of diffusion are from its logs, on other stories, and so a nat off the table. In the third panel marks are for 50 stories at once, and lines lead to a
+# single one; diffusion takes 16, 24 and 64 steps. In the table flawless shares are of all seeds together, times the least.
 
 # %% tags=["hide-input"]
 for data, unit in units.items():
@@ -1111,16 +1110,16 @@ for data, unit in units.items():
                 print(f"   {said}")
 
 # %% [markdown]
-# **From left to right the same network is far ahead.** It ends at 19.0 nats, which is the entropy as far as 512 stories can tell, diffusion at 25.4. Of its 200
+# **From left to right the same network is far ahead.** It ends at 19.0 nats, which is the entropy as far as 512 stories can tell, and diffusion's bound at 25.4. Of its 200
 # stories, 196 are flawless, as varied as true ones. After 200 seconds it is at 19.2 with each seed, and diffusion at 40: seeds differ by less than 0.4. AR answers one
 # sort of question, with clean text to the left; diffusion answers one for every way to corrupt a text.
 #
-# On TinyStories AR reaches 1.15 bits, diffusion 1.78. Then AR surprised us: it gets *worse*, to 1.29. It
-# has read its 1.3 million characters 17 times by then, and learns them by heart (*overfitting*). Diffusion sees each text through ever new noise, and still improves.
-# Where text is scarce, masked diffusion has been found to [overtake autoregression](https://arxiv.org/abs/2507.15857).
+# On TinyStories AR reaches 1.15 bits, diffusion 1.78. Then AR surprised us: it got *worse*, 1.29 in the end. It
+# had read its 1.3 million characters 17 times, and learned them by heart (*overfitting*): its last batch cost 0.73. Diffusion sees each text through ever new noise, and still improves.
+# Where text is scarce, masked diffusion has been found to [overtake autoregression](https://arxiv.org/abs/2507.15857) after many more passes.
 #
-# Nor is AR slow. With a *KV cache*, an evaluation computes one new character, not all. So its 160 evaluations
-# take as long as 24 of diffusion, 0.3 seconds. In batches of 50 each takes 0.03 seconds, and 0.23 by diffusion.
+# Nor is AR slow. It keeps what attention computed for earlier characters (a *KV cache*), and computes only the new one. So its 160 evaluations
+# take about as long as 24 of diffusion, 0.3 seconds; 16 are faster, and less often flawless. In batches of 50, a story takes AR 0.03 seconds and diffusion 0.23.
 #
 # What diffusion buys is not in the figure: it fills holes from both sides ([chapter 10](10_pipeline.ipynb)) and corrects what it wrote.
 # What helps it learn: [chapter 11](11_blocks.ipynb). An opponent that only counts is [on a deeper page](deeper/opponents.ipynb).

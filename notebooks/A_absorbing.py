@@ -905,9 +905,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# At this budget masks are ahead, by 6.6, 6.3 and 6.4 nats out of 40: far more than the seeds differ. That fits what we saw by hand: a visible letter can be
+# At this budget masks are ahead, by more than 6 nats out of 40 with every seed: far more than the seeds differ. That fits what we saw by hand: a visible letter can be
 # trusted, so there is less to find out. In the samples it does not show: 1 of 768 is flawless. The openings, measured as in chapter 9, of 64 true stories are at
-# 0.50, give or take 0.06, and masks end farther away. Their words have more entropy, too, 6.0 nats against 5.3: more are misspelled, and
+# 0.50, give or take 0.06, and masks end farther away. Their words have more entropy, too, some 6.0 nats against 5.3, where true stories have 5.1: more are misspelled, and
 # what a mask became is never corrected. So this compares how fast two networks *begin* to learn, of
 # one size, on one world, and no more.
 

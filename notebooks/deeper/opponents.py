@@ -64,8 +64,8 @@ def units(nats, data):
 # ## What counting can do
 #
 # An [n-gram](https://en.wikipedia.org/wiki/Word_n-gram_language_model) model knows how often each character followed the $n-1$ before it. Ours are mixed with the shorter ones
-# as in [chapter 10](../10_pipeline.ipynb), counted in the text that the networks had (`benchmarks/ngrams.py`). Their numbers are exact, and so is that of `pocket-autoregressive`. Those of diffusion
-# are bounds: the truth may be lower.
+# as in [chapter 10](../10_pipeline.ipynb), counted in the text that the networks had (`benchmarks/ngrams.py`). Their numbers are exact, and so are those of `pocket-autoregressive`, chapter 11's network with blocks of one letter, and of the last row. Those of diffusion
+# are bounds: the truth may be lower. They differ a little from chapter 9's, which are of fewer stories.
 
 # %% tags=["hide-input"]
 import re
@@ -105,9 +105,9 @@ for data, names in networks.items():
 
 # %% [markdown]
 # On the stories, six letters are far from enough: a name comes back fifty letters later. The 6-gram
-# pays 49 nats and writes no flawless story out of 200; the networks are far ahead. On real text it is the other way round: with 1.4 million characters
+# pays 49 nats and writes no flawless story out of 200; the networks are far ahead. On real text the 6-gram beats our diffusion models: with 1.3 million characters
 # to learn from, most of what can be known is in the last five, and counting them takes seconds. (A text in nats is here a window of 160 characters.)
-# Of our diffusion models, only blocks of 4, which read what stands before them clean, come below the 6-gram: 1.41 bits ([chapter 11](../11_blocks.ipynb)).
+# Of these only blocks of 4 (not in the table), which read what stands before them clean, come below the 6-gram: 1.41 bits ([chapter 11](../11_blocks.ipynb)).
 #
 # The same network, trained to read from left to right for as long as the bundled diffusion models, is ahead of all: 19.0 nats, and 1.29 bits after its last step. At its best, before it overfits, it is
 # at 1.15 ([chapter 9](../09_evaluation.ipynb)).
