@@ -109,7 +109,8 @@ def main() -> None:
             ]
             runs.append(found)
             if not args.quick:
-                args.output.write_text(json.dumps(result | {"runs": runs}, indent=1) + "\n")
+                text = json.dumps(result | {"runs": runs}, indent=1) + "\n"
+                args.output.write_text(text, encoding="utf-8")
     print("| graph, seed | bound, nats per story | steps, schedule | flawless | openings |")
     print("|---|---|---|---|---|")
     for found in runs:
