@@ -1097,9 +1097,7 @@ for data, unit in units.items():
                 alone, many = (
                     min(row[f"seconds_a_text{how}"] for row in rows) for how in ("", "_in_batches")
                 )
-                said = (
-                    f"{rows[0]['passes']:3} evaluations, {alone:.2f} s alone, {many:.3f} in batches"
-                )
+                said = f"{rows[0]['passes']:3} NFE: {alone:.2f} s alone, {many:.3f} in batches"
                 if "flawless" in rows[0]:
                     count, hits = (sum(row[key] for row in rows) for key in ("samples", "flawless"))
                     apart, words = (
