@@ -153,9 +153,10 @@ def write(
 
 
 def known_rows(output: Path) -> list[dict[str, Any]]:
-    """Rows that an earlier run made with the same weights."""
+    """Rows that an earlier run made with the same weights, complete."""
     found = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
-    return found["samplers"] if found.get("weights") == weights_id() else []
+    rows = found["samplers"] if found.get("weights") == weights_id() else []
+    return [row for row in rows if "openings_of" in row]
 
 
 def with_openings(tokens: Tensor, tokenizer: CharacterLevelTokenizer) -> dict[str, Any]:

@@ -14,7 +14,7 @@
 # network to compare with.*
 #
 # **We have** a trained network, a sampler, and a world whose entropy we know.
-# **We want** numbers for how good the model is, each with an honest interval.
+# **We want** numbers that say how good it is, each with an honest interval.
 # **Why**: one nice story proves nothing, and almost any single number can be cheated: a sampler that always writes
 # the same correct story has no flaws at all.
 
@@ -399,7 +399,7 @@ for q in (0.5, 0.75, 0.9):
     print(f"q = {q:.2f}: bound {bound:.3f} bits per character; counted: {exact:.3f}")
 
 # %% [markdown]
-# As counted at the start, up to the error.
+# These are the scores from the start, up to the error.
 #
 # ### Measuring the coverage
 #
@@ -445,7 +445,7 @@ print(f"their language: {coverage(64, 'source'):.1%} of 400 cover")
 #
 # ## The bundled model
 #
-# It has never seen these 64 stories.
+# The bundled model has never seen these 64 stories.
 
 # %% tags=["hide-input"]
 import json
@@ -635,7 +635,7 @@ class BayesDenoiser:
 
 
 # %% [markdown]
-# Its answers belong to one distribution, that of the stories, so its bound
+# This network's answers belong to one distribution, that of the stories, so its bound
 # is an equality: on some stories it must be their mean surprisal.
 
 
@@ -989,7 +989,7 @@ plt.show()
 
 # %% [markdown]
 # A curve that is high on the left *and* within its gray band on the right is good. One that is high
-# and below the band lacks diversity; one above it has too many different words, as misspelling produces them. (All runs of 1000 samples.)
+# and below the band lacks diversity; one above it has too many different words, as misspelling produces them. (Runs of 1000 samples.)
 #
 # Overlapping intervals of two rows do not prove them equal. Test the *difference*: its standard error is the root of the sum of both squared
 # errors. And twelve independent tests at the 5 % level would call at least one difference "clear" by chance in 46 of 100 cases. So we test each at
@@ -1042,16 +1042,16 @@ for question, pair in questions.items():
 #
 # ## A fair opponent
 #
-# How does diffusion compare with the usual way? That is *autoregressive* (AR): a model predicts each
+# How does diffusion compare with the usual, *autoregressive* (AR) models? They predict each
 # character from those before it, and $-\log p(x) = -\sum_i \log p(x_i \mid x_{<i})$, exactly.
 # We let all six blocks of the same network read from the left, and train it on the same data, with the same optimizers, for as many seconds on one
-# core as the bundled models took (`benchmarks/autoregressive.py`). These are the curves, one run each. The open marks are the ends of shorter runs, three
+# core as the bundled models' steps take (`benchmarks/autoregressive.py`). These are the curves, one run each. The open marks are the ends of shorter runs, three
 # seeds of each kind.
 
 # %% tags=["hide-input"]
 # alt: Three panels. Training on stories: the autoregressive curve falls to the entropy of 19 nats within minutes, that of
 #   diffusion from 38 to 24 in 25 minutes. On TinyStories: from 2.5 to 1.15 bits and up again to 1.29; diffusion from 2.1 to 1.78. The open marks
-#   at 200 seconds lie on the curves. Writing: 0.98 flawless in 0.03 to 0.3 seconds; diffusion 0.82 to 0.91 in 0.16 to 0.8.
+#   at 200 seconds lie close to the curves. Writing: 0.98 flawless in 0.03 to 0.3 seconds; diffusion 0.82 to 0.91 in 0.16 to 0.8.
 runs = json.loads((results / "autoregressive.json").read_text(encoding="utf-8"))["runs"]
 kinds = {"left-to-right": ("autoregressive", "C2", "o"), "diffusion": ("diffusion", "C0", "s")}
 units = {"pocket-stories": "nats per story", "TinyStories": "bits per character"}
@@ -1120,7 +1120,7 @@ for data, unit in units.items():
 # take about as long as 24 of diffusion, 0.3 seconds; 16 are faster, and less often flawless. In batches of 50, a story takes AR 0.03 seconds and diffusion 0.23.
 #
 # What diffusion buys is not in the figure: it fills holes from both sides ([chapter 10](10_pipeline.ipynb)) and corrects what it wrote.
-# What helps it learn: [chapter 11](11_blocks.ipynb). An opponent that only counts is [on a deeper page](deeper/opponents.ipynb).
+# What helps it learn: [chapter 11](11_blocks.ipynb). An opponent that only counts: [a deeper page](deeper/opponents.ipynb).
 #
 # ## Change it safely
 #

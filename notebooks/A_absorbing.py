@@ -852,8 +852,8 @@ pipeline.generate_with_visualization(num_steps=8 if smoke else 32, schedule="fra
 #
 # ## Two noises compared
 #
-# Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model
-# with both, with 1.56 million parameters, on the same stories in the same order, from the same seed, with the
+# Is one noise better than the other? `python benchmarks/absorbing.py` trains the network of the bundled model,
+# with 1.56 million parameters, under both noises: on the same stories in the same order, from the same seed, with the
 # same optimizers and 1,000 steps instead of 7,500. Only the graph differs; 107 tokens instead of 106 add 257
 # parameters. Three seeds each; the brackets hold 95 % intervals of one run, and samples are without churn.
 

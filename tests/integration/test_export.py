@@ -502,7 +502,7 @@ def test_the_digest_of_the_code_that_a_chapter_uses(package, change):
         ("folder / 'pretrained/other'", ""),
         ("results / 'dice.json'", "results/dice.json"),
         ("folder / 'results/dice.json'", "results/dice.json"),
-        ("'json of dice'", ""),
+        ("print('json of dice')", ""),  # its stem alone
     ],
 )
 def test_what_a_chapter_uses(package, chapter, files):
